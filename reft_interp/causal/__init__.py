@@ -1,0 +1,13 @@
+"""Causal variables, the counterfactuals they imply, and the search for where a model keeps them."""
+
+from reft_interp.causal.counterfactuals import Counterfactuals
+from reft_interp.causal.das import DASResult, fit_das
+from reft_interp.causal.interchanges import interchange_accuracy, interchange_rows
+
+__all__ = [
+    "Counterfactuals",
+    "DASResult",
+    "fit_das",
+    "interchange_accuracy",
+    "interchange_rows",
+]

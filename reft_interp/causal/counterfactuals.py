@@ -1,0 +1,221 @@
+"""Counterfactual datasets: what a model should say once a variable is taken from another input.
+
+Here: the immutable pair of splits that DAS and its relatives train on and are scored on, checked
+when it is made. Next door: `rows`, which checks single rows; above, `tasks`, which makes them.
+Not here: models; whoever makes a dataset has asked the model already, and says what it left out.
+"""
+
+import html
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from datasets import Dataset
+
+from reft_interp.causal.rows import check_columns, check_row, check_spans, content_hash, rows_of
+
+FORMAT_VERSION = 1
+
+REQUIRED_COLUMNS = (
+    "base",
+    "source",
+    "base_answer",
+    "source_answer",
+    "label",
+    "choices",
+    "base_spans",
+    "source_spans",
+)
+
+
+# Datasets compare by identity; `hash` is how two of these are compared.
+@dataclass(frozen=True, eq=False)
+class Counterfactuals:
+    """Pairs of prompts, and what the base should be answered with the source's value of a variable.
+
+    A row has `base` and `source` (prompts), `base_answer` and `source_answer` (right without an
+    intervention), `label` (right when `variable` is taken from the source), `choices` (the
+    answers compared; label and base answer among them), `base_spans` and `source_spans` (named
+    character ranges `[start, end]`), and any further columns.
+
+    Raises:
+        TypeError: a split is not a `datasets.Dataset`.
+        ValueError: a column is missing, a row is inconsistent (it is shown), a pair is in both
+            splits, or the counts do not fit the splits.
+    """
+
+    train: Dataset
+    test: Dataset
+    variable: str
+    """The causal variable that is interchanged."""
+    seed: int
+    generated: int
+    """Rows made before the model was asked; `kept` of them are here."""
+    kept: int
+    model_accuracy: float | None = None
+    """Share of prompts that the model gets right without an intervention, before rows are left
+    out; None where no model was asked."""
+    model: str | None = None
+    """Name of the model that was asked."""
+    held_out: str = ""
+    """What test has and train has not, in words."""
+
+    def __post_init__(self) -> None:
+        for name, split in self.splits.items():
+            check_columns(name, split, REQUIRED_COLUMNS)
+            for i, row in enumerate(rows_of(split)):
+                where = f"{name} row {i}"
+                check_row(where, row, "base", ["label", "base_answer"])
+                check_row(where, row, "source", [])
+                check_spans(where, row, "base", "base_spans")
+                check_spans(where, row, "source", "source_spans")
+        pairs = set(zip(self.train["base"], self.train["source"], strict=True))
+        for i, row in enumerate(rows_of(self.test)):
+            if (row["base"], row["source"]) in pairs:
+                raise ValueError(
+                    f"test row {i} is also in train, so it would not show what was learned: {row}"
+                )
+        if self.kept != len(self.train) + len(self.test):
+            raise ValueError(
+                f"kept must be the number of rows in both splits, "
+                f"{len(self.train) + len(self.test)}, got {self.kept}"
+            )
+        if self.generated < self.kept:
+            raise ValueError(f"generated must be at least kept ({self.kept}), got {self.generated}")
+        if self.model_accuracy is not None and not 0 <= self.model_accuracy <= 1:
+            raise ValueError(f"model_accuracy must be between 0 and 1, got {self.model_accuracy}")
+
+    @property
+    def splits(self) -> dict[str, Dataset]:
+        return {"train": self.train, "test": self.test}
+
+    @property
+    def dropped(self) -> int:
+        """Rows that were made and left out, because the model gets base or source wrong."""
+        return self.generated - self.kept
+
+    @property
+    def changed(self) -> dict[str, float]:
+        """Share of each split's rows whose label is not the base's own answer.
+
+        Where it is 0.5, a method that never changes the answer scores 0.5.
+        """
+        return {
+            name: sum(row["label"] != row["base_answer"] for row in rows_of(split)) / len(split)
+            for name, split in self.splits.items()
+        }
+
+    @property
+    def hash(self) -> str:
+        """SHA-256 of the rows of both splits; the same wherever the rows are the same."""
+        return content_hash(self.train, self.test)
+
+    def to_frame(self) -> pd.DataFrame:
+        """One line a row, with the split that it is in."""
+        frames = [
+            pd.DataFrame(split.to_list()).assign(split=name) for name, split in self.splits.items()
+        ]
+        return pd.concat(frames, ignore_index=True)
+
+    def __str__(self) -> str:
+        return "\n".join(self._lines())
+
+    def _repr_html_(self) -> str:
+        lines = "<br>".join(html.escape(line) for line in self._lines())
+        shown = pd.DataFrame(self.test.select(range(min(3, len(self.test)))).to_list())
+        table = shown[["base", "source", "base_answer", "label"]].to_html(index=False)
+        return f"<p>{lines}</p>{table}"
+
+    def _lines(self) -> Iterator[str]:
+        yield (
+            f"counterfactuals for {self.variable!r}: {len(self.train)} train, "
+            f"{len(self.test)} test rows (seed {self.seed}, hash {self.hash[:12]})"
+        )
+        shares = [f"{share:.1%} of {name}" for name, share in self.changed.items()]
+        yield f"the label differs from the base's own answer in {', '.join(shares)} rows"
+        if self.model_accuracy is not None:
+            yield (
+                f"{self.model or 'the model'} gets {self.model_accuracy:.1%} of prompts right; "
+                f"{self.dropped} of {self.generated} rows dropped because base or source is wrong"
+            )
+        if self.held_out:
+            yield f"held out: {self.held_out}"
+
+    def save(self, folder: str | os.PathLike[str]) -> Path:
+        """Write `config.json`, `train.jsonl` and `test.jsonl` into a folder, and make it if needed.
+
+        Returns:
+            The folder.
+        """
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, split in self.splits.items():
+            lines = [json.dumps(row, ensure_ascii=False) for row in rows_of(split)]
+            _write(folder / f"{name}.jsonl", "".join(f"{line}\n" for line in lines))
+        # Last, so that a folder with a config is whole.
+        config = {"format": FORMAT_VERSION, **self._settings(), "hash": self.hash}
+        _write(folder / "config.json", json.dumps(config, indent=2, ensure_ascii=False) + "\n")
+        return folder
+
+    @classmethod
+    def load(cls, folder: str | os.PathLike[str]) -> "Counterfactuals":
+        """Read what `save` wrote.
+
+        Raises:
+            ValueError: the folder is not one that `save` wrote, is of another version, or its
+                rows are not those that were saved.
+        """
+        folder = Path(folder)
+        missing = [
+            name
+            for name in ("config.json", "train.jsonl", "test.jsonl")
+            if not (folder / name).is_file()
+        ]
+        if missing:
+            raise ValueError(
+                f"folder must be one written by Counterfactuals.save, got {str(folder)!r} "
+                f"without {', '.join(missing)}"
+            )
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        if config.pop("format", None) != FORMAT_VERSION:
+            raise ValueError(
+                f"{folder / 'config.json'}: format must be {FORMAT_VERSION}; the folder was "
+                "written by another version of this library"
+            )
+        expected = config.pop("hash")
+        splits = {name: _read_rows(folder / f"{name}.jsonl") for name in ("train", "test")}
+        loaded = cls(**splits, **config)
+        if loaded.hash != expected:
+            raise ValueError(
+                f"{folder}: the rows are not those that were saved (hash {loaded.hash[:12]}, "
+                f"config.json says {expected[:12]}); were they edited?"
+            )
+        return loaded
+
+    def _settings(self) -> dict[str, Any]:
+        return {
+            "variable": self.variable,
+            "seed": self.seed,
+            "generated": self.generated,
+            "kept": self.kept,
+            "model_accuracy": self.model_accuracy,
+            "model": self.model,
+            "held_out": self.held_out,
+        }
+
+
+def _read_rows(file: Path) -> Dataset:
+    # Not splitlines(): a prompt may hold U+2028, which it takes for the end of a line.
+    lines = file.read_text(encoding="utf-8").split("\n")
+    return Dataset.from_list([json.loads(line) for line in lines if line])
+
+
+def _write(file: Path, text: str) -> None:
+    """Write a file whole or not at all."""
+    beside = file.with_name(f"{file.name}.part")
+    beside.write_text(text, encoding="utf-8", newline="\n")
+    os.replace(beside, file)

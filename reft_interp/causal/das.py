@@ -1,0 +1,163 @@
+"""Distributed alignment search: find the subspace where a model keeps a causal variable.
+
+The interchange itself is an intervention; what is here trains it on counterfactuals, and scores
+any interchange beside the controls that its claim needs.
+"""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from datasets import Dataset
+from transformer_lens.model_bridge import TransformerBridge
+
+from reft_interp.causal.interchanges import On, interchange_accuracy, interchange_rows
+from reft_interp.evaluation import Accuracy, Comparison
+from reft_interp.interventions import DistributedInterchange, Interchange, Intervention
+from reft_interp.positions import PositionSelector, parse_positions
+from reft_interp.runtime import IntervenedModel, Placement
+from reft_interp.sites import Site
+from reft_interp.subspace import Subspace
+from reft_interp.training import train
+from reft_interp.training.collating import TrainingRows
+
+
+@dataclass(frozen=True)
+class DASResult:
+    """A trained distributed interchange, and how the training went."""
+
+    intervened: IntervenedModel
+    losses: pd.DataFrame = field(repr=False)
+    """Training losses: step, epoch, loss."""
+    settings: dict[str, Any]
+    """What it was trained with."""
+
+    @property
+    def site(self) -> Site:
+        """Where the interchange happens."""
+        return self.intervened.placements[0].site
+
+    @property
+    def on(self) -> PositionSelector:
+        """On which tokens."""
+        return self.intervened.placements[0].on
+
+    @property
+    def subspace(self) -> Subspace:
+        """What was found."""
+        return self.intervened.placements[0].intervention.subspace
+
+    def evaluate(
+        self, pairs: Dataset, *, random_subspaces: int = 10, seed: int = 0, batch_size: int = 64
+    ) -> Comparison:
+        """Interchange intervention accuracy, with its controls at the same site and tokens.
+
+        Args:
+            pairs: held-out counterfactual rows.
+            random_subspaces: how many random subspaces of the same rank are tried.
+            seed: of the random subspaces.
+            batch_size: pairs run at once.
+
+        Returns:
+            "DAS", "whole vector" (the full interchange), "no intervention", and "random
+            subspace" (one accuracy a draw).
+
+        Raises:
+            ValueError: no random subspace.
+        """
+        if random_subspaces < 1:
+            raise ValueError(f"random_subspaces must be at least 1, got {random_subspaces}")
+        found = self.subspace
+
+        def score(intervention: Intervention | None) -> Accuracy:
+            return interchange_accuracy(
+                self.intervened.model,
+                pairs,
+                intervention,
+                self.site,
+                self.on,
+                batch_size=batch_size,
+            )
+
+        draws = tuple(
+            score(DistributedInterchange(Subspace.random(found.width, found.rank, seed=seed + i)))
+            for i in range(random_subspaces)
+        )
+        return Comparison(
+            f"interchange intervention accuracy at {self.site} on {self.on}",
+            (
+                ("DAS", (score(DistributedInterchange(found)),)),
+                ("whole vector", (score(Interchange()),)),
+                ("no intervention", (score(None),)),
+                ("random subspace", draws),
+            ),
+        )
+
+    def save(self, folder: str | Path) -> None:
+        """Write the interchange, and in the notes what it was trained with."""
+        self.intervened.save(folder, {"training": self.settings})
+
+
+def fit_das(
+    model: TransformerBridge,
+    pairs: Dataset,
+    site: Site,
+    on: On,
+    *,
+    rank: int = 1,
+    start: Subspace | None = None,
+    epochs: float = 2,
+    learning_rate: float = 5e-3,
+    batch_size: int = 32,
+    seed: int = 0,
+    progress: bool = True,
+    **arguments: Any,
+) -> DASResult:
+    """Find the rank-r subspace whose interchange gives the counterfactual label.
+
+    Distributed alignment search (Geiger et al. 2023, arXiv:2303.02536): a distributed
+    interchange is trained by cross-entropy on the label that the causal model implies.
+
+    Args:
+        model: a TransformerBridge, as `load_model` gives it.
+        pairs: counterfactual rows: base, source, label, and spans where `on` names one.
+        site: where to look.
+        on: which tokens of base and source, as in "subject" (a named span) or "last".
+        rank: how many directions.
+        start: where the search begins; a random subspace by default.
+        epochs: passes over the pairs.
+        learning_rate: of AdamW, falling linearly to zero.
+        batch_size: pairs a step.
+        seed: of where the search begins and of the order of pairs.
+        progress: show a progress bar.
+        arguments: further arguments of `training.train`.
+
+    Raises:
+        ValueError: a site that the model lacks, a rank above its width, tokens that a pair
+            does not have: all before the first step.
+    """
+    if start is None:
+        start = Subspace.random(site.width(model), rank, seed=seed)
+    bases, sources = interchange_rows(pairs)
+    interchange = DistributedInterchange(start, trainable=True)
+    intervened = IntervenedModel(model, Placement(interchange, site, parse_positions(on)))
+    settings = {
+        "rank": start.rank,
+        "epochs": epochs,
+        "learning_rate": learning_rate,
+        "batch_size": batch_size,
+        "seed": seed,
+        "pairs": len(bases),
+    }
+    losses = train(
+        intervened,
+        TrainingRows(intervened, bases, sources),
+        epochs=epochs,
+        learning_rate=learning_rate,
+        batch_size=batch_size,
+        seed=seed,
+        progress=progress,
+        **arguments,
+    )
+    return DASResult(intervened.eval(), losses, settings)

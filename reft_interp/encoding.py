@@ -1,0 +1,190 @@
+"""Prompts, and answers where given, as padded token ids that still know their characters.
+
+Next door: `positions` selects tokens of what is made here. Not here: models, and chat templates
+(apply the template first; the string that it gives is the prompt).
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from operator import index
+from typing import Literal
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+Offsets = tuple[tuple[int, int], ...]
+"""For each token, the characters `[start, end)` that it stands for; empty for special tokens."""
+
+IGNORED = -100
+"""The label that torch's cross entropy passes over."""
+
+
+# Tensors have no single truth value, so two batches are equal only if they are the same one.
+@dataclass(frozen=True, eq=False)
+class TokenizedBatch:
+    """Prompts, and answers where given, as padded token ids.
+
+    In each row, columns `prompt_start` to `prompt_end` hold the prompt and columns `prompt_end`
+    to `answer_end` the answer; whatever is left on either side is padding.
+    """
+
+    input_ids: Int[Tensor, "batch pos"]
+    attention_mask: Int[Tensor, "batch pos"]
+    """1 on tokens, 0 on padding."""
+    labels: Int[Tensor, "batch pos"]
+    """The answer's token ids in their own columns (not shifted), -100 elsewhere."""
+    prompt_start: Int[Tensor, "batch"]
+    """Column of the prompt's first token; special tokens (BOS, [CLS]) are prompt tokens."""
+    prompt_end: Int[Tensor, "batch"]
+    """One past the column of the prompt's last token."""
+    answer_end: Int[Tensor, "batch"]
+    """One past the column of the answer's last token; `prompt_end` where there is no answer."""
+    prompts: tuple[str, ...]
+    offsets: tuple[Offsets, ...]
+    """Characters of the prompt that each prompt token stands for."""
+    spans: tuple[Mapping[str, tuple[int, int]], ...]
+    """Named characters `[start, end)` of each prompt."""
+    answers: tuple[str, ...]
+    """Empty strings where there is no answer."""
+    answer_offsets: tuple[Offsets, ...]
+    """Characters of the answer that each answer token stands for."""
+
+    def __len__(self) -> int:
+        return len(self.prompts)
+
+    @property
+    def position_ids(self) -> Int[Tensor, "batch pos"]:
+        """0, 1, 2, ... over the tokens of each row, 0 on padding."""
+        return (self.attention_mask.cumsum(dim=-1) - 1) * self.attention_mask
+
+    def to(self, device: torch.device | str | int) -> "TokenizedBatch":
+        """The same batch with its tensors on `device`."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        moved = {name: v.to(device) for name, v in values.items() if isinstance(v, Tensor)}
+        return replace(self, **moved)
+
+
+def tokenize(
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[str],
+    answers: Sequence[str] | None = None,
+    *,
+    spans: Sequence[Mapping[str, Sequence[int] | None] | None] | None = None,
+    padding_side: Literal["left", "right"] = "right",
+) -> TokenizedBatch:
+    """Tokenize prompts and answers apart, and put each answer after its prompt.
+
+    A prompt becomes exactly what the tokenizer makes of it by itself, special tokens included,
+    so its tokens depend neither on the answer nor on the rest of the batch. TransformerLens's
+    `to_tokens` puts a BOS token in front even where the tokenizer does not (SmolLM2, gpt2); here
+    the tokenizer decides, and this is the one place where that is decided. An answer is
+    tokenized without special tokens: its leading space, if it has one, belongs to it.
+
+    Args:
+        tokenizer: a fast tokenizer, since positions are found by character offsets.
+        prompts: one a row.
+        answers: one for each prompt.
+        spans: for each prompt, the characters `[start, end)` of named parts of it. A name whose
+            value is None (as `datasets` fills up rows that lack it) is left out.
+        padding_side: where short rows are filled up.
+
+    Raises:
+        TypeError: the tokenizer is a slow one, or a string stands where a list of them should.
+        ValueError: a prompt or an answer is empty, a span lies outside its prompt, or there
+            are not as many answers or spans as prompts.
+    """
+    if not tokenizer.is_fast:
+        raise TypeError(
+            f"tokenizer: {type(tokenizer).__name__} is a slow tokenizer and has no character "
+            "offsets. Load a fast one (one that has a tokenizer.json), as AutoTokenizer does."
+        )
+    if padding_side not in ("left", "right"):
+        raise ValueError(f'padding_side must be "left" or "right", got {padding_side!r}')
+    texts = _texts("prompts", prompts)
+    if not texts:
+        raise ValueError("prompts must hold at least one prompt, got none")
+    named = _spans(spans, texts)
+    replies = None if answers is None else _texts("answers", answers, rows=len(texts))
+
+    prompt_ids, offsets = _encode(tokenizer, "prompts", texts, special=True)
+    if replies is None:
+        replies = ("",) * len(texts)
+        answer_ids: list[list[int]] = [[] for _ in texts]
+        answer_offsets: tuple[Offsets, ...] = ((),) * len(texts)
+    else:
+        answer_ids, answer_offsets = _encode(tokenizer, "answers", replies, special=False)
+
+    pad = next((i for i in (tokenizer.pad_token_id, tokenizer.eos_token_id) if i is not None), 0)
+    width = max(len(p) + len(a) for p, a in zip(prompt_ids, answer_ids, strict=True))
+    ids, mask, labels, starts = [], [], [], []
+    for prompt, answer in zip(prompt_ids, answer_ids, strict=True):
+        missing = width - len(prompt) - len(answer)
+        left, right = (missing, 0) if padding_side == "left" else (0, missing)
+        starts.append(left)
+        ids.append([pad] * left + prompt + answer + [pad] * right)
+        mask.append([0] * left + [1] * (width - missing) + [0] * right)
+        labels.append([IGNORED] * (left + len(prompt)) + answer + [IGNORED] * right)
+    start = torch.tensor(starts)
+    end = start + torch.tensor([len(p) for p in prompt_ids])
+    return TokenizedBatch(
+        input_ids=torch.tensor(ids),
+        attention_mask=torch.tensor(mask),
+        labels=torch.tensor(labels),
+        prompt_start=start,
+        prompt_end=end,
+        answer_end=end + torch.tensor([len(a) for a in answer_ids]),
+        prompts=texts,
+        offsets=offsets,
+        spans=named,
+        answers=replies,
+        answer_offsets=answer_offsets,
+    )
+
+
+def _texts(argument: str, texts: Sequence[str], rows: int | None = None) -> tuple[str, ...]:
+    if isinstance(texts, str):
+        raise TypeError(f"{argument} must be a list of strings, got one string: [{texts!r}]?")
+    if rows is not None and len(texts) != rows:
+        raise ValueError(f"{argument}: {len(texts)} for {rows} prompts; there must be one for each")
+    for row, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise TypeError(f"{argument}: row {row} must be a string, got {text!r}")
+        if not text:
+            raise ValueError(f"{argument}: row {row} is an empty string")
+    return tuple(texts)
+
+
+def _encode(
+    tokenizer: PreTrainedTokenizerBase, argument: str, texts: Sequence[str], *, special: bool
+) -> tuple[list[list[int]], tuple[Offsets, ...]]:
+    encoded = tokenizer(list(texts), add_special_tokens=special, return_offsets_mapping=True)
+    ids: list[list[int]] = encoded["input_ids"]  # pyright: ignore[reportAssignmentType]
+    pairs: Iterable[list[tuple[int, int]]] = encoded["offset_mapping"]  # pyright: ignore[reportAssignmentType]
+    for row, (text, tokens) in enumerate(zip(texts, ids, strict=True)):
+        if not tokens:
+            raise ValueError(f"{argument}: row {row} has no tokens: {text!r}")
+    return ids, tuple(tuple((start, end) for start, end in row) for row in pairs)
+
+
+def _spans(
+    spans: Sequence[Mapping[str, Sequence[int] | None] | None] | None, prompts: Sequence[str]
+) -> tuple[dict[str, tuple[int, int]], ...]:
+    if spans is None:
+        return tuple({} for _ in prompts)
+    if len(spans) != len(prompts):
+        raise ValueError(
+            f"spans: {len(spans)} for {len(prompts)} prompts; there must be one mapping for each"
+        )
+    rows = []
+    for row, (named, prompt) in enumerate(zip(spans, prompts, strict=True)):
+        given = {name: span for name, span in (named or {}).items() if span is not None}
+        for name, span in given.items():
+            if len(span) != 2 or not 0 <= span[0] < span[1] <= len(prompt):
+                raise ValueError(
+                    f"spans: row {row}, {name!r} must be [start, end] with "
+                    f"0 <= start < end <= {len(prompt)} (characters of {prompt!r}), got {span!r}"
+                )
+        rows.append({name: (index(span[0]), index(span[1])) for name, span in given.items()})
+    return tuple(rows)

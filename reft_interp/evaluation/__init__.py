@@ -1,0 +1,9 @@
+"""Scores with their uncertainty. Nothing here trains.
+
+`predicting` finds what a model answers, `results` holds what was counted.
+"""
+
+from reft_interp.evaluation.predicting import accuracy, answers_correctly, predict_choices
+from reft_interp.evaluation.results import Accuracy, Comparison
+
+__all__ = ["Accuracy", "Comparison", "accuracy", "answers_correctly", "predict_choices"]

@@ -1,0 +1,209 @@
+"""What a model answers: the most probable of a row's choices, or its own greedy tokens."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from tqdm.auto import tqdm
+from transformer_lens.model_bridge import TransformerBridge
+
+from reft_interp.encoding import IGNORED, TokenizedBatch
+from reft_interp.evaluation.results import Accuracy
+from reft_interp.positions import Positions
+from reft_interp.runtime import IntervenedModel
+from reft_interp.runtime.batching import Rows, as_list, by_length, encode
+from reft_interp.runtime.placement import Edit
+from reft_interp.runtime.running import run
+
+Model = TransformerBridge | IntervenedModel
+
+
+def accuracy(
+    model: Model, rows: Rows, sources: Rows | None = None, *, batch_size: int = 64
+) -> Accuracy:
+    """The share of rows that the model answers correctly (see `answers_correctly`)."""
+    correct = answers_correctly(model, rows, sources, batch_size=batch_size)
+    return Accuracy(hits=int(correct.sum()), n=len(correct))
+
+
+def answers_correctly(
+    model: Model, rows: Rows, sources: Rows | None = None, *, batch_size: int = 64
+) -> Bool[np.ndarray, "n"]:
+    """Whether each row's `answer` is what the model says.
+
+    With `choices`, what it says is the most probable of them; without, the tokens that it
+    would generate greedily, as many as the answer has, all of which must agree.
+
+    Args:
+        model: untouched, or with interventions.
+        rows: with `prompt`, `answer`, and `choices` in all of them or in none.
+        sources: for each row the prompt that is read, where an intervention needs it.
+        batch_size: rows run at once.
+
+    Raises:
+        ValueError: an answer is not among its choices.
+    """
+    listed = as_list(rows)
+    if any("answer" not in row for row in listed):
+        raise ValueError("rows must have an 'answer' to be scored against")
+    with_choices = [bool(row.get("choices")) for row in listed]
+    if not any(with_choices):
+        return _greedy_matches(model, listed, sources, batch_size)
+    for i, row in enumerate(listed):
+        if not with_choices[i] or row["answer"] not in row["choices"]:
+            raise ValueError(
+                f"rows: row {i} has the answer {row['answer']!r}, which is not among its "
+                f"choices {row.get('choices')!r}"
+            )
+    said = predict_choices(model, listed, sources, batch_size=batch_size)
+    return np.array(
+        [row["choices"][i] == row["answer"] for row, i in zip(listed, said, strict=True)]
+    )
+
+
+def predict_choices(
+    model: Model,
+    rows: Rows,
+    sources: Rows | None = None,
+    *,
+    batch_size: int = 64,
+    progress: bool = False,
+) -> Int[np.ndarray, "n"]:
+    """Index of the most probable of each row's `choices` after its `prompt`.
+
+    A choice's score is the sum of the log probabilities of all its tokens, teacher forced.
+
+    Args:
+        model: untouched, or with interventions.
+        rows: with `prompt` and `choices`.
+        sources: for each row the prompt that is read, where an intervention needs it.
+        batch_size: rows run at once.
+        progress: show a progress bar.
+
+    Raises:
+        ValueError: a row has no choices, or two choices with the same tokens.
+    """
+    scores = choice_scores(model, rows, sources, batch_size=batch_size, progress=progress)
+    return np.array([int(np.argmax(row)) for row in scores])
+
+
+def choice_scores(
+    model: Model,
+    rows: Rows,
+    sources: Rows | None = None,
+    *,
+    batch_size: int = 64,
+    progress: bool = False,
+) -> list[Float[np.ndarray, "choices"]]:
+    """Log probability of each of each row's `choices` after its `prompt`.
+
+    Raises:
+        ValueError: a row has no choices, or two choices with the same tokens.
+    """
+    listed = as_list(rows)
+    bridge = model.model if isinstance(model, IntervenedModel) else model
+    tokens = _choice_tokens(bridge, listed)
+    scores = [np.zeros(len(choices)) for choices in tokens]
+    if all(len(ids) == 1 for choices in tokens for ids in choices):
+        # One token each: one run of the prompt serves all choices.
+        pairs = [(i, -1) for i in range(len(listed))]
+        asked = listed
+    else:
+        pairs = [(i, j) for i, choices in enumerate(tokens) for j in range(len(choices))]
+        asked = [dict(listed[i]) | {"answer": listed[i]["choices"][j]} for i, j in pairs]
+    read = None if sources is None else as_list(sources, "sources")
+    groups = list(by_length(asked, batch_size))
+    for group in tqdm(groups, disable=not progress, desc="scoring", leave=False):
+        some = [asked[g] for g in group]
+        some_sources = None if read is None else [read[pairs[g][0]] for g in group]
+        if pairs[group[0]][1] < 0:
+            after = _log_probabilities_after(model, some, some_sources)
+            for g, row in zip(group, after, strict=True):
+                ids = [choice[0] for choice in tokens[g]]
+                scores[g] = row[ids].double().numpy()
+        else:
+            summed = _answer_log_probabilities(model, some, some_sources)
+            for g, value in zip(group, summed.tolist(), strict=True):
+                i, j = pairs[g]
+                scores[i][j] = value
+    return scores
+
+
+def _choice_tokens(
+    bridge: TransformerBridge, rows: Sequence[Any]
+) -> list[tuple[tuple[int, ...], ...]]:
+    known: dict[str, tuple[int, ...]] = {}
+    found = []
+    for i, row in enumerate(rows):
+        choices = row.get("choices")
+        if not choices:
+            raise ValueError(f"rows: row {i} has no 'choices' to choose from")
+        for choice in choices:
+            if choice not in known:
+                ids = bridge.tokenizer(choice, add_special_tokens=False)["input_ids"]
+                known[choice] = tuple(ids)
+        ids = tuple(known[choice] for choice in choices)
+        if len(set(ids)) < len(ids):
+            raise ValueError(f"rows: row {i} has choices with the same tokens: {list(choices)}")
+        found.append(ids)
+    return found
+
+
+def _edits(
+    model: Model, batch: TokenizedBatch, rows: Rows, sources: Rows | None
+) -> tuple[TransformerBridge, list[Edit]]:
+    if isinstance(model, IntervenedModel):
+        return model.model, model.edits(batch, model.read_sources(rows, sources))
+    if sources is not None:
+        raise ValueError("sources were given, but the model has no interventions that read them")
+    return model, []
+
+
+@torch.no_grad()
+def _log_probabilities_after(
+    model: Model, rows: Sequence[Any], sources: Rows | None
+) -> Float[Tensor, "n vocab"]:
+    bridge = model.model if isinstance(model, IntervenedModel) else model
+    batch = encode(bridge, rows)
+    bridge, edits = _edits(model, batch, rows, sources)
+    every = torch.arange(len(rows), device=batch.input_ids.device)
+    logits = run(bridge, batch, edits, at=Positions(every, batch.prompt_end - 1))
+    return logits.float().log_softmax(-1).cpu()
+
+
+@torch.no_grad()
+def _answer_logits(
+    model: Model, rows: Sequence[Any], sources: Rows | None
+) -> tuple[Int[Tensor, "n"], Int[Tensor, "n"], Float[Tensor, "n vocab"]]:
+    bridge = model.model if isinstance(model, IntervenedModel) else model
+    batch = encode(bridge, rows, answers=True)
+    bridge, edits = _edits(model, batch, rows, sources)
+    at_rows, columns = (batch.labels != IGNORED).nonzero(as_tuple=True)
+    logits = run(bridge, batch, edits, at=Positions(at_rows, columns - 1))
+    return at_rows, batch.labels[at_rows, columns], logits.float()
+
+
+def _answer_log_probabilities(
+    model: Model, rows: Sequence[Any], sources: Rows | None
+) -> Float[Tensor, "batch"]:
+    at_rows, targets, logits = _answer_logits(model, rows, sources)
+    each = logits.log_softmax(-1).gather(1, targets[:, None])[:, 0]
+    return torch.zeros(len(rows), device=each.device).index_add(0, at_rows, each).cpu()
+
+
+def _greedy_matches(
+    model: Model, rows: Sequence[Any], sources: Rows | None, batch_size: int
+) -> Bool[np.ndarray, "n"]:
+    read = None if sources is None else as_list(sources, "sources")
+    correct = np.ones(len(rows), dtype=bool)
+    for group in by_length(rows, batch_size):
+        some_sources = None if read is None else [read[g] for g in group]
+        at_rows, targets, logits = _answer_logits(model, [rows[g] for g in group], some_sources)
+        for row, agrees in zip(
+            at_rows.tolist(), (logits.argmax(-1) == targets).tolist(), strict=True
+        ):
+            correct[group[row]] &= agrees
+    return correct

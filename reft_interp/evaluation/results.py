@@ -1,0 +1,103 @@
+"""What was counted, how sure it is, and what it was measured against."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+from scipy.stats import binomtest
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """A share of rows, with its interval.
+
+    Raises:
+        ValueError: no rows, or more hits than rows.
+    """
+
+    hits: int
+    n: int
+    """Rows that were scored."""
+
+    def __post_init__(self):
+        if not 0 <= self.hits <= self.n or self.n < 1:
+            raise ValueError(
+                f"hits must be between 0 and n, and n at least 1: {self.hits}/{self.n}"
+            )
+
+    @property
+    def value(self) -> float:
+        """The share, in [0, 1]."""
+        return self.hits / self.n
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """95 % Wilson interval of `value`."""
+        ci = binomtest(self.hits, self.n).proportion_ci(method="wilson")
+        return ci.low, ci.high
+
+    def __str__(self) -> str:
+        low, high = self.interval
+        return f"{self.value:.3f} [{low:.3f}, {high:.3f}] n={self.n}"
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Several things measured on the same rows: the one that is claimed and its controls.
+
+    Args:
+        metric: what the numbers are.
+        rows: a name, and the accuracies measured for it: one, or one a seed or draw.
+    """
+
+    metric: str
+    rows: tuple[tuple[str, tuple[Accuracy, ...]], ...]
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row a method: value, low, high, n, draws.
+
+        Of one measurement, `low` and `high` are its 95 % Wilson interval. Of several draws
+        (random subspaces, seeds), `value` is their mean and `low` and `high` their range.
+        """
+        return pd.DataFrame([_summary(name, draws) for name, draws in self.rows])
+
+    def __getitem__(self, name: str) -> tuple[Accuracy, ...]:
+        return dict(self.rows)[name]
+
+    def __str__(self) -> str:
+        width = max(len(name) for name, _ in self.rows)
+        lines = [f"{self.metric} [95 % interval]"]
+        for row in self.to_frame().to_dict("records"):
+            many = f", range of {row['draws']} draws" if row["draws"] > 1 else ""
+            lines.append(
+                f"  {row['method']:<{width}}  {row['value']:.3f} "
+                f"[{row['low']:.3f}, {row['high']:.3f}]  n={row['n']}{many}"
+            )
+        return "\n".join(lines)
+
+    def _repr_html_(self) -> str:
+        return self.to_frame().to_html(index=False, float_format="{:.3f}".format)
+
+    def plot(self, ax: "Axes | None" = None, *, reference: float | None = None) -> "Axes":
+        """Dots with intervals, one line a method."""
+        from reft_interp import plotting  # printing a result should not need matplotlib
+
+        return plotting.intervals(
+            self.to_frame(), value="value", label="method", reference=reference, ax=ax
+        )
+
+
+def _summary(name: str, draws: tuple[Accuracy, ...]) -> dict[str, Any]:
+    values = sorted(draw.value for draw in draws)
+    low, high = draws[0].interval if len(draws) == 1 else (values[0], values[-1])
+    return {
+        "method": name,
+        "value": sum(values) / len(values),
+        "low": low,
+        "high": high,
+        "n": draws[0].n,
+        "draws": len(draws),
+    }

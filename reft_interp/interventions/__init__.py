@@ -1,0 +1,71 @@
+"""Interventions: two verbs (set, add) applied to values (of the source, affine, constant).
+
+`INTERVENTIONS` is the one list of what can be saved and loaded by name.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from reft_interp.interventions.ablation import MeanAblation, ResampleAblation, ZeroAblation
+from reft_interp.interventions.edits import Intervention
+from reft_interp.interventions.interchange import DistributedInterchange, Interchange
+from reft_interp.interventions.reft import (
+    ConsReFT,
+    DiReFT,
+    LobiReFT,
+    LoReFT,
+    NodiReFT,
+    NoReFT,
+)
+from reft_interp.interventions.steering import Clamp, VectorAddition
+
+INTERVENTIONS: dict[str, type[Intervention]] = {
+    cls.__name__: cls
+    for cls in (
+        Interchange,
+        DistributedInterchange,
+        LoReFT,
+        NoReFT,
+        ConsReFT,
+        DiReFT,
+        LobiReFT,
+        VectorAddition,
+        Clamp,
+        ZeroAblation,
+        MeanAblation,
+        ResampleAblation,
+    )
+}
+
+
+def build_intervention(name: str, arguments: Mapping[str, Any]) -> Intervention:
+    """An intervention of the saved class and shape, its tensors still to be loaded.
+
+    Raises:
+        ValueError: unknown class; the message lists the known ones.
+    """
+    if name not in INTERVENTIONS:
+        raise ValueError(
+            f"unknown intervention {name!r}; the known ones are {', '.join(INTERVENTIONS)}"
+        )
+    return INTERVENTIONS[name].from_arguments(arguments)
+
+
+__all__ = [
+    "INTERVENTIONS",
+    "Clamp",
+    "ConsReFT",
+    "DiReFT",
+    "DistributedInterchange",
+    "Interchange",
+    "Intervention",
+    "LoReFT",
+    "LobiReFT",
+    "MeanAblation",
+    "NoReFT",
+    "NodiReFT",
+    "ResampleAblation",
+    "VectorAddition",
+    "ZeroAblation",
+    "build_intervention",
+]

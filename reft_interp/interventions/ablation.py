@@ -1,0 +1,58 @@
+"""Ablations of a subspace: what h holds there becomes nothing, a mean, or another input's.
+
+They are `Clamp` and `DistributedInterchange` with the value that gives each its name.
+"""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from reft_interp.interventions.interchange import DistributedInterchange
+from reft_interp.interventions.steering import Clamp
+from reft_interp.subspace import Subspace
+
+
+class ZeroAblation(Clamp):
+    """h − RᵀRh: the subspace is removed.
+
+    Args:
+        subspace: R.
+    """
+
+    def __init__(self, subspace: Subspace):
+        super().__init__(subspace, subspace.basis.new_zeros(subspace.rank))
+
+    @classmethod
+    def _of_shape(cls, *, rank, width):
+        return cls(Subspace.random(width, rank, seed=0))
+
+
+class MeanAblation(Clamp):
+    """h + RᵀR(μ − h): inside the subspace, h becomes the mean μ.
+
+    Args:
+        subspace: R.
+        mean: μ, a mean activation of the same site.
+    """
+
+    def __init__(self, subspace: Subspace, mean: Float[Tensor, "d"]):
+        super().__init__(subspace, subspace.coordinates(mean))
+
+    @classmethod
+    def _of_shape(cls, *, rank, width):
+        return cls(Subspace.random(width, rank, seed=0), torch.zeros(width))
+
+
+class ResampleAblation(DistributedInterchange):
+    """h + Rᵀ(Rs − Rh) with s from an unrelated input: what the subspace carries is scrambled.
+
+    Args:
+        subspace: R.
+    """
+
+    def __init__(self, subspace: Subspace):
+        super().__init__(subspace, dtype=subspace.basis.dtype)
+
+    @classmethod
+    def _of_shape(cls, *, rank, width, **_):
+        return cls(Subspace.random(width, rank, seed=0))

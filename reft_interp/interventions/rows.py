@@ -1,0 +1,77 @@
+"""The directions inside an intervention: rows that stay orthonormal, are free, or are given.
+
+`Subspace` is the value that they start from and are handed out as. `edits` uses them.
+"""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from reft_interp.subspace import Subspace
+
+
+class OrthonormalRows(nn.Module):
+    """r rows in R^d that stay orthonormal while an optimiser moves them freely.
+
+    R = L⁻¹A, where A: r×d is the free parameter and L the Cholesky factor of AAᵀ = LLᵀ.
+    Then RRᵀ = L⁻¹LLᵀL⁻ᵀ = I for any A of full rank: there is no drift to repair, the row
+    space is that of A, and A = R gives R itself, so training starts exactly where it is told.
+    One call costs O(r²d), against O(d³) for a matrix exponential or a d×d rotation, and its
+    gradient exists at A = R, where (AAᵀ)^(−½)A by eigh or svd has none: all eigenvalues are 1
+    there. The linear algebra runs in float32 at least, whatever the parameter's dtype.
+
+    Args:
+        start: the rows to start from.
+        trainable: whether A is a parameter; a buffer otherwise.
+        dtype: of A.
+    """
+
+    def __init__(
+        self, start: Subspace, *, trainable: bool = True, dtype: torch.dtype = torch.float32
+    ):
+        super().__init__()
+        matrix = start.basis.to(dtype, copy=True)
+        if trainable:
+            self.matrix = nn.Parameter(matrix)
+        else:
+            self.register_buffer("matrix", matrix)
+
+    def forward(self) -> Float[Tensor, "r d"]:
+        """The rows R, in float32 or better."""
+        matrix = self.matrix.to(torch.promote_types(self.matrix.dtype, torch.float32))
+        if not isinstance(self.matrix, nn.Parameter):
+            return matrix
+        with torch.autocast(matrix.device.type, enabled=False):
+            gram = matrix @ matrix.T
+            return torch.linalg.solve_triangular(torch.linalg.cholesky(gram), matrix, upper=False)
+
+
+class FreeRows(nn.Module):
+    """r trained rows in R^d under no constraint: what is written along them is no projection.
+
+    Args:
+        start: the rows to start from.
+        dtype: of the parameter.
+    """
+
+    def __init__(self, start: Float[Tensor, "r d"], *, dtype: torch.dtype = torch.float32):
+        super().__init__()
+        self.matrix = nn.Parameter(start.to(dtype, copy=True))
+
+    def forward(self) -> Float[Tensor, "r d"]:
+        """The rows, in float32 or better."""
+        return self.matrix.to(torch.promote_types(self.matrix.dtype, torch.float32))
+
+
+class GivenRows(nn.Module):
+    """r rows in R^d that are neither trained nor orthonormal: a steering vector, a decoder."""
+
+    matrix: Tensor
+
+    def __init__(self, rows: Float[Tensor, "r d"]):
+        super().__init__()
+        self.register_buffer("matrix", rows.detach().clone())
+
+    def forward(self) -> Float[Tensor, "r d"]:
+        """The rows."""
+        return self.matrix

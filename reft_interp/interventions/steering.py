@@ -1,0 +1,66 @@
+"""Steering: a given vector is added, or given coordinates are set. Nothing is learned.
+
+Ablations, which set coordinates to nothing or to a mean, are in `ablation`.
+"""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from reft_interp.interventions.edits import Add, Set
+from reft_interp.interventions.rows import GivenRows, OrthonormalRows
+from reft_interp.interventions.values import Constant
+from reft_interp.subspace import Subspace
+
+
+class VectorAddition(Add):
+    """h + αv: activation addition (Turner et al. 2023, arXiv:2308.10248), also called steering.
+
+    Args:
+        vector: v, a direction of any length.
+        strength: α.
+
+    Raises:
+        ValueError: the vector is zero or has values that are not finite.
+    """
+
+    def __init__(self, vector: Float[Tensor, "d"], *, strength: float = 1.0):
+        if not torch.isfinite(vector).all() or not vector.any():
+            raise ValueError("vector must be finite and not zero")
+        super().__init__(
+            GivenRows(vector[None]),
+            Constant(torch.tensor([strength], dtype=vector.dtype, device=vector.device)),
+            {"strength": strength},
+        )
+
+    @classmethod
+    def _of_shape(cls, *, width, **options):
+        return cls(torch.ones(width), **options)
+
+
+class Clamp(Set):
+    """h + Rᵀ(c − Rh): the coordinates of h in the subspace become c.
+
+    Args:
+        subspace: R.
+        coordinates: c, one for each row of R.
+
+    Raises:
+        ValueError: there are not as many coordinates as directions.
+    """
+
+    def __init__(self, subspace: Subspace, coordinates: Float[Tensor, "r"]):
+        if len(coordinates) != subspace.rank:
+            raise ValueError(
+                f"coordinates must be as many as the subspace has directions ({subspace.rank}), "
+                f"got {len(coordinates)}"
+            )
+        super().__init__(
+            OrthonormalRows(subspace, trainable=False, dtype=subspace.basis.dtype),
+            Constant(coordinates),
+            {"rank": subspace.rank},
+        )
+
+    @classmethod
+    def _of_shape(cls, *, rank, width, **options):
+        return cls(Subspace.random(width, rank, seed=0), torch.zeros(rank), **options)

@@ -1,0 +1,127 @@
+"""What an edit puts into its coordinates: of the source, affine in h, or constant.
+
+A value says what the coordinates become (`forward`), how far that is from what they are
+(`change`, for edits that set), and along which directions it looks at h (`reads`).
+"""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from transformers.activations import ACT2FN
+
+
+class Value(nn.Module):
+    """Coordinates as a function of h, and of the source where there is one."""
+
+    needs_source = False
+
+    def forward(
+        self,
+        h: Float[Tensor, "*batch d"],
+        source: Float[Tensor, "*batch d"] | None,
+        rows: Float[Tensor, "r d"],
+    ) -> Float[Tensor, "*batch r"]:
+        """The coordinates v along `rows`."""
+        raise NotImplementedError
+
+    def change(
+        self,
+        h: Float[Tensor, "*batch d"],
+        source: Float[Tensor, "*batch d"] | None,
+        rows: Float[Tensor, "r d"],
+    ) -> Float[Tensor, "*batch r"]:
+        """v − Rh: how far the coordinates have to move to become v."""
+        return self(h, source, rows) - h @ rows.T
+
+    def reads(self, subtracted: Float[Tensor, "r d"] | None) -> Float[Tensor, "k d"] | None:
+        """Directions of h on which the edit depends.
+
+        Args:
+            subtracted: R for an edit that sets (it subtracts Rh), None for one that adds.
+        """
+        raise NotImplementedError
+
+
+class OfSource(Value):
+    """v = Rs: what the source run holds."""
+
+    needs_source = True
+
+    def forward(self, h, source, rows):
+        return source @ rows.T
+
+    def change(self, h, source, rows):
+        # The difference first: one projection, and s = h gives exactly no change.
+        return (source - h) @ rows.T
+
+    def reads(self, subtracted):
+        return subtracted
+
+
+class Affine(Value):
+    """v = f(Wh + b) − c, learned; f is the identity by default, c exists only where asked for.
+
+    Args:
+        weight: W to start from. b and c start at zero.
+        activation: name of f in transformers' `ACT2FN`.
+        offset: whether there is a c (pyreft's NoReFT has one, as the bias of its projection).
+        dtype: of the parameters.
+
+    Raises:
+        ValueError: unknown activation.
+    """
+
+    def __init__(
+        self,
+        weight: Float[Tensor, "r d"],
+        *,
+        activation: str = "linear",
+        offset: bool = False,
+        dtype: torch.dtype = torch.float32,
+    ):
+        super().__init__()
+        if activation not in ACT2FN:
+            raise ValueError(f"activation must be one of {sorted(ACT2FN)}, got {activation!r}")
+        self.activation = activation
+        self.weight = nn.Parameter(weight.to(dtype, copy=True))
+        self.bias = nn.Parameter(torch.zeros(len(weight), dtype=dtype, device=weight.device))
+        self.offset = nn.Parameter(torch.zeros_like(self.bias)) if offset else None
+        self._function = ACT2FN[activation]
+
+    def forward(self, h, source, rows):
+        v = self._function(h @ self.weight.to(h.dtype).T + self.bias.to(h.dtype))
+        return v if self.offset is None else v - self.offset.to(h.dtype)
+
+    def reads(self, subtracted):
+        weight = self.weight.detach()
+        if subtracted is None:
+            return weight
+        if self.activation == "linear":
+            # v − Rh = (W − R)h + b. What is left of W = R by rounding is no direction.
+            difference = weight - subtracted.to(weight.dtype)
+            rounding = 16 * torch.finfo(weight.dtype).eps * weight.abs().max()
+            return torch.where(difference.abs() <= rounding, 0, difference)
+        return torch.cat([weight, subtracted.to(weight.dtype)])
+
+
+class Constant(Value):
+    """v = c: the same for every h.
+
+    Args:
+        coordinates: c, or where it starts.
+        trainable: whether c is a parameter; a buffer otherwise.
+    """
+
+    def __init__(self, coordinates: Float[Tensor, "r"], *, trainable: bool = False):
+        super().__init__()
+        if trainable:
+            self.coordinates = nn.Parameter(coordinates.clone())
+        else:
+            self.register_buffer("coordinates", coordinates.clone())
+
+    def forward(self, h, source, rows):
+        c = self.coordinates.to(h.dtype)
+        return c.expand(*h.shape[:-1], len(c))
+
+    def reads(self, subtracted):
+        return subtracted

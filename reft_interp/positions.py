@@ -1,0 +1,284 @@
+"""The position selectors: which tokens of a batch are edited, and how that is written as text.
+
+Below: `selector` says what a selector is and aligns two runs. Next door: `showing` prints
+prompts with the tokens marked. Spans and substrings are found by character offsets, never by
+tokenizing a piece again: a piece alone need not give the tokens that it gives in its prompt.
+"""
+
+import json
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, fields
+from operator import index
+from typing import Any, Literal, SupportsIndex
+
+from reft_interp.selector import Part, PositionSelector, Row
+from reft_interp.selector import Positions as Positions
+from reft_interp.selector import check_alignment as check_alignment
+
+Rounding = Literal["paper", "pyreft"]
+
+
+@dataclass(frozen=True)
+class FirstLast(PositionSelector):
+    """The first tokens and the last ones; see `first_last`."""
+
+    first: int = 0
+    last: int = 0
+    rounding: Rounding = field(default="paper", kw_only=True)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.first < 0 or self.last < 0 or self.first + self.last == 0:
+            raise ValueError(
+                f"first and last must be 0 or more, and not both 0, got {self.first}, {self.last}"
+            )
+        if self.rounding not in ("paper", "pyreft"):
+            raise ValueError(f'rounding must be "paper" or "pyreft", got {self.rounding!r}')
+
+    def pick(self, row: Row) -> Iterable[int]:
+        n = len(row)
+        most_first, most_last = n, n
+        if self.rounding == "pyreft":
+            most_first, most_last = n // 2, n // 2
+        elif self.first and self.last:
+            most_first, most_last = n // 2, n - n // 2
+        return [*range(min(self.first, most_first)), *range(n - min(self.last, most_last), n)]
+
+    def _head(self) -> str:
+        sides = (("f", self.first), ("l", self.last))
+        return "+".join(f"{side}{count}" for side, count in sides if count)
+
+
+@dataclass(frozen=True)
+class Every(PositionSelector):
+    """Every token."""
+
+    def pick(self, row: Row) -> Iterable[int]:
+        return range(len(row))
+
+    def _head(self) -> str:
+        return "every"
+
+
+@dataclass(frozen=True)
+class Indices(PositionSelector):
+    """Tokens by number; negative numbers count from the end."""
+
+    at: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.at:
+            raise ValueError("indices must hold at least one index, got none")
+
+    def pick(self, row: Row) -> Iterable[int]:
+        n = len(row)
+        for i in self.at:
+            if not -n <= i < n:
+                raise ValueError(f"{self}: index {i} is out of range in {row}")
+        return [i % n for i in self.at]
+
+    def _head(self) -> str:
+        return "indices:" + ",".join(map(str, self.at))
+
+
+@dataclass(frozen=True)
+class Span(PositionSelector):
+    """A named span of the prompt; see `span`."""
+
+    name: str
+    all: bool = field(default=False, kw_only=True)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.name:
+            raise ValueError("name must be the name of a span, got an empty string")
+        if self.of == "answer":
+            raise ValueError('named spans lie in the prompt; use substring(..., of="answer")')
+
+    def pick(self, row: Row) -> Iterable[int]:
+        if self.name not in row.spans:
+            known = ", ".join(sorted(row.spans)) or "none"
+            raise ValueError(f"{self}: no span {self.name!r} (there are: {known}) in {row}")
+        return row.overlapping(*row.spans[self.name], all=self.all)
+
+    def _head(self) -> str:
+        bare = re.fullmatch(r"[\w.-]+", self.name)
+        return f"span:{self.name if bare else json.dumps(self.name, ensure_ascii=False)}"
+
+
+@dataclass(frozen=True)
+class Substring(PositionSelector):
+    """A piece of text; see `substring`."""
+
+    text: str
+    all: bool = field(default=False, kw_only=True)
+    occurrence: int = field(default=0, kw_only=True)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.text:
+            raise ValueError("text must be what to look for, got an empty string")
+
+    def pick(self, row: Row) -> Iterable[int]:
+        starts = [match.start() for match in re.finditer(re.escape(self.text), row.text)]
+        if not -len(starts) <= self.occurrence < len(starts):
+            found = "1 occurrence" if len(starts) == 1 else f"{len(starts)} occurrences"
+            raise ValueError(f"{self}: {found} of {self.text!r} in {row}")
+        start = starts[self.occurrence]
+        return row.overlapping(start, start + len(self.text), all=self.all)
+
+    def _head(self) -> str:
+        return f"substring:{json.dumps(self.text, ensure_ascii=False)}"
+
+
+def first(n: int = 1, *, of: Part = "prompt") -> FirstLast:
+    """The first `n` tokens, or as many as there are. BOS or [CLS] is the first."""
+    return FirstLast(first=n, of=of)
+
+
+def last(n: int = 1, *, of: Part = "prompt") -> FirstLast:
+    """The last `n` tokens, or as many as there are."""
+    return FirstLast(last=n, of=of)
+
+
+def first_last(
+    first: int, last: int, *, rounding: Rounding = "paper", of: Part = "prompt"
+) -> FirstLast:
+    """The first tokens and the last ones, none twice: `"f7+l7"`.
+
+    Of n tokens the first min(first, ⌊n/2⌋) and the last min(last, ⌈n/2⌉), as in
+    Wu et al. 2024 (arXiv:2404.03592). With one of the two 0, up to n of the other.
+
+    Args:
+        first: how many at the start.
+        last: how many at the end.
+        rounding: "pyreft" takes ⌊n/2⌋ at most of either, alone or not, as pyreft's code does:
+            what was trained there runs on the same tokens here.
+        of: the prompt's tokens, or the answer's.
+    """
+    return FirstLast(first, last, rounding=rounding, of=of)
+
+
+def every(*, of: Part = "prompt") -> Every:
+    """Every token, special ones included."""
+    return Every(of=of)
+
+
+def indices(*at: SupportsIndex, of: Part = "prompt") -> Indices:
+    """Tokens by number, from 0; negative numbers count from the end of the prompt or answer.
+
+    They are edited from left to right, in whatever order they are given.
+    """
+    return Indices(tuple(map(_index, at)), of=of)
+
+
+def span(name: str, *, all: bool = False) -> Span:
+    """The last token of a named span of the prompt, or all of its tokens.
+
+    A token belongs to a span if it stands for any of its characters, so a token with its leading
+    space, or one that reaches past the span, belongs to it too.
+    """
+    return Span(name, all=all)
+
+
+def substring(
+    text: str, *, all: bool = False, occurrence: int = 0, of: Part = "prompt"
+) -> Substring:
+    """The last token of a piece of text, or all of its tokens.
+
+    Args:
+        text: looked for exactly, case and spaces included.
+        all: all tokens instead of the last.
+        occurrence: which one, from 0, where the text occurs several times; -1 is the last.
+        of: look in the prompt, or in the answer.
+    """
+    return Substring(text, all=all, occurrence=occurrence, of=of)
+
+
+def parse_positions(on: str | SupportsIndex | Sequence[int] | PositionSelector) -> PositionSelector:
+    """The selector that is meant by a piece of text, an index or a list of indices.
+
+    >>> parse_positions("f7+l7") == first_last(7, 7)
+    True
+    >>> parse_positions("subject") == parse_positions("span:subject") == span("subject")
+    True
+    >>> str(substring(" Paris", all=True, of="answer"))
+    'substring:" Paris" of=answer all'
+
+    Args:
+        on: "f7+l7", "f3", "l1", "first", "last", "every" (or "all"), "indices:0,-1" (or "0,-1"),
+            "span:NAME" (or any other single word: the name of a span), 'substring:"TEXT"'; each
+            with the selector's options behind it: `of=answer`, `all`, `occurrence=-1`,
+            `rounding=pyreft`. An index, a list of them, or a selector will do as well.
+
+    Raises:
+        ValueError: the text cannot be read.
+        TypeError: `on` is none of these.
+    """
+    if isinstance(on, PositionSelector):
+        return on
+    if isinstance(on, str):
+        try:
+            return _read(on)
+        except ValueError as error:
+            raise ValueError(f"positions {on!r}: {error}") from None
+    if isinstance(on, Sequence):
+        return indices(*on)
+    return indices(on)
+
+
+def _index(value: SupportsIndex) -> int:
+    if isinstance(value, bool) or not hasattr(value, "__index__"):
+        raise TypeError(f"positions must be text, whole numbers or a selector, got {value!r}")
+    return index(value)
+
+
+_TEXT = re.compile(
+    r"""(?:(?P<kind>span|substring|indices):)?       # what it is, unless the form says so
+        (?P<value>"(?:[^"\\]|\\.)*"|[^\s":=]+)       # JSON's quotes, or no quotes and no blanks
+        (?P<options>(?:\s+[^\s"]+)*)""",
+    re.VERBOSE,
+)
+
+
+def _read(text: str) -> PositionSelector:
+    match = _TEXT.fullmatch(text.strip())
+    if match is None or (match["kind"] is None and match["value"].startswith('"')):
+        raise ValueError(
+            'cannot be read; write "f7+l7", "f3", "l1", "first", "last", "every", "indices:0,-1", '
+            '"span:NAME" or \'substring:"TEXT"\', with options behind a blank'
+        )
+    kind, value, options = match["kind"], match["value"], match["options"].split()
+    word = json.loads(value, strict=False) if value.startswith('"') else value
+    if kind is None:
+        if ends := re.fullmatch(r"f(\d+)(?:\+l(\d+))?|l(\d+)", word):
+            f, l_after_f, l_alone = (int(number or 0) for number in ends.groups())
+            return FirstLast(f, l_after_f + l_alone, **_options(FirstLast, options))
+        if word in ("first", "last"):
+            return FirstLast(**{word: 1}, **_options(FirstLast, options))
+        if word in ("every", "all"):
+            return Every(**_options(Every, options))
+    if kind == "substring":
+        return Substring(word, **_options(Substring, options))
+    if kind == "indices" or (kind is None and re.fullmatch(r"-?\d+(,-?\d+)*", word)):
+        return Indices(tuple(map(int, word.split(","))), **_options(Indices, options))
+    if kind is None and not re.fullmatch(r"[^\W\d][\w.-]*", word):
+        raise ValueError(f"{word!r} is neither a selector nor a name; for a span write span:NAME")
+    return Span(word, **_options(Span, options))
+
+
+def _options(selector: type[PositionSelector], words: Sequence[str]) -> dict[str, Any]:
+    defaults = {option.name: option.default for option in fields(selector) if option.kw_only}
+    options: dict[str, Any] = {}
+    for word in words:
+        name, equals, value = word.partition("=")
+        if name not in defaults or bool(equals) == isinstance(defaults[name], bool):
+            known = ", ".join(n if d is False else f"{n}=" for n, d in defaults.items())
+            raise ValueError(f"{word!r} is not an option here (options: {known})")
+        if isinstance(defaults[name], bool):
+            options[name] = True
+        else:
+            options[name] = int(value) if isinstance(defaults[name], int) else value
+    return options

@@ -1,0 +1,81 @@
+"""Rows of data as tokenized batches on the model's device, sorted so that little is padding."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Literal, cast
+
+import torch
+from datasets import Dataset
+from transformer_lens.model_bridge import TransformerBridge
+
+from reft_interp.encoding import TokenizedBatch, tokenize
+
+Row = str | Mapping[str, Any]
+"""A prompt, or a mapping with `prompt` and, where needed, `answer`, `spans`, `choices`."""
+Rows = Sequence[Row] | Dataset
+
+
+def device_of(model: TransformerBridge) -> torch.device:
+    """Where the model's weights are."""
+    return next(model.parameters()).device
+
+
+def as_list(rows: Rows, argument: str = "rows") -> list[Mapping[str, Any]]:
+    """Rows as mappings with a `prompt`.
+
+    Raises:
+        TypeError: a single string, or something that is no row.
+        ValueError: there are none, or one has no prompt.
+    """
+    if isinstance(rows, str | Mapping):
+        raise TypeError(f"{argument} must be a list of rows, got one {type(rows).__name__}")
+    mappings: list[Mapping[str, Any]] = []
+    for i, row in enumerate(cast("Sequence[Row]", rows)):
+        if isinstance(row, str):
+            row = {"prompt": row}
+        if not isinstance(row, Mapping):
+            raise TypeError(f"{argument}: row {i} must be a string or a mapping, got {row!r}")
+        if "prompt" not in row:
+            raise ValueError(f"{argument}: row {i} has no 'prompt', only {sorted(row)}")
+        mappings.append(row)
+    if not mappings:
+        raise ValueError(f"{argument} must hold at least one row, got none")
+    return mappings
+
+
+def encode(
+    model: TransformerBridge,
+    rows: Rows,
+    *,
+    answers: bool = False,
+    padding_side: Literal["left", "right"] = "right",
+) -> TokenizedBatch:
+    """Tokenize rows, with their `answer` where asked for.
+
+    Raises:
+        ValueError: a row lacks what is needed; the message gives its number.
+    """
+    mappings = as_list(rows)
+    if answers and any("answer" not in row for row in mappings):
+        missing = next(i for i, row in enumerate(mappings) if "answer" not in row)
+        raise ValueError(f"rows: row {missing} has no 'answer', only {sorted(mappings[missing])}")
+    batch = tokenize(
+        model.tokenizer,
+        [row["prompt"] for row in mappings],
+        [row["answer"] for row in mappings] if answers else None,
+        spans=[row.get("spans") or {} for row in mappings],
+        padding_side=padding_side,
+    )
+    return batch.to(device_of(model))
+
+
+def by_length(rows: Sequence[Mapping[str, Any]], size: int) -> Iterator[list[int]]:
+    """Indices of rows in groups of `size`, rows of similar length together.
+
+    Raises:
+        ValueError: `size` is below 1.
+    """
+    if size < 1:
+        raise ValueError(f"batch_size must be at least 1, got {size}")
+    order = sorted(range(len(rows)), key=lambda i: len(rows[i]["prompt"]))
+    for start in range(0, len(order), size):
+        yield order[start : start + size]

@@ -1,0 +1,101 @@
+"""Continue prompts while interventions edit them: on the prompt only, or on each new token too.
+
+The loop, sampling and stopping are transformers' own `generate`, which runs through the
+bridge's hooks.
+"""
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from transformer_lens.model_bridge import TransformerBridge
+
+from reft_interp.encoding import TokenizedBatch
+from reft_interp.positions import Positions
+from reft_interp.runtime.placement import Edit
+
+When = Literal["prompt", "every token"]
+
+
+@torch.no_grad()
+def generate(
+    model: TransformerBridge,
+    batch: TokenizedBatch,
+    edits: Sequence[Edit],
+    *,
+    when: When = "prompt",
+    **options: Any,
+) -> list[str]:
+    """Continuations of a left-padded batch.
+
+    Args:
+        model: the hooked model.
+        batch: prompts, padded on the left.
+        edits: what is done on the prompt, and with `when="every token"` on each new token.
+        when: "prompt" edits the prompt's positions once, as LoReFT is trained and used in the
+            paper; "every token" edits them and then each token that was generated.
+        options: of transformers' `generate`: `max_new_tokens`, `do_sample`, `temperature`, ...
+
+    Returns:
+        The new text of each prompt, without special tokens.
+    """
+    pad = next(
+        i for i in (model.tokenizer.pad_token_id, model.tokenizer.eos_token_id, 0) if i is not None
+    )
+    prompts, width = batch.input_ids.shape
+    hooks = [
+        (edit.site.hook_name, _Continuing(edit, prompts, width, every_token=when == "every token"))
+        for edit in edits
+    ]
+    with model.hooks(fwd_hooks=hooks):
+        tokens = model.original_model.generate(
+            input_ids=batch.input_ids,
+            attention_mask=batch.attention_mask,
+            **({"pad_token_id": pad} | options),
+        )
+    return model.tokenizer.batch_decode(tokens[:, width:], skip_special_tokens=True)
+
+
+class _Continuing:
+    """A hook that edits the prompt when the model reads it, and new tokens where asked for."""
+
+    def __init__(self, edit: Edit, prompts: int, width: int, *, every_token: bool):
+        self.edit = edit
+        self.prompts = prompts
+        self.width = width
+        self.every_token = every_token
+        self.prompt_was_read = False
+
+    def __call__(self, activation: Tensor, hook: Any) -> Tensor:
+        columns = activation.shape[1]
+        # With a key-value cache the prompt passes once and then one token at a time; without,
+        # everything passes each time. A prompt of one token looks like a new token but for
+        # being the first.
+        if columns > self.width or not self.prompt_was_read:
+            self.prompt_was_read = True
+            activation = self._repeated(len(activation) // self.prompts).apply(activation)
+            new = range(self.width, columns)
+        else:
+            new = range(columns)
+        if self.every_token and new:
+            activation = self._on_columns(new, activation)
+        return activation
+
+    def _repeated(self, copies: int) -> Edit:
+        """The edit where generation runs each prompt several times, one copy after the other."""
+        positions, source = self.edit.positions, self.edit.source
+        if copies > 1:
+            offsets = torch.arange(copies, device=positions.rows.device)
+            positions = Positions(
+                (positions.rows[:, None] * copies + offsets).flatten(),
+                positions.columns.repeat_interleave(copies),
+            )
+            source = None if source is None else source.repeat_interleave(copies, dim=0)
+        return Edit(self.edit.intervention, self.edit.site, positions, source)
+
+    def _on_columns(self, columns: range, activation: Tensor) -> Tensor:
+        rows = torch.arange(len(activation), device=activation.device)
+        at = torch.tensor(list(columns), device=activation.device)
+        everywhere = Positions(rows.repeat_interleave(len(at)), at.repeat(len(rows)))
+        return Edit(self.edit.intervention, self.edit.site, everywhere).apply(activation)

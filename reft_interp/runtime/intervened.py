@@ -1,0 +1,267 @@
+"""A hooked model with interventions placed in it: the object that a user runs.
+
+It is thin: what it does is a function next door (`running`, `generation`, `saving`), given what
+it needs. Its parameters are the interventions' alone; the base model is not part of its state.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+from transformer_lens.model_bridge import TransformerBridge
+
+from reft_interp.encoding import IGNORED, TokenizedBatch
+from reft_interp.interventions import Intervention
+from reft_interp.positions import Positions, check_alignment
+from reft_interp.runtime.batching import Rows, encode
+from reft_interp.runtime.frozen import FrozenRow
+from reft_interp.runtime.generation import When, generate
+from reft_interp.runtime.placement import Edit, Placement
+from reft_interp.runtime.replaying import replay
+from reft_interp.runtime.running import is_causal, record, run
+from reft_interp.runtime.saving import load_placements, save_folder
+from reft_interp.showing import Shown, show
+
+
+class IntervenedModel(nn.Module):
+    """Interventions placed in a frozen model.
+
+    Edits at different sites happen in the order in which the model computes the sites, each on
+    what the ones before it left; edits at one site in the order of `placements`. Sources come
+    from a run without any edit.
+
+    Rows are prompts, or mappings with `prompt` and, where they are needed, `answer` and
+    `spans` (named character ranges that position selectors can ask for).
+
+    Args:
+        model: a TransformerBridge, as `load_model` gives it.
+        placements: one or several.
+
+    Raises:
+        ValueError: no placement; a site that the model lacks; an intervention that is not as
+            wide as its site.
+    """
+
+    interventions: nn.ModuleList
+    placements: tuple[Placement, ...]
+
+    def __init__(self, model: TransformerBridge, placements: Placement | Sequence[Placement]):
+        super().__init__()
+        if isinstance(placements, Placement):
+            placements = [placements]
+        if not placements:
+            raise ValueError("placements must hold at least one placement, got none")
+        # In a tuple, the bridge is no submodule: its weights stay out of parameters(),
+        # state_dict() and .to().
+        self._bridge = (model,)
+        self.placements = tuple(placement.built_for(model) for placement in placements)
+        unique: dict[int, Intervention] = {
+            id(placement.intervention): placement.intervention for placement in self.placements
+        }
+        self.interventions = nn.ModuleList(unique.values())
+        for p in model.parameters():
+            self.interventions.to(p.device)
+            break
+
+    @property
+    def model(self) -> TransformerBridge:
+        """The frozen model underneath."""
+        return self._bridge[0]
+
+    @property
+    def needs_source(self) -> bool:
+        """Whether any intervention takes a source."""
+        return any(placement.intervention.needs_source for placement in self.placements)
+
+    @property
+    def trained_parameters(self) -> int:
+        """How many numbers are trained."""
+        return sum(p.numel() for p in self.parameters() if p.requires_grad)
+
+    def logits(self, rows: Rows, sources: Rows | None = None) -> Float[Tensor, "batch pos vocab"]:
+        """Next-token logits of the edited prompts, padded on the right.
+
+        Args:
+            rows: the prompts that are edited.
+            sources: for each prompt the one that is read, where an intervention needs it.
+
+        Raises:
+            ValueError: sources are missing, superfluous, or select another number of tokens
+                than their base (the message shows the row).
+        """
+        batch = encode(self.model, rows)
+        with torch.no_grad():
+            return run(self.model, batch, self.edits(batch, self.read_sources(rows, sources)))
+
+    def loss(self, rows: Rows, sources: Rows | None = None) -> Float[Tensor, ""]:
+        """Cross-entropy of the answer tokens, teacher forced, averaged over answer tokens.
+
+        Args:
+            rows: prompts with their `answer`.
+            sources: for each prompt the one that is read, where an intervention needs it.
+        """
+        batch = encode(self.model, rows, answers=True)
+        return answer_loss(self.model, batch, self.edits(batch, self.read_sources(rows, sources)))
+
+    def generate(
+        self,
+        rows: Rows,
+        sources: Rows | None = None,
+        *,
+        when: When = "prompt",
+        max_new_tokens: int = 20,
+        **options: Any,
+    ) -> list[str]:
+        """Continuations of the edited prompts; a list gives what one by one gives.
+
+        Args:
+            rows: the prompts.
+            sources: for each prompt the one that is read, where an intervention needs it.
+            when: "prompt" edits the prompt's positions once; "every token" edits each newly
+                generated token too.
+            max_new_tokens: at most so many tokens.
+            options: of transformers' `generate`; greedy unless `do_sample=True`.
+
+        Raises:
+            ValueError: unknown `when`, or "every token" with an intervention that needs a
+                source, which new tokens do not have.
+        """
+        if when not in ("prompt", "every token"):
+            raise ValueError(f'when must be "prompt" or "every token", got {when!r}')
+        if when == "every token" and self.needs_source:
+            raise ValueError(
+                'when="every token": an intervention here needs a source, and new tokens have none'
+            )
+        batch = encode(self.model, rows, padding_side="left")
+        return generate(
+            self.model,
+            batch,
+            self.edits(batch, self.read_sources(rows, sources)),
+            when=when,
+            **({"max_new_tokens": max_new_tokens, "do_sample": False} | options),
+        )
+
+    def show(self, rows: Rows, placement: int = 0) -> Shown:
+        """The prompts with the tokens marked that a placement edits."""
+        batch = encode(self.model, rows)
+        return show(batch, self.placements[placement].on(batch), self.model.tokenizer)
+
+    def explain(self) -> str:
+        """What is placed where, in the order in which it happens."""
+        lines = []
+        for placement in sorted(self.placements, key=lambda p: p.site.depth):
+            intervention = placement.intervention
+            trained = sum(p.numel() for p in intervention.parameters() if p.requires_grad)
+            lines.append(
+                f"{placement} (width {intervention.width}, {trained:,} trained parameters)"
+            )
+        return "\n".join(lines)
+
+    def save(self, folder: str | Path, notes: Mapping[str, Any] | None = None) -> None:
+        """Write `config.json` and `interventions.safetensors` into a folder."""
+        save_folder(self, folder, notes)
+
+    @classmethod
+    def load(cls, folder: str | Path, model: TransformerBridge) -> "IntervenedModel":
+        """Read a folder that `save` wrote.
+
+        Raises:
+            FileNotFoundError: the folder holds no saved intervention.
+            ValueError: it is damaged, or was made for a model of another width or depth. One
+                made for a model of another name is loaded with a warning.
+        """
+        return cls(model, load_placements(folder, model))
+
+    def read_sources(
+        self, rows: Rows, sources: Rows | None
+    ) -> list[Float[Tensor, "n d"] | None] | None:
+        """What the source prompts hold where each placement reads; None where none needs it.
+
+        Raises:
+            ValueError: sources are missing, superfluous, of another number, or not aligned.
+        """
+        if not self.needs_source:
+            if sources is not None:
+                raise ValueError("sources were given, but no intervention here takes a source")
+            return None
+        if sources is None:
+            raise ValueError("sources are missing: an intervention here reads another run")
+        if len(sources) != len(rows):
+            raise ValueError(
+                f"sources: {len(sources)} for {len(rows)} rows; one for each is needed"
+            )
+        base, source = encode(self.model, rows), encode(self.model, sources)
+        readers = [p for p in self.placements if p.intervention.needs_source]
+        at = []
+        for placement in readers:
+            positions = placement.on(source)
+            check_alignment(placement.on(base), positions, base, source)
+            at.append((placement.site, positions))
+        held = iter(record(self.model, source, at))
+        return [next(held) if p.intervention.needs_source else None for p in self.placements]
+
+    def edits(
+        self,
+        batch: TokenizedBatch,
+        sources: Sequence[Float[Tensor, "n d"] | None] | None = None,
+    ) -> list[Edit]:
+        """The placements on a given batch."""
+        given = sources or [None] * len(self.placements)
+        return [
+            Edit(p.intervention, p.site, p.on(batch), source)
+            for p, source in zip(self.placements, given, strict=True)
+        ]
+
+    def forward(
+        self,
+        batch: TokenizedBatch,
+        sources: Sequence[Float[Tensor, "n d"] | None] | None = None,
+        frozen: Sequence[FrozenRow] | None = None,
+        labels: Int[Tensor, "batch pos"] | None = None,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> dict[Literal["loss"], Float[Tensor, ""]]:
+        """The loss of a batch, as transformers' Trainer asks for it.
+
+        Args:
+            batch: prompts with answers.
+            sources: what each placement's source holds, row by row.
+            frozen: the constants of each row, to run only what the edits can change.
+            labels: those of `batch`, where the Trainer counts them.
+            num_items_in_batch: answer tokens in all batches of one optimiser step; the loss
+                is then the sum over this batch divided by it.
+        """
+        edits = self.edits(batch, sources)
+        return {"loss": answer_loss(self.model, batch, edits, frozen, num_items_in_batch)}
+
+
+def answer_loss(
+    model: TransformerBridge,
+    batch: TokenizedBatch,
+    edits: Sequence[Edit],
+    frozen: Sequence[FrozenRow] | None = None,
+    answer_tokens: Tensor | int | None = None,
+) -> Float[Tensor, ""]:
+    """Cross-entropy of the answer tokens of a batch, teacher forced.
+
+    Args:
+        model: the hooked model.
+        batch: prompts with answers.
+        edits: what is done on the way.
+        frozen: the constants of each row, to run only what the edits can change.
+        answer_tokens: what the sum is divided by; this batch's number of answer tokens by
+            default.
+    """
+    rows, columns = (batch.labels != IGNORED).nonzero(as_tuple=True)
+    # A decoder predicts a token one column before it; an encoder in its own column.
+    before = Positions(rows, columns - 1 if is_causal(model) else columns)
+    if frozen is None:
+        logits = run(model, batch, edits, at=before)
+    else:
+        logits = replay(model, batch, edits, frozen, before)
+    targets = batch.labels[rows, columns]
+    total = cross_entropy(logits.float(), targets, reduction="sum")
+    return total / (len(targets) if answer_tokens is None else answer_tokens)

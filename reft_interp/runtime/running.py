@@ -1,0 +1,101 @@
+"""Run a batch through the model with edits in place, and record what a run holds.
+
+Every hook that is put on comes off again, whatever happens in between.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from transformer_lens.model_bridge import TransformerBridge
+
+from reft_interp.encoding import TokenizedBatch
+from reft_interp.positions import Positions
+from reft_interp.runtime.placement import Edit
+from reft_interp.sites import Site
+
+_LAST_STREAM = "unembed.hook_in"
+
+
+def is_causal(model: TransformerBridge) -> bool:
+    """Whether tokens see only what stands before them (decoders), or everything (encoders)."""
+    return bool(model.adapter.supports_causal_loss)
+
+
+@contextmanager
+def hooked(model: TransformerBridge, edits: Sequence[Edit]) -> Iterator[None]:
+    """Within it, every run of `model` on the edits' batch is edited.
+
+    Edits at different sites happen in the order in which the model computes the sites; edits
+    at one site in the order of `edits`, each on what the one before it left.
+    """
+
+    def at(edit: Edit):
+        return edit.site.hook_name, lambda activation, hook: edit.apply(activation)
+
+    with model.hooks(fwd_hooks=[at(edit) for edit in edits]):
+        yield
+
+
+def run(
+    model: TransformerBridge,
+    batch: TokenizedBatch,
+    edits: Sequence[Edit] = (),
+    *,
+    at: Positions | None = None,
+) -> Tensor:
+    """Logits of a batch under edits.
+
+    Args:
+        model: the hooked model.
+        batch: on the model's device.
+        edits: what is done on the way; none for the untouched model.
+        at: where the logits are wanted; the output layer runs only there.
+
+    Returns:
+        Logits of shape [batch, pos, vocab]; with `at`, [n, vocab], one row a position.
+    """
+    cut = at is not None and is_causal(model) and _LAST_STREAM in model.hook_dict
+    with hooked(model, edits):
+        if not cut:
+            logits = _forward(model, batch)
+            return logits if at is None else logits[at.rows, at.columns]
+
+        def keep(stream: Tensor, hook: Any) -> Tensor:
+            return stream[at.rows, at.columns][None]
+
+        with model.hooks(fwd_hooks=[(_LAST_STREAM, keep)]):
+            return _forward(model, batch)[0]
+
+
+@torch.no_grad()
+def record(
+    model: TransformerBridge, batch: TokenizedBatch, at: Sequence[tuple[Site, Positions]]
+) -> list[Float[Tensor, "n d"]]:
+    """What an unedited run holds at the given sites and positions.
+
+    A decoder stops after the highest site.
+    """
+    held: dict[int, Tensor] = {}
+
+    def reader(index: int, site: Site, positions: Positions):
+        def read(activation: Tensor, hook: Any) -> None:
+            held[index] = site.read(activation, positions)
+
+        return site.hook_name, read
+
+    hooks = [reader(i, site, positions) for i, (site, positions) in enumerate(at)]
+    top = max(site.layer for site, _ in at) + 1
+    stop = top if is_causal(model) and top < model.cfg.n_layers else None
+    with model.hooks(fwd_hooks=hooks):
+        _forward(model, batch, stop_at_layer=stop)
+    return [held[i] for i in range(len(at))]
+
+
+def _forward(model: TransformerBridge, batch: TokenizedBatch, **options: Any) -> Tensor:
+    return model(
+        batch.input_ids, attention_mask=batch.attention_mask, return_type="logits", **options
+    )

@@ -1,0 +1,138 @@
+"""A trained intervention as a folder: `config.json`, readable, and `interventions.safetensors`.
+
+Both files are written beside their place and then moved there, so that a folder holds either
+what it held before or what was saved. Nothing is pickled.
+"""
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from warnings import warn
+
+from safetensors.torch import load_file, save_file
+from torch import nn
+from transformer_lens.model_bridge import TransformerBridge
+
+from reft_interp.interventions import build_intervention
+from reft_interp.models import identify
+from reft_interp.positions import parse_positions
+from reft_interp.runtime.placement import Placement
+from reft_interp.sites import Site
+
+if TYPE_CHECKING:
+    from reft_interp.runtime.intervened import IntervenedModel
+
+CONFIG = "config.json"
+TENSORS = "interventions.safetensors"
+_FORMAT = 1
+
+
+def save_folder(
+    intervened: "IntervenedModel", folder: str | Path, notes: Mapping[str, Any] | None = None
+) -> None:
+    """Write the interventions and where they are placed.
+
+    Args:
+        intervened: what to save; the base model's weights are not written.
+        folder: made if it does not exist; other files in it stay.
+        notes: kept in `config.json` under "notes", for instance how it was trained. JSON.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    modules = list(intervened.interventions)
+    config = {
+        "format": _FORMAT,
+        "reft_interp": version("reft-interp"),
+        "model": asdict(identify(intervened.model)),
+        "interventions": [
+            {"class": type(module).__name__, "arguments": module.arguments()} for module in modules
+        ],
+        "placements": [
+            {
+                "intervention": modules.index(placement.intervention),
+                "site": placement.site.to_config(),
+                "positions": str(placement.on),
+            }
+            for placement in intervened.placements
+        ],
+        "notes": dict(notes or {}),
+    }
+    tensors = {
+        name: tensor.detach().cpu().contiguous()
+        for name, tensor in intervened.interventions.state_dict().items()
+    }
+    temporary = {name: folder / f".{name}.{os.getpid()}" for name in (TENSORS, CONFIG)}
+    try:
+        save_file(tensors, str(temporary[TENSORS]))
+        temporary[CONFIG].write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+        for name, path in temporary.items():
+            path.replace(folder / name)
+    finally:
+        for path in temporary.values():
+            path.unlink(missing_ok=True)
+
+
+def load_placements(folder: str | Path, model: TransformerBridge) -> list[Placement]:
+    """Read what `save_folder` wrote, for `model`.
+
+    Raises:
+        FileNotFoundError: the folder lacks one of the two files.
+        ValueError: the folder is of a newer format, is damaged, or was made for a model of
+            another depth or width.
+    """
+    folder = Path(folder)
+    for name in (CONFIG, TENSORS):
+        if not (folder / name).is_file():
+            raise FileNotFoundError(
+                f"{folder} holds no saved intervention: there is no {name} in it"
+            )
+    config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    if config.get("format") != _FORMAT:
+        raise ValueError(
+            f"{folder / CONFIG} has format {config.get('format')!r}; this version reads {_FORMAT}"
+        )
+    _check_model(config["model"], model, folder)
+    modules = nn.ModuleList(
+        build_intervention(entry["class"], entry["arguments"]) for entry in config["interventions"]
+    )
+    tensors = load_file(str(folder / TENSORS))
+    expected = {name: tuple(tensor.shape) for name, tensor in modules.state_dict().items()}
+    found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    if expected != found:
+        wrong = sorted(set(expected.items()) ^ set(found.items()))
+        raise ValueError(f"{folder / TENSORS} does not fit {CONFIG}: {wrong}")
+    modules.load_state_dict(tensors, assign=True)
+    return [
+        Placement(
+            modules[entry["intervention"]],  # pyright: ignore[reportArgumentType]
+            Site(**entry["site"]),
+            parse_positions(entry["positions"]),
+        )
+        for entry in config["placements"]
+    ]
+
+
+def read_notes(folder: str | Path) -> dict[str, Any]:
+    """The notes that were saved with an intervention."""
+    return json.loads((Path(folder) / CONFIG).read_text(encoding="utf-8"))["notes"]
+
+
+def _check_model(saved: Mapping[str, Any], model: TransformerBridge, folder: Path) -> None:
+    given = asdict(identify(model))
+    for size in ("n_layers", "d_model"):
+        if saved[size] != given[size]:
+            raise ValueError(
+                f"{folder} was made for {saved['name']} ({size} {saved[size]}), but the model is "
+                f"{given['name']} ({size} {given[size]})"
+            )
+    for fact in ("name", "architecture"):
+        if saved[fact] != given[fact]:
+            warn(
+                f"{folder} was made for a model with {fact} {saved[fact]!r}; this one has "
+                f"{given[fact]!r}",
+                stacklevel=4,
+            )

@@ -1,0 +1,145 @@
+"""What a position selector is, and what it gives: the edited tokens of a batch.
+
+Below: `encoding`, which says where each prompt and answer lies among the padding, and which
+characters each token stands for. The selectors themselves are in `positions`.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, fields
+from typing import Literal
+
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+from reft_interp.encoding import Offsets, TokenizedBatch
+
+Part = Literal["prompt", "answer"]
+
+
+# Tensors have no single truth value, so two of these are equal only if they are the same one.
+@dataclass(frozen=True, eq=False)
+class Positions:
+    """The edited tokens of a batch, row by row, left to right, none twice."""
+
+    rows: Int[Tensor, "n"]
+    columns: Int[Tensor, "n"]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def counts(self, batch: TokenizedBatch) -> Int[Tensor, "batch"]:
+        """How many tokens of each row are edited."""
+        return torch.bincount(self.rows, minlength=len(batch))
+
+    def mask(self, batch: TokenizedBatch) -> Bool[Tensor, "batch pos"]:
+        """True on the edited tokens."""
+        mask = torch.zeros_like(batch.input_ids, dtype=torch.bool)
+        mask[self.rows, self.columns] = True
+        return mask
+
+    def to(self, device: torch.device | str | int) -> "Positions":
+        """The same positions with their tensors on `device`."""
+        return Positions(self.rows.to(device), self.columns.to(device))
+
+
+def check_alignment(
+    base: Positions, source: Positions, base_batch: TokenizedBatch, source_batch: TokenizedBatch
+) -> None:
+    """Check that base and source edit equally many tokens of each row.
+
+    Raises:
+        ValueError: in some row they don't, or the batches differ in length.
+    """
+    if len(base_batch) != len(source_batch):
+        raise ValueError(f"{len(base_batch)} base rows, but {len(source_batch)} source rows")
+    pairs = zip(base.counts(base_batch).tolist(), source.counts(source_batch).tolist(), strict=True)
+    for number, (in_base, in_source) in enumerate(pairs):
+        if in_base != in_source:
+            rows = [list(_parts(batch, "prompt"))[number] for batch in (base_batch, source_batch)]
+            raise ValueError(
+                f"row {number}: {in_base} tokens of the base are edited and {in_source} of the "
+                "source, but they are swapped one for one.\n"
+                f"  base: {rows[0]}\n  source: {rows[1]}\n"
+                "Spans of different lengths align at their last tokens: leave out `all`."
+            )
+
+
+@dataclass(frozen=True)
+class Row:
+    """The prompt of one row, or its answer, as a selector sees it: without padding."""
+
+    number: int
+    part: Part
+    text: str
+    offsets: Offsets
+    spans: Mapping[str, tuple[int, int]]
+
+    def __len__(self) -> int:
+        return len(self.offsets)
+
+    def __str__(self) -> str:
+        text = self.text if len(self.text) <= 400 else f"{self.text[:200]} … {self.text[-200:]}"
+        tokens = "1 token" if len(self) == 1 else f"{len(self)} tokens"
+        return f"the {self.part} of row {self.number} ({tokens}): {text!r}"
+
+    def overlapping(self, start: int, end: int, *, all: bool) -> list[int]:
+        """The tokens that stand for any of the characters `[start, end)`, or the last of them."""
+        found = [i for i, (a, b) in enumerate(self.offsets) if a < b and a < end and start < b]
+        return found if all else found[-1:]
+
+
+def _parts(batch: TokenizedBatch, part: Part) -> Iterator[Row]:
+    answer = part == "answer"
+    texts = batch.answers if answer else batch.prompts
+    offsets = batch.answer_offsets if answer else batch.offsets
+    for number, text in enumerate(texts):
+        yield Row(number, part, text, offsets[number], batch.spans[number])
+
+
+@dataclass(frozen=True)
+class PositionSelector(ABC):
+    """Selects tokens of each row of a batch: of its prompt, or of its answer.
+
+    `str(selector)` is how it is saved: `parse_positions` reads it back. To add a selector,
+    write its `pick` and `_head`; keyword-only fields follow the head by themselves.
+    """
+
+    of: Part = field(default="prompt", kw_only=True)
+
+    def __post_init__(self) -> None:
+        if self.of not in ("prompt", "answer"):
+            raise ValueError(f'of must be "prompt" or "answer", got {self.of!r}')
+
+    @abstractmethod
+    def pick(self, row: Row) -> Iterable[int]:
+        """Tokens of `row`, counted from 0, in any order."""
+
+    @abstractmethod
+    def _head(self) -> str: ...
+
+    def __str__(self) -> str:
+        words = [self._head()]
+        for option in (f for f in fields(self) if f.kw_only):
+            value = getattr(self, option.name)
+            if value != option.default:
+                words.append(option.name if value is True else f"{option.name}={value}")
+        return " ".join(words)
+
+    def __call__(self, batch: TokenizedBatch) -> Positions:
+        """Select.
+
+        Raises:
+            ValueError: some row has no such token.
+        """
+        starts = batch.prompt_end if self.of == "answer" else batch.prompt_start
+        rows, columns = [], []
+        for row, start in zip(_parts(batch, self.of), starts.tolist(), strict=True):
+            found = sorted(set(self.pick(row)))
+            if not found:
+                raise ValueError(f"{self} selects nothing in {row}")
+            rows += [row.number] * len(found)
+            columns += [start + i for i in found]
+        device = batch.input_ids.device
+        return Positions(torch.tensor(rows, device=device), torch.tensor(columns, device=device))

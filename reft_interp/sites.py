@@ -1,0 +1,193 @@
+"""Where in the model: a component of a layer, and there all of it, some heads or some neurons.
+
+A `Site` knows the name of its hook, how wide it is on a given model, and how to read and write
+the edited tokens of an activation. Which tokens those are is for `positions` to say.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from transformer_lens.model_bridge import TransformerBridge
+
+from reft_interp.positions import Positions
+
+Component = Literal["resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out", "z", "mlp_post"]
+
+_HOOKS: dict[str, str] = {
+    "resid_pre": "hook_resid_pre",
+    "resid_mid": "hook_resid_mid",
+    "resid_post": "hook_resid_post",
+    "attn_out": "hook_attn_out",
+    "mlp_out": "hook_mlp_out",
+    "z": "attn.hook_z",
+    "mlp_post": "mlp.hook_post",
+}
+# The order in which a block computes them: what an edit at one site can reach.
+_DEPTH = {
+    name: i
+    for i, name in enumerate(
+        ("resid_pre", "z", "attn_out", "resid_mid", "mlp_post", "mlp_out", "resid_post")
+    )
+}
+
+
+@dataclass(frozen=True)
+class Site:
+    """A component of one layer.
+
+    Args:
+        component: `resid_pre`, `resid_mid`, `resid_post` (the residual stream before, within
+            and after the block), `attn_out`, `mlp_out` (what the sublayers add to it), `z`
+            (the heads' outputs before the output projection) or `mlp_post` (MLP neurons).
+        layer: index of the block, from 0.
+        heads: which heads of `z`, one or several; all by default. They are query heads, also
+            where several of them share keys and values.
+        neurons: which neurons of `mlp_post`, one or several; all by default.
+
+    Raises:
+        ValueError: unknown component, negative layer, heads or neurons at a component that
+            has none, an empty, repeated or negative index.
+    """
+
+    component: Component
+    layer: int
+    heads: tuple[int, ...] | None = None
+    neurons: tuple[int, ...] | None = None
+
+    def __init__(
+        self,
+        component: str,
+        layer: int,
+        heads: int | Iterable[int] | None = None,
+        neurons: int | Iterable[int] | None = None,
+    ):
+        if component not in _HOOKS:
+            raise ValueError(
+                f"component must be one of {', '.join(get_args(Component))}, got {component!r}"
+            )
+        if isinstance(layer, bool) or not isinstance(layer, int):
+            raise TypeError(f"layer must be an integer, got {layer!r}")
+        if layer < 0:
+            raise ValueError(f"layer must be at least 0, got {layer}")
+        if heads is not None and component != "z":
+            raise ValueError(f"heads can be chosen at component 'z' only, got {component!r}")
+        if neurons is not None and component != "mlp_post":
+            raise ValueError(f"neurons can be chosen at 'mlp_post' only, got {component!r}")
+        object.__setattr__(self, "component", component)
+        object.__setattr__(self, "layer", layer)
+        object.__setattr__(self, "heads", _indices("heads", heads))
+        object.__setattr__(self, "neurons", _indices("neurons", neurons))
+
+    def __str__(self) -> str:
+        chosen = self.heads or self.neurons
+        return self.hook_name + (f"[{','.join(map(str, chosen))}]" if chosen else "")
+
+    @property
+    def hook_name(self) -> str:
+        """The TransformerLens name of the hook point, as in `blocks.12.hook_resid_post`."""
+        return f"blocks.{self.layer}.{_HOOKS[self.component]}"
+
+    @property
+    def depth(self) -> tuple[int, int]:
+        """Sorts sites in the order in which a model computes them."""
+        return self.layer, _DEPTH[self.component]
+
+    def to_config(self) -> dict[str, Any]:
+        """What the constructor needs, as JSON."""
+        config: dict[str, Any] = {"component": self.component, "layer": self.layer}
+        if self.heads is not None:
+            config["heads"] = list(self.heads)
+        if self.neurons is not None:
+            config["neurons"] = list(self.neurons)
+        return config
+
+    def check(self, model: TransformerBridge) -> None:
+        """Raise if `model` has no such site.
+
+        Raises:
+            ValueError: the layer, a head or a neuron is out of range (the message gives the
+                range), or the architecture lacks the component (the message gives the reason).
+        """
+        cfg = model.cfg
+        name = getattr(cfg, "model_name", "the model")
+        if self.layer >= cfg.n_layers:
+            raise ValueError(
+                f"layer must be between 0 and {cfg.n_layers - 1} ({name} has {cfg.n_layers} "
+                f"layers), got {self.layer}"
+            )
+        if self.hook_name not in model.hook_dict:
+            reason = (
+                "its blocks run attention and MLP in parallel, so there is no point between them"
+                if self.component == "resid_mid"
+                else "the architecture has no such hook"
+            )
+            raise ValueError(f"{name} has no {self.component} at layer {self.layer}: {reason}")
+        if self.component == "mlp_post" and _is_mixture_of_experts(model, self.layer):
+            raise ValueError(
+                f"{name} has no neurons at layer {self.layer}: its MLP is a mixture of experts, "
+                "whose hook holds the mixed output. Use 'mlp_out'."
+            )
+        _check_range("heads", self.heads, cfg.n_heads, name)
+        _check_range("neurons", self.neurons, cfg.d_mlp, name)
+
+    def width(self, model: TransformerBridge) -> int:
+        """How wide the activations are that an intervention sees here."""
+        self.check(model)
+        cfg = model.cfg
+        if self.component == "z":
+            return (len(self.heads) if self.heads else cfg.n_heads) * cfg.d_head
+        if self.component == "mlp_post":
+            return len(self.neurons) if self.neurons else int(cfg.d_mlp)
+        return cfg.d_model
+
+    def read(
+        self, activation: Float[Tensor, "batch pos *inner"], positions: Positions
+    ) -> Float[Tensor, "n d"]:
+        """The edited tokens of an activation of this hook, one row a token."""
+        return self._chosen(activation[positions.rows, positions.columns]).flatten(1)
+
+    def write(
+        self,
+        activation: Float[Tensor, "batch pos *inner"],
+        positions: Positions,
+        new: Float[Tensor, "n d"],
+    ) -> Float[Tensor, "batch pos *inner"]:
+        """A copy of `activation` with `new` at the edited tokens."""
+        tokens = activation[positions.rows, positions.columns]
+        index = self.heads or self.neurons
+        if index is None:
+            tokens = new.reshape(tokens.shape)
+        else:
+            where = torch.tensor(index, device=tokens.device)
+            shape = (len(tokens), len(index), *tokens.shape[2:])
+            tokens = tokens.index_copy(1, where, new.reshape(shape))
+        return activation.index_put((positions.rows, positions.columns), tokens)
+
+    def _chosen(self, tokens: Float[Tensor, "n *inner"]) -> Float[Tensor, "n *chosen"]:
+        index = self.heads or self.neurons
+        return tokens if index is None else tokens[:, list(index)]
+
+
+def _indices(name: str, given: int | Iterable[int] | None) -> tuple[int, ...] | None:
+    if given is None:
+        return None
+    indices = (given,) if isinstance(given, int) else tuple(given)
+    if not indices or len(set(indices)) < len(indices) or min(indices) < 0:
+        raise ValueError(f"{name} must be different indices from 0 on, got {given!r}")
+    return indices
+
+
+def _check_range(name: str, indices: tuple[int, ...] | None, count: int, model: str) -> None:
+    if indices is not None and max(indices) >= count:
+        raise ValueError(
+            f"{name} must be between 0 and {count - 1} ({model} has {count} {name} a layer), "
+            f"got {list(indices)}"
+        )
+
+
+def _is_mixture_of_experts(model: TransformerBridge, layer: int) -> bool:
+    return any(name.startswith(f"blocks.{layer}.mlp.hook_expert") for name in model.hook_dict)

@@ -1,0 +1,259 @@
+"""Linear subspaces of an activation space, as values.
+
+A `Subspace` is what an intervention edits, what a probe reads, and what two studies compare.
+It holds no gradient: rows that are trained live inside an intervention (`interventions.rows`),
+start from a `Subspace` and are handed out as one.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+# Rows written in float32 and orthonormalised there are off by a few 1e-7 in each inner product.
+_TOLERANCE = 1e-4
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Subspace:
+    """The span of r orthonormal rows in R^d.
+
+    Args:
+        basis: the rows. Use `from_matrix` for rows that are not orthonormal.
+
+    Raises:
+        ValueError: `basis` has more rows than columns, no rows, values that are not finite,
+            or rows that are not orthonormal.
+    """
+
+    basis: Float[Tensor, "r d"]
+
+    def __post_init__(self):
+        basis = self.basis.detach()
+        r, d = basis.shape
+        if not 1 <= r <= d:
+            raise ValueError(f"basis must have between 1 and {d} rows (its width), got {r}")
+        if not basis.is_floating_point():
+            raise ValueError(f"basis must be floating point, got {basis.dtype}")
+        if not torch.isfinite(basis).all():
+            raise ValueError("basis has values that are not finite")
+        wide = basis.to(torch.promote_types(basis.dtype, torch.float32))
+        error = (wide @ wide.T - torch.eye(r, dtype=wide.dtype, device=wide.device)).abs().max()
+        if error > _TOLERANCE:
+            raise ValueError(
+                f"basis must have orthonormal rows: their inner products are off by {error:.1e}. "
+                "Subspace.from_matrix orthonormalises."
+            )
+        # A copy, so that nobody's in-place change reaches the value.
+        object.__setattr__(self, "basis", wide.clone())
+
+    @property
+    def rank(self) -> int:
+        """How many directions the subspace has."""
+        return self.basis.shape[0]
+
+    @property
+    def width(self) -> int:
+        """The dimension of the space around it."""
+        return self.basis.shape[1]
+
+    def __repr__(self) -> str:
+        return f"Subspace(rank={self.rank}, width={self.width})"
+
+    @classmethod
+    def from_matrix(cls, matrix: Float[Tensor, "r d"]) -> "Subspace":
+        """The row space of `matrix`: its first row keeps its direction, and so on (QR).
+
+        Raises:
+            ValueError: the rows are linearly dependent at the matrix's precision (the message
+                says the numerical rank).
+        """
+        rank = numerical_rank(matrix)
+        if rank < matrix.shape[0]:
+            raise ValueError(
+                f"matrix has {matrix.shape[0]} rows but rank {rank}: its rows are linearly "
+                "dependent. Give fewer rows, or Subspace.spanned_by for what they span."
+            )
+        # float64: the value is computed once and then relied on.
+        q, upper = torch.linalg.qr(matrix.detach().double().T)
+        q = q * torch.sign(torch.diagonal(upper))
+        return cls(q.T.to(torch.promote_types(matrix.dtype, torch.float32)))
+
+    @classmethod
+    def spanned_by(cls, matrix: Float[Tensor, "r d"]) -> "Subspace | None":
+        """The row space of `matrix` at its numerical rank; None where that rank is 0."""
+        rank = numerical_rank(matrix)
+        if rank == 0:
+            return None
+        _, _, v = torch.linalg.svd(matrix.detach().double(), full_matrices=False)
+        return cls(v[:rank].to(torch.promote_types(matrix.dtype, torch.float32)))
+
+    @classmethod
+    def random(
+        cls, width: int, rank: int, *, seed: int, dtype: torch.dtype = torch.float32
+    ) -> "Subspace":
+        """Drawn uniformly from all subspaces of that rank (the Haar measure).
+
+        Raises:
+            ValueError: rank is not between 1 and width.
+        """
+        if not 1 <= rank <= width:
+            raise ValueError(f"rank must be between 1 and {width} (the width), got {rank}")
+        generator = torch.Generator().manual_seed(seed)
+        rows = torch.randn(rank, width, generator=generator, dtype=torch.float64)
+        return cls(cls.from_matrix(rows).basis.to(dtype))
+
+    @classmethod
+    def from_pca(cls, activations: Float[Tensor, "n d"], rank: int) -> "Subspace":
+        """The first `rank` principal components of `activations`, centred.
+
+        Raises:
+            ValueError: rank is not between 1 and the rank of the centred activations.
+        """
+        centred = activations.detach().double() - activations.detach().double().mean(0)
+        available = numerical_rank(centred)
+        if not 1 <= rank <= available:
+            raise ValueError(
+                f"rank must be between 1 and {available} (the rank of the centred "
+                f"activations, {tuple(activations.shape)}), got {rank}"
+            )
+        _, _, v = torch.linalg.svd(centred, full_matrices=False)
+        return cls(v[:rank].to(torch.promote_types(activations.dtype, torch.float32)))
+
+    @classmethod
+    def from_difference_of_means(
+        cls, positive: Float[Tensor, "n d"], negative: Float[Tensor, "m d"]
+    ) -> "Subspace":
+        """The line from the mean of `negative` to the mean of `positive`.
+
+        Raises:
+            ValueError: the means coincide.
+        """
+        difference = positive.detach().double().mean(0) - negative.detach().double().mean(0)
+        scale = max(positive.abs().max().item(), negative.abs().max().item())
+        if difference.norm() <= torch.finfo(positive.dtype).eps * scale:
+            raise ValueError("the means of `positive` and `negative` coincide: no direction")
+        return cls.from_matrix(difference[None].to(positive.dtype))
+
+    def coordinates(self, h: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch r"]:
+        """Rh: the coordinates of h in this basis."""
+        self._check_width(h)
+        return h @ self._basis_like(h).T
+
+    def project(self, h: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch d"]:
+        """RᵀRh: the part of h inside the subspace."""
+        return self.coordinates(h) @ self._basis_like(h)
+
+    def remove(self, h: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch d"]:
+        """h − RᵀRh: the part of h outside the subspace."""
+        return h - self.project(h)
+
+    def complement(self) -> "Subspace":
+        """All that is orthogonal to the subspace, of rank width − rank.
+
+        Raises:
+            ValueError: the subspace is the whole space.
+        """
+        if self.rank == self.width:
+            raise ValueError("a subspace that is the whole space has no complement")
+        q, _ = torch.linalg.qr(self.basis.double().T, mode="complete")
+        return Subspace(q[:, self.rank :].T.to(self.basis.dtype))
+
+    def union(self, *others: "Subspace") -> "Subspace":
+        """The smallest subspace that holds this one and the others."""
+        for other in others:
+            self._check_same_space(other)
+        stacked = torch.cat([s.basis.double().cpu() for s in (self, *others)])
+        joined = Subspace.spanned_by(stacked.to(self.basis.dtype))
+        if joined is None:
+            raise AssertionError("orthonormal rows span something")
+        return joined.to(self.basis.device)
+
+    def principal_angles(self, other: "Subspace") -> np.ndarray:
+        """Angles between the two, in degrees, ascending: as many as the smaller rank.
+
+        By Knyazev and Argentati (2002, SIAM J. Sci. Comput. 23:2008): cosines where they are
+        small, sines where the cosine is near 1 and would lose half the digits.
+
+        Raises:
+            ValueError: the subspaces live in spaces of different width.
+        """
+        self._check_same_space(other)
+        small, large = sorted((self, other), key=lambda s: s.rank)
+        a, b = small.basis.double().cpu(), large.basis.double().cpu()
+        inner = a @ b.T
+        cosines = torch.linalg.svdvals(inner).clamp(0, 1)
+        sines = torch.linalg.svdvals(a - inner @ b).clamp(0, 1).flip(0)
+        radians = torch.where(cosines > 0.5**0.5, torch.asin(sines), torch.acos(cosines))
+        return torch.rad2deg(radians).numpy()
+
+    def overlap(self, other: "Subspace") -> float:
+        """Mean squared cosine of the principal angles, in [0, 1].
+
+        Two random subspaces of ranks p ≤ q in R^d have q/d on average.
+        """
+        return float(np.mean(np.cos(np.deg2rad(self.principal_angles(other))) ** 2))
+
+    def to(self, device: torch.device | str) -> "Subspace":
+        """The same subspace on another device."""
+        return Subspace(self.basis.to(device))
+
+    def save(self, path: str | Path) -> None:
+        """Write the basis to one safetensors file."""
+        save_file({"basis": self.basis.contiguous().cpu()}, str(path), {"format": "Subspace 1"})
+
+    @classmethod
+    def load(cls, path: str | Path) -> "Subspace":
+        """Read what `save` wrote.
+
+        Raises:
+            ValueError: the file holds no subspace.
+        """
+        with safe_open(str(path), framework="pt") as file:
+            if "basis" not in file.keys():
+                raise ValueError(f"{path} holds no subspace: no tensor named 'basis'")
+            return cls(file.get_tensor("basis"))
+
+    def _basis_like(self, h: Tensor) -> Tensor:
+        return self.basis.to(device=h.device, dtype=h.dtype)
+
+    def _check_width(self, h: Tensor) -> None:
+        if h.shape[-1] != self.width:
+            raise ValueError(
+                f"activations are {h.shape[-1]} wide, but the subspace lives in R^{self.width}. "
+                "Was it found on another model or site?"
+            )
+
+    def _check_same_space(self, other: "Subspace") -> None:
+        if self.width != other.width:
+            raise ValueError(
+                f"the subspaces live in spaces of different width: {self.width} and {other.width}"
+            )
+
+
+def numerical_rank(matrix: Float[Tensor, "r d"]) -> int:
+    """How many singular values stand above rounding at the matrix's own precision.
+
+    The threshold is NumPy's: largest singular value times max(r, d) times machine epsilon.
+    """
+    precision = matrix.dtype if matrix.is_floating_point() else torch.float64
+    values = torch.linalg.svdvals(matrix.detach().double())
+    if values.numel() == 0 or values[0] == 0:
+        return 0
+    threshold = values[0] * max(matrix.shape) * torch.finfo(precision).eps
+    return int((values > threshold).sum())
+
+
+def expected_overlap(ranks: Iterable[int], width: int) -> float:
+    """What `Subspace.overlap` is on average between random subspaces of two ranks in R^width.
+
+    E‖R₁R₂ᵀ‖² = pq/d for independent Haar subspaces of ranks p and q, divided by min(p, q).
+    """
+    p, q = ranks
+    return max(p, q) / width

@@ -1,0 +1,10 @@
+"""Train interventions in a frozen model, on transformers' Trainer.
+
+`collating` makes batches, `trainer` is the Trainer, `reft` the one call that most users need.
+Interchanges that are trained on counterfactuals are in `causal`, on the same Trainer.
+"""
+
+from reft_interp.training.reft import ReFTResult, fit_reft
+from reft_interp.training.trainer import InterventionTrainer, train
+
+__all__ = ["InterventionTrainer", "ReFTResult", "fit_reft", "train"]

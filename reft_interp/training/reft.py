@@ -1,0 +1,124 @@
+"""Fit a representation finetuning to labelled rows, in one call, and score it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from transformer_lens.model_bridge import TransformerBridge
+
+from reft_interp.evaluation import Comparison, accuracy
+from reft_interp.interventions import Intervention
+from reft_interp.positions import PositionSelector
+from reft_interp.runtime import IntervenedModel, Placement
+from reft_interp.runtime.batching import Rows
+from reft_interp.sites import Site
+from reft_interp.training.collating import TrainingRows
+from reft_interp.training.trainer import train
+
+
+@dataclass(frozen=True)
+class ReFTResult:
+    """A trained ReFT: the model with it in place, and how the training went."""
+
+    intervened: IntervenedModel
+    losses: pd.DataFrame = field(repr=False)
+    """Training losses: step, epoch, loss."""
+    settings: dict[str, Any]
+    """What it was trained with."""
+
+    @property
+    def name(self) -> str:
+        """The class of the intervention, as in "LoReFT"."""
+        return type(self.intervened.placements[0].intervention).__name__
+
+    def evaluate(self, rows: Rows, *, batch_size: int = 64) -> Comparison:
+        """Accuracy on held-out rows, beside the untouched model.
+
+        Args:
+            rows: with `prompt`, `answer` and, where the answer is one of several, `choices`.
+            batch_size: rows run at once.
+        """
+        untouched = accuracy(self.intervened.model, rows, batch_size=batch_size)
+        trained = accuracy(self.intervened, rows, batch_size=batch_size)
+        return Comparison("accuracy", (("untouched model", (untouched,)), (self.name, (trained,))))
+
+    def save(self, folder: str | Path) -> None:
+        """Write the interventions, and in the notes what they were trained with."""
+        self.intervened.save(folder, {"training": self.settings})
+
+
+def fit_reft(
+    model: TransformerBridge,
+    rows: Rows,
+    intervention: Intervention,
+    site: Site | Sequence[Site],
+    on: str | int | Sequence[int] | PositionSelector = "f3+l3",
+    *,
+    shared: bool = False,
+    epochs: float = 3,
+    learning_rate: float = 4e-3,
+    batch_size: int = 16,
+    seed: int = 0,
+    progress: bool = True,
+    evaluation: Rows | None = None,
+    checkpoints: str | Path | None = None,
+    resume: bool = False,
+    **arguments: Any,
+) -> ReFTResult:
+    """Train a ReFT by cross-entropy of the answer tokens, the model frozen.
+
+    Wu et al. 2024 (arXiv:2404.03592), section 3.
+
+    Args:
+        model: a TransformerBridge, as `load_model` gives it.
+        rows: with `prompt` and `answer`.
+        intervention: a template, as `LoReFT(rank=4)`, or one that has begun elsewhere.
+        site: where; one or several.
+        on: which tokens of the prompt are edited.
+        shared: one module for all sites, rather than one for each.
+        epochs: passes over the rows.
+        learning_rate: of AdamW, falling linearly to zero.
+        batch_size: rows a step.
+        seed: of where the weights start, the order of rows, and dropout.
+        progress: show a progress bar.
+        evaluation: rows whose loss is computed each epoch, for early stopping.
+        checkpoints: a folder for checkpoints, one an epoch; none by default.
+        resume: go on from the newest checkpoint there.
+        arguments: further arguments of `train`.
+
+    Raises:
+        ValueError: a site that the model lacks, a row without answer, positions that a row
+            does not have: all before the first step.
+    """
+    sites = [site] if isinstance(site, Site) else list(site)
+    if not sites:
+        raise ValueError("site must be at least one Site, got none")
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        if shared:
+            intervention = intervention.for_width(sites[0].width(model))
+        intervened = IntervenedModel(model, [Placement(intervention, s, on) for s in sites])
+    settings = {
+        "epochs": epochs,
+        "learning_rate": learning_rate,
+        "batch_size": batch_size,
+        "seed": seed,
+        "rows": len(rows),
+    }
+    losses = train(
+        intervened,
+        TrainingRows(intervened, rows),
+        None if evaluation is None else TrainingRows(intervened, evaluation),
+        epochs=epochs,
+        learning_rate=learning_rate,
+        batch_size=batch_size,
+        seed=seed,
+        progress=progress,
+        checkpoints=checkpoints,
+        resume=resume,
+        **arguments,
+    )
+    return ReFTResult(intervened.eval(), losses, settings)
