@@ -5,7 +5,8 @@
 user sees. Not here: training and scores.
 """
 
+from reft_interp.runtime.activations import activations
 from reft_interp.runtime.intervened import IntervenedModel
 from reft_interp.runtime.placement import Placement
 
-__all__ = ["IntervenedModel", "Placement"]
+__all__ = ["IntervenedModel", "Placement", "activations"]

@@ -1,0 +1,264 @@
+"""The main job: find a causal variable, teach a task, and probe what the two subspaces share.
+
+`reft-interp demo` runs it; everything it does is a call that a user can make.
+"""
+
+import json
+import platform
+import time
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from rich.console import Console
+from rich.table import Table
+
+from reft_interp import plotting
+from reft_interp.causal import Counterfactuals, DASResult, fit_das
+from reft_interp.evaluation import Accuracy, Comparison, accuracy
+from reft_interp.interventions import DiReFT, LoReFT
+from reft_interp.models import identify, load_model
+from reft_interp.probing import ProbeReport, probe
+from reft_interp.probing.document import add_probes
+from reft_interp.report import Report
+from reft_interp.sites import Site
+from reft_interp.tasks import LabelledTask, NumberAgreement, number_naming, sst2
+from reft_interp.training import ReFTResult, fit_reft
+
+_RANK = 4
+_SITE = Site("resid_post", 12)
+_REFT_ON = "f3+l3"
+
+
+@dataclass(frozen=True)
+class Demo:
+    """What the main job found, and where it wrote it."""
+
+    folder: Path
+    summary: dict[str, Any]
+
+    @property
+    def page(self) -> Path:
+        """The report."""
+        return self.folder / "report.html"
+
+
+def run_demo(
+    out: str | Path = "report",
+    *,
+    data: str | None = None,
+    model: str = "smollm2",
+    seed: int = 0,
+    pairs: int = 600,
+    console: Console | None = None,
+) -> Demo:
+    """Find a causal variable by DAS, train two ReFTs, probe them, and write a report.
+
+    Args:
+        out: folder for the report; made if needed.
+        data: SST-2 as a folder or hub name, for the ReFT's task; by default a task that the
+            project generates.
+        model: what `load_model` takes.
+        seed: of data, starts and controls.
+        pairs: counterfactual pairs, training and test together.
+        console: where tables are printed.
+    """
+    console = console or Console()
+    began = time.perf_counter()
+    # Before minutes of work: a folder that cannot be written, data that cannot be read.
+    folder = Path(out)
+    folder.mkdir(parents=True, exist_ok=True)
+    task = (
+        number_naming(seed=seed)
+        if data is None
+        else sst2(data, n_train=1000, n_test=400, seed=seed)
+    )
+
+    console.rule(f"Loading {model}")
+    bridge = load_model(model)
+
+    console.rule("1. A causal variable: the number of the subject")
+    counterfactuals = NumberAgreement().counterfactuals(bridge, n=pairs, seed=seed)
+    console.print(str(counterfactuals), highlight=False)
+    das = fit_das(bridge, counterfactuals.train, _SITE, "subject", rank=_RANK, seed=seed)
+    interchange = das.evaluate(counterfactuals.test, seed=seed)
+    _print(console, interchange.metric, interchange.to_frame())
+
+    console.rule(f"2. Two ReFTs learn a task: {task.name}")
+    console.print(str(task), highlight=False)
+    refts = [
+        fit_reft(bridge, task.train, template, _SITE, _REFT_ON, seed=seed)
+        for template in (LoReFT(rank=_RANK), DiReFT(rank=_RANK))
+    ]
+    learned = Comparison(
+        f"accuracy on {task.name}",
+        (
+            ("untouched model", (accuracy(bridge, task.test),)),
+            *((reft.name, (accuracy(reft.intervened, task.test),)) for reft in refts),
+        ),
+    )
+    _print(console, learned.metric, learned.to_frame())
+
+    console.rule("3. What do their subspaces encode?")
+    probes = [
+        probe(reft, against=das, data=counterfactuals.test, task=task.test, seed=seed)
+        for reft in refts
+    ]
+    for one in probes:
+        console.print(str(one), highlight=False)
+
+    console.rule("4. The report")
+    facts = _facts(bridge, counterfactuals, task, seed, began)
+    for name, result in (("das", das), *((reft.name.lower(), reft) for reft in refts)):
+        result.save(folder / "interventions" / name)
+    summary = _summary(interchange, learned, probes) | {"seconds": facts["seconds"], "run": facts}
+    page = _page(counterfactuals, das, interchange, task, refts, learned, probes, facts)
+    page.save(folder)
+    (folder / "summary.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
+    console.print(f"The report is in {folder / 'report.html'} ({facts['seconds']:.0f} s)")
+    return Demo(folder, summary)
+
+
+def _print(console: Console, title: str, frame: pd.DataFrame) -> None:
+    table = Table(title=title, title_justify="left")
+    for column in frame.columns:
+        numeric = pd.api.types.is_numeric_dtype(frame[column])
+        table.add_column(str(column), justify="right" if numeric else "left")
+    for row in frame.itertuples(index=False):
+        table.add_row(*(f"{cell:.3f}" if isinstance(cell, float) else str(cell) for cell in row))
+    console.print(table)
+
+
+def _facts(
+    bridge: Any, counterfactuals: Counterfactuals, task: LabelledTask, seed: int, began: float
+) -> dict[str, Any]:
+    """All that is needed to run the same again."""
+    packages = ("reft-interp", "torch", "transformers", "transformer-lens", "datasets")
+    return {
+        "model": asdict(identify(bridge)),
+        "site": str(_SITE),
+        "rank": _RANK,
+        "reft_positions": _REFT_ON,
+        "seed": seed,
+        "counterfactuals": {"variable": counterfactuals.variable, "hash": counterfactuals.hash},
+        "task": {"name": task.name, "hash": task.hash},
+        "versions": {name: version(name) for name in packages}
+        | {"python": platform.python_version()},
+        "machine": platform.platform(),
+        "seconds": round(time.perf_counter() - began, 1),
+    }
+
+
+def _summary(
+    interchange: Comparison, learned: Comparison, probes: list[ProbeReport]
+) -> dict[str, Any]:
+    (das,), (whole,), (none,) = (
+        interchange[name] for name in ("DAS", "whole vector", "no intervention")
+    )
+    random = [draw.value for draw in interchange["random subspace"]]
+    reft: dict[str, Any] = {}
+    for name, (score,) in learned.rows:
+        key = "untouched" if name == "untouched model" else name.lower()
+        reft[key] = score.value
+        reft[f"{key}_interval"] = list(score.interval)
+        reft["n"] = score.n
+    return {
+        "das": {
+            "iia": das.value,
+            "interval": list(das.interval),
+            "n": das.n,
+            "whole_vector": whole.value,
+            "no_intervention": none.value,
+            "random_mean": sum(random) / len(random),
+            "random_range": [min(random), max(random)],
+            "random_draws": len(random),
+        },
+        "reft": reft,
+        "probe": {
+            one.name.lower(): {
+                "overlap_with_das": one.overlaps.to_dict("records"),
+                "iia_inside": one.interchange.to_frame().to_dict("records"),
+            }
+            for one in probes
+        },
+    }
+
+
+def _page(
+    counterfactuals: Counterfactuals,
+    das: DASResult,
+    interchange: Comparison,
+    task: LabelledTask,
+    refts: list[ReFTResult],
+    learned: Comparison,
+    probes: list[ProbeReport],
+    facts: dict[str, Any],
+) -> Report:
+    (found,), (whole,) = interchange["DAS"], interchange["whole vector"]
+    random = [draw.value for draw in interchange["random subspace"]]
+    page = Report(
+        "Train an intervention, then probe what its subspace encodes",
+        subtitle=f"{facts['model']['name']}, {facts['site']}, rank {facts['rank']}",
+        summary=(
+            f"A rank-{_RANK} subspace found by DAS carries the grammatical number of the subject: "
+            f"on held-out nouns and templates an interchange inside it gives the expected verb in "
+            f"{_percent(found)} of pairs, where swapping the whole vector gives "
+            f"{_percent(whole)} and random subspaces {sum(random) / len(random):.0%} "
+            f"(range {min(random):.0%} to {max(random):.0%}). Accuracy on {task.name}: "
+            + ", ".join(f"{name} {_percent(score)}" for name, (score,) in learned.rows)
+            + "."
+        ),
+    )
+    page.section(
+        "A causal variable: the number of the subject",
+        "The base is answered with what its verb should be if its subject had the *source's* "
+        "number. Half of the pairs have the same number, so the rate without intervention is a "
+        "half by construction, and an edit that always flips the answer gains nothing.\n\n"
+        + str(counterfactuals),
+    )
+    page.figure(
+        interchange.plot(),
+        caption=f"{interchange.metric}. 95 % Wilson intervals; random subspaces: mean and range.",
+        name="das-interchange",
+    )
+    page.table(interchange.to_frame(), caption=interchange.metric, name="das-interchange")
+    page.section("Two ReFTs learn a task", f"{task.description}\n\n{task}")
+    page.figure(
+        learned.plot(reference=task.majority),
+        caption="Accuracy on held-out rows, 95 % Wilson intervals; the line is the majority.",
+        name="reft-accuracy",
+    )
+    page.table(learned.to_frame(), caption=learned.metric, name="reft-accuracy")
+    losses = pd.concat(
+        [
+            result.losses.assign(series=name)
+            for name, result in (("DAS", das), *((reft.name, reft) for reft in refts))
+        ],
+        ignore_index=True,
+    )
+    page.figure(
+        plotting.loss_curve(
+            losses,
+            step="step",
+            loss="loss",
+            series="series",
+            ylabel="cross-entropy (nats per answer token)",
+        ),
+        caption="Training losses; the three have different data.",
+        name="losses",
+    )
+    add_probes(page, probes)
+    page.footer(
+        {
+            key: json.dumps(value) if isinstance(value, dict) else value
+            for key, value in facts.items()
+        }
+    )
+    return page
+
+
+def _percent(score: Accuracy) -> str:
+    low, high = score.interval
+    return f"{score.value:.0%} [{low:.0%}, {high:.0%}]"

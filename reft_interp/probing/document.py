@@ -1,0 +1,104 @@
+"""Probe reports as sections of one page."""
+
+from collections.abc import Sequence
+
+import pandas as pd
+
+from reft_interp import plotting
+from reft_interp.probing.probe import ProbeReport
+from reft_interp.report import Report
+
+
+def document(probes: Sequence[ProbeReport], title: str | None = None) -> Report:
+    """A page with what each of several trained interventions encodes."""
+    names = " and ".join(probe.name for probe in probes)
+    page = Report(title or f"What {names} encode{'s' if len(probes) == 1 else ''}")
+    add_probes(page, probes)
+    return page
+
+
+def add_probes(page: Report, probes: Sequence[ProbeReport]) -> None:
+    """Add the sections of several probes to a page, question by question."""
+
+    def joined(frames: Sequence[pd.DataFrame]) -> pd.DataFrame:
+        return pd.concat(frames, ignore_index=True)
+
+    notes = [note for probe in probes for note in probe.notes]
+    linear = joined([probe.linear for probe in probes])
+    page.section(
+        "What linear probes read inside",
+        "Logistic regression on the untouched model's activations, predictions out of fold, no "
+        "noun in training and test at once. *Inside* sees only the coordinates in the subspace, "
+        "*complement* all but them; the controls are a random subspace of the same rank, "
+        "shuffled labels and the share of the most frequent label. " + " ".join(notes),
+    )
+    for read, frame in linear.groupby("read", sort=False):
+        name = "probes-" + "".join(c if c.isalnum() else "-" for c in str(read)).strip("-")
+        page.figure(
+            plotting.grouped_intervals(
+                frame,
+                value="value",
+                label="part",
+                group="subspace",
+                xlabel="probe accuracy",
+                title=f"Read: {read}",
+            ),
+            caption=f"Probe accuracy, 95 % Wilson intervals. Read: {read}.",
+            name=name,
+        )
+    page.table(linear, caption="Linear probes.", name="linear-probes")
+
+    tokens = [probe.tokens for probe in probes if len(probe.tokens)]
+    if tokens:
+        page.section(
+            "Which tokens the directions promote",
+            "Each direction, and its negative, through the final norm and the unembedding "
+            "(TransformerLens's `logit_readout`). The directions are the subspace's principal "
+            "axes on the data: a subspace has a span, not directions of its own.",
+        )
+        page.table(joined(tokens), caption="Tokens by falling logit.", name="promoted-tokens")
+
+    page.section(
+        "How the subspaces lie to the one that DAS found",
+        "Principal angles: 0° is a shared direction, 90° an orthogonal one. The band is the "
+        "middle 95 % of random subspaces of the same ranks.",
+    )
+    page.figure(
+        plotting.angles(
+            joined([probe.angles for probe in probes]), expected=probes[0].expected_angles
+        ),
+        caption="Principal angles to the DAS subspace.",
+        name="principal-angles",
+    )
+    page.table(
+        joined([probe.overlaps for probe in probes]),
+        caption="Overlap: mean squared cosine of the angles.",
+        name="overlaps",
+    )
+
+    page.section(
+        "The causal variable inside the ReFT's subspace",
+        "A distributed interchange inside what the ReFT writes or reads, at its own layer, on "
+        "the tokens that DAS was trained on.",
+    )
+    first, *others = [probe.interchange.to_frame() for probe in probes]
+    # The controls are the same for all; the first probe's stand for them.
+    own = [frame[frame["method"].str.contains("writes|reads")] for frame in others]
+    frame = joined([first, *own])
+    page.figure(
+        plotting.intervals(frame, value="value", label="method", xlabel="IIA", title=""),
+        caption=probes[0].interchange.metric
+        + ". 95 % Wilson intervals; for random subspaces, mean and range of the draws.",
+        name="interchange-inside",
+    )
+    page.table(frame, caption="Interchange inside the subspaces.", name="interchange-inside")
+
+    page.section(
+        "The task without the subspace",
+        "After the edit, what stands in the subspace becomes its mean over the task's prompts.",
+    )
+    page.table(
+        joined([probe.removal for probe in probes]),
+        caption="Task accuracy; random subspaces: mean and range of the draws.",
+        name="removal",
+    )

@@ -1,0 +1,47 @@
+"""How a subspace lies to another: principal angles, beside those of random subspaces."""
+
+import numpy as np
+import pandas as pd
+
+from reft_interp.subspace import Subspace, expected_overlap
+
+
+def angles_between(subspace: Subspace, other: Subspace) -> pd.DataFrame:
+    """Principal angles in degrees: columns index (from 1) and angle."""
+    angles = subspace.principal_angles(other)
+    return pd.DataFrame({"index": np.arange(1, len(angles) + 1), "angle": angles})
+
+
+def random_angles(
+    ranks: tuple[int, int], width: int, *, draws: int = 200, seed: int = 0
+) -> pd.DataFrame:
+    """Principal angles of random subspaces of two ranks, by sampling.
+
+    One of the two can be held fixed: the angles depend on the two only through their relative
+    position, which is uniform.
+
+    Returns:
+        Columns index, angle (the mean), low, high (the middle 95 % of the draws), in degrees.
+    """
+    p, q = ranks
+    fixed = Subspace.random(width, p, seed=seed)
+    sampled = np.stack(
+        [fixed.principal_angles(Subspace.random(width, q, seed=seed + 1 + i)) for i in range(draws)]
+    )
+    low, high = np.quantile(sampled, [0.025, 0.975], axis=0)
+    return pd.DataFrame(
+        {
+            "index": np.arange(1, sampled.shape[1] + 1),
+            "angle": sampled.mean(0),
+            "low": low,
+            "high": high,
+        }
+    )
+
+
+def overlap_beside_chance(subspace: Subspace, other: Subspace) -> dict[str, float]:
+    """Overlap (mean squared cosine of the angles), and what random subspaces have."""
+    return {
+        "overlap": subspace.overlap(other),
+        "expected at random": expected_overlap((subspace.rank, other.rank), subspace.width),
+    }

@@ -1,0 +1,80 @@
+"""What a linear probe reads inside a subspace, and outside of it.
+
+The probes are scikit-learn's; predictions are out of fold, and folds keep groups (nouns) apart.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import StratifiedGroupKFold, cross_val_predict
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from torch import Tensor
+
+from reft_interp.evaluation import Accuracy
+from reft_interp.subspace import Subspace
+
+_FOLDS = 5
+
+
+def linear_probes(
+    activations: Float[Tensor, "n d"],
+    labels: Sequence[int | str],
+    subspace: Subspace,
+    *,
+    groups: Sequence[str] | None = None,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Accuracy of logistic regression on parts of the activations, out of fold.
+
+    Args:
+        activations: one row an example.
+        labels: what is read.
+        subspace: whose inside and complement are probed.
+        groups: examples of one group are never in training and test at once; every example is
+            its own group by default.
+        seed: of the folds, the random subspace and the shuffle.
+
+    Returns:
+        Columns part, value, low, high, n. The parts: "inside"; "complement", everything
+        else; "random subspace" of the same rank; "shuffled labels", inside; and "majority",
+        the share of the most frequent label.
+
+    Raises:
+        ValueError: there are not as many labels as activations, or only one label.
+    """
+    y = np.unique(np.asarray(labels), return_inverse=True)[1]
+    if len(y) != len(activations):
+        raise ValueError(f"labels: {len(y)} for {len(activations)} activations; one each is needed")
+    if len(set(y.tolist())) < 2:
+        raise ValueError(f"labels must have at least two values, got only {labels[0]!r}")
+    each = np.arange(len(y)) if groups is None else np.unique(groups, return_inverse=True)[1]
+    h = activations.detach().float().cpu()
+    rng = np.random.default_rng(seed)
+    random = Subspace.random(subspace.width, subspace.rank, seed=seed)
+    inside = subspace.coordinates(h).numpy()
+    parts: dict[str, tuple[np.ndarray, np.ndarray]] = {
+        "inside": (inside, y),
+        "random subspace": (random.coordinates(h).numpy(), y),
+        "shuffled labels": (inside, rng.permutation(y)),
+    }
+    if subspace.rank < subspace.width:
+        parts["complement"] = (subspace.remove(h).numpy(), y)
+    rows = [_row(part, _out_of_fold(x, target, each, seed)) for part, (x, target) in parts.items()]
+    rows.append(_row("majority", Accuracy(int(np.bincount(y).max()), len(y))))
+    return pd.DataFrame(rows)
+
+
+def _out_of_fold(x: np.ndarray, y: np.ndarray, groups: np.ndarray, seed: int) -> Accuracy:
+    probe = make_pipeline(StandardScaler(), LogisticRegression(max_iter=2000))
+    folds = StratifiedGroupKFold(_FOLDS, shuffle=True, random_state=seed)
+    said = cross_val_predict(probe, x, y, groups=groups, cv=folds)
+    return Accuracy(int((said == y).sum()), len(y))
+
+
+def _row(part: str, accuracy: Accuracy) -> dict[str, str | float]:
+    low, high = accuracy.interval
+    return {"part": part, "value": accuracy.value, "low": low, "high": high, "n": accuracy.n}

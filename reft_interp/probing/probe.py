@@ -1,0 +1,208 @@
+"""Ask a trained ReFT what it reads and where it writes, and set the answers beside controls.
+
+The questions are next door (`linear`, `tokens`, `geometry`, `effects`); here they are asked of
+each placement, of what its intervention reads and of what it writes.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from datasets import Dataset
+
+from reft_interp.causal import DASResult, interchange_rows
+from reft_interp.evaluation import Comparison
+from reft_interp.positions import last
+from reft_interp.probing.effects import interchange_inside, without
+from reft_interp.probing.geometry import angles_between, overlap_beside_chance, random_angles
+from reft_interp.probing.linear import linear_probes
+from reft_interp.probing.tokens import principal_axes, promoted_tokens
+from reft_interp.runtime.activations import activations
+from reft_interp.runtime.batching import Rows, as_list
+from reft_interp.sites import Site
+from reft_interp.subspace import Subspace
+from reft_interp.training import ReFTResult
+
+
+@dataclass(frozen=True)
+class Probed:
+    """A subspace that a placement reads or writes."""
+
+    label: str
+    placement: int
+    site: Site
+    subspace: Subspace
+
+
+@dataclass(frozen=True)
+class ProbeReport:
+    """What the subspaces of a trained ReFT encode, with the controls of each answer."""
+
+    name: str
+    """Of the intervention."""
+    notes: tuple[str, ...]
+    """What could not be asked, and why."""
+    linear: pd.DataFrame = field(repr=False)
+    """Linear probes: subspace, read (what is predicted), part, value, low, high, n."""
+    tokens: pd.DataFrame = field(repr=False)
+    """Promoted tokens: subspace, direction, sign, tokens."""
+    angles: pd.DataFrame = field(repr=False)
+    """Principal angles to the DAS subspace: series, index, angle."""
+    expected_angles: pd.DataFrame = field(repr=False)
+    """The same of random subspaces: index, angle, low, high."""
+    overlaps: pd.DataFrame = field(repr=False)
+    """Overlap with the DAS subspace: subspace, overlap, expected at random."""
+    interchange: Comparison = field(repr=False)
+    """IIA of the causal variable inside each subspace."""
+    removal: pd.DataFrame = field(repr=False)
+    """Task accuracy without each subspace: model, removed, value, low, high, n."""
+
+    def __str__(self) -> str:
+        parts: list[tuple[str, Any]] = [
+            ("What linear probes read", self.linear),
+            ("Which tokens the directions promote", self.tokens),
+            ("Overlap with the DAS subspace (mean squared cosine)", self.overlaps),
+            (self.interchange.metric, self.interchange.to_frame()),
+            ("The task without the subspace", self.removal),
+        ]
+        tables = [
+            f"{heading}\n{frame.to_string(index=False, float_format='{:.3f}'.format)}"
+            for heading, frame in parts
+        ]
+        return "\n\n".join([f"What {self.name} encodes", *self.notes, *tables])
+
+    def _repr_html_(self) -> str:
+        from reft_interp.probing.document import document
+
+        return document([self]).html()
+
+    def save(self, folder: str | Path) -> Path:
+        """Write `report.html`, its figures as PNG and its tables as CSV; gives the page's path."""
+        from reft_interp.probing.document import document
+
+        return document([self]).save(folder)
+
+
+def probe(
+    reft: ReFTResult,
+    *,
+    against: DASResult,
+    data: Dataset,
+    task: Rows,
+    draws: int = 5,
+    seed: int = 0,
+) -> ProbeReport:
+    """Ask what the subspaces of a trained ReFT encode.
+
+    Args:
+        reft: as `fit_reft` gives it. Its placements must be as wide as the DAS subspace.
+        against: the subspace that was found for a causal variable, as `fit_das` gives it.
+        data: held-out counterfactual rows of that variable.
+        task: held-out rows of the task that the ReFT was trained on.
+        draws: random subspaces for each comparison.
+        seed: of the random subspaces, the folds and the shuffles.
+
+    Raises:
+        ValueError: a placement of another width than the DAS subspace.
+    """
+    model = reft.intervened.model
+    found, notes = _subspaces(reft)
+    for one in found:
+        if one.subspace.width != against.subspace.width:
+            raise ValueError(
+                f"{one.label} is {one.subspace.width} wide, the DAS subspace "
+                f"{against.subspace.width}: probe against one of the same width"
+            )
+    examples = _examples(data)
+    rows = as_list(task, "task")
+    linear, tokens, angles, overlaps = [], [], [], []
+    for one in found:
+        at_variable = torch.cat(
+            [h[-1:] for h in activations(model, examples["rows"], one.site, against.on)]
+        )
+        at_task = torch.cat([h[-1:] for h in activations(model, rows, one.site, last())])
+        asked = (
+            (f"causal variable, on {against.on}", at_variable, examples),
+            ("task answer, last token", at_task, {"labels": [r["answer"] for r in rows]}),
+        )
+        for read, h, of in asked:
+            frame = linear_probes(h, of["labels"], one.subspace, groups=of.get("groups"), seed=seed)
+            linear.append(_labelled(frame, subspace=one.label, read=read))
+        if one.subspace.width == model.cfg.d_model and one.site.component != "mlp_post":
+            axes = principal_axes(one.subspace, at_variable)
+            tokens.append(_labelled(promoted_tokens(model, axes), subspace=one.label))
+        angles.append(
+            angles_between(one.subspace, against.subspace).assign(series=f"{one.label} to DAS")
+        )
+        overlaps.append(
+            {"subspace": one.label} | overlap_beside_chance(one.subspace, against.subspace)
+        )
+    site = found[0].site
+    ranks = (found[0].subspace.rank, against.subspace.rank)
+    return ProbeReport(
+        name=reft.name,
+        notes=tuple(notes),
+        linear=pd.concat(linear, ignore_index=True),
+        tokens=pd.concat(tokens, ignore_index=True) if tokens else pd.DataFrame(),
+        angles=pd.concat(angles, ignore_index=True),
+        expected_angles=random_angles(ranks, against.subspace.width, seed=seed),
+        overlaps=pd.DataFrame(overlaps),
+        interchange=interchange_inside(
+            model,
+            data,
+            {"DAS": against.subspace} | {p.label: p.subspace for p in found if p.site == site},
+            site,
+            against.on,
+            draws=draws,
+            seed=seed,
+        ),
+        removal=without(
+            reft.intervened,
+            rows,
+            [(one.label, one.placement, one.subspace) for one in found],
+            draws=max(1, draws // 2),
+            seed=seed,
+        ),
+    )
+
+
+def _subspaces(reft: ReFTResult) -> tuple[list[Probed], list[str]]:
+    found, notes = [], []
+    several = len(reft.intervened.placements) > 1
+    for i, placement in enumerate(reft.intervened.placements):
+        where = f" at {placement.site}" if several else ""
+        label = f"{type(placement.intervention).__name__}{where}"
+        found.append(Probed(f"{label}, writes", i, placement.site, placement.intervention.subspace))
+        reads = placement.intervention.reads
+        if reads is None:
+            notes.append(f"{label} reads nothing: its edit is the same for every h.")
+        else:
+            found.append(Probed(f"{label}, reads", i, placement.site, reads))
+    return found, notes
+
+
+def _examples(data: Dataset) -> Mapping[str, Any]:
+    """Each distinct base, with the causal variable's value as its label, grouped by its span."""
+    bases, _ = interchange_rows(data)
+    rows, labels, groups, seen = [], [], [], set()
+    for pair, base in zip(data, bases, strict=True):
+        if base["prompt"] in seen:
+            continue
+        seen.add(base["prompt"])
+        rows.append(base)
+        # Templates differ in their verbs, so the answer itself says more than the variable:
+        # its place among the choices is what answers have in common.
+        labels.append(list(pair["choices"]).index(pair["base_answer"]))
+        spans = [span for span in (base["spans"] or {}).values() if span is not None]
+        groups.append(base["prompt"][slice(*spans[0])] if spans else base["prompt"])
+    return {"rows": rows, "labels": labels, "groups": np.asarray(groups)}
+
+
+def _labelled(frame: pd.DataFrame, **columns: str) -> pd.DataFrame:
+    for i, (name, value) in enumerate(columns.items()):
+        frame.insert(i, name, value)
+    return frame

@@ -1,0 +1,54 @@
+"""Which tokens the directions of a subspace promote, by TransformerLens's logit readout."""
+
+import pandas as pd
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from transformer_lens.model_bridge import TransformerBridge
+from transformer_lens.tools.analysis import logit_readout
+
+from reft_interp.subspace import Subspace
+
+
+def principal_axes(subspace: Subspace, activations: Float[Tensor, "n d"]) -> Float[Tensor, "r d"]:
+    """The subspace's directions in order of how much activations vary along them.
+
+    A subspace has no directions of its own, only a span; this is a choice of axes that depends
+    on nothing but the data. Each points to where the activations' mean lies.
+    """
+    h = activations.detach().float().cpu()
+    coordinates = subspace.coordinates(h)
+    _, _, axes = torch.linalg.svd(coordinates - coordinates.mean(0), full_matrices=True)
+    axes = axes @ subspace.basis.float().cpu()
+    return axes * torch.where((axes @ h.mean(0)) < 0, -1.0, 1.0)[:, None]
+
+
+def promoted_tokens(
+    model: TransformerBridge, directions: Float[Tensor, "r d"], *, top: int = 8
+) -> pd.DataFrame:
+    """The tokens whose logits each direction raises most, and those its negative raises.
+
+    Args:
+        model: a decoder; the directions go through its final norm and unembedding.
+        directions: of the residual stream.
+        top: how many tokens.
+
+    Returns:
+        Columns direction (from 1), sign ("+" or "−"), tokens (by falling logit).
+    """
+    device = next(model.parameters()).device
+    rows = []
+    for sign, factor in (("+", 1.0), ("−", -1.0)):
+        read = logit_readout(
+            model, (factor * directions).to(device, next(model.parameters()).dtype), top_k=top
+        )
+        for i, ids in enumerate(_ids(read.top_ids).tolist()):
+            tokens = [repr(model.tokenizer.decode([token]))[1:-1] for token in ids]
+            rows.append({"direction": i + 1, "sign": sign, "tokens": "  ".join(tokens)})
+    return pd.DataFrame(rows).sort_values(["direction", "sign"], ignore_index=True)
+
+
+def _ids(top: Tensor | None) -> Tensor:
+    if top is None:
+        raise AssertionError("a readout with top_k has token ids")
+    return top
