@@ -1,6 +1,7 @@
 from . import tasks as tasks
 from .causal import Counterfactuals as Counterfactuals
 from .causal import DASResult as DASResult
+from .causal import PreparedPairs as PreparedPairs
 from .causal import fit_das as fit_das
 from .causal import interchange_accuracy as interchange_accuracy
 from .evaluation import Accuracy as Accuracy

@@ -52,6 +52,7 @@ def run_demo(
     model: str = "smollm2",
     seed: int = 0,
     pairs: int = 600,
+    task_rows: tuple[int, int] = (600, 200),
     console: Console | None = None,
 ) -> Demo:
     """Find a causal variable by DAS, train two ReFTs, probe them, and write a report.
@@ -63,6 +64,7 @@ def run_demo(
         model: what `load_model` takes.
         seed: of data, starts and controls.
         pairs: counterfactual pairs, training and test together.
+        task_rows: rows of the ReFT's task, to train on and to test on.
         console: where tables are printed.
     """
     console = console or Console()
@@ -71,9 +73,9 @@ def run_demo(
     folder = Path(out)
     folder.mkdir(parents=True, exist_ok=True)
     task = (
-        number_naming(seed=seed)
+        number_naming(*task_rows, seed=seed)
         if data is None
-        else sst2(data, n_train=1000, n_test=400, seed=seed)
+        else sst2(data, n_train=task_rows[0], n_test=task_rows[1], seed=seed)
     )
 
     console.rule(f"Loading {model}")
@@ -179,7 +181,9 @@ def _summary(
         "probe": {
             one.name.lower(): {
                 "overlap_with_das": one.overlaps.to_dict("records"),
+                "linear": one.linear.to_dict("records"),
                 "iia_inside": one.interchange.to_frame().to_dict("records"),
+                "removal": one.removal.to_dict("records"),
             }
             for one in probes
         },
@@ -226,7 +230,7 @@ def _page(
     page.table(interchange.to_frame(), caption=interchange.metric, name="das-interchange")
     page.section("Two ReFTs learn a task", f"{task.description}\n\n{task}")
     page.figure(
-        learned.plot(reference=task.majority),
+        learned.plot(reference=task.majority, reference_label="majority"),
         caption="Accuracy on held-out rows, 95 % Wilson intervals; the line is the majority.",
         name="reft-accuracy",
     )

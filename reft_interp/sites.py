@@ -39,6 +39,10 @@ _DEPTH = {
 class Site:
     """A component of one layer.
 
+    On BERT, which norms each sum, the hooks of TransformerLens 4 mean something else: `attn_out`
+    is the normed state between attention and MLP, and `resid_mid` the sum after the MLP, before
+    its norm.
+
     Args:
         component: `resid_pre`, `resid_mid`, `resid_post` (the residual stream before, within
             and after the block), `attn_out`, `mlp_out` (what the sublayers add to it), `z`
@@ -122,17 +126,13 @@ class Site:
         if self.hook_name not in model.hook_dict:
             reason = (
                 "its blocks run attention and MLP in parallel, so there is no point between them"
-                if self.component == "resid_mid"
+                if self.component == "resid_mid" and getattr(cfg, "parallel_attn_mlp", False)
                 else "the architecture has no such hook"
             )
             raise ValueError(f"{name} has no {self.component} at layer {self.layer}: {reason}")
-        if self.component == "mlp_post" and _is_mixture_of_experts(model, self.layer):
-            raise ValueError(
-                f"{name} has no neurons at layer {self.layer}: its MLP is a mixture of experts, "
-                "whose hook holds the mixed output. Use 'mlp_out'."
-            )
         _check_range("heads", self.heads, cfg.n_heads, name)
-        _check_range("neurons", self.neurons, cfg.d_mlp, name)
+        if self.component == "mlp_post":
+            _check_range("neurons", self.neurons, self._count_neurons(model, name), name)
 
     def width(self, model: TransformerBridge) -> int:
         """How wide the activations are that an intervention sees here."""
@@ -141,7 +141,7 @@ class Site:
         if self.component == "z":
             return (len(self.heads) if self.heads else cfg.n_heads) * cfg.d_head
         if self.component == "mlp_post":
-            return len(self.neurons) if self.neurons else int(cfg.d_mlp)
+            return len(self.neurons) if self.neurons else self._count_neurons(model)
         return cfg.d_model
 
     def read(
@@ -166,6 +166,16 @@ class Site:
             shape = (len(tokens), len(index), *tokens.shape[2:])
             tokens = tokens.index_copy(1, where, new.reshape(shape))
         return activation.index_put((positions.rows, positions.columns), tokens)
+
+    def _count_neurons(self, model: TransformerBridge, name: str = "the model") -> int:
+        if _is_mixture_of_experts(model, self.layer):
+            raise ValueError(
+                f"{name} has no neurons at layer {self.layer}: its MLP is a mixture of experts, "
+                "whose hook holds the mixed output. Use 'mlp_out'."
+            )
+        if model.cfg.d_mlp is None:
+            raise ValueError(f"{name} does not say how many neurons it has (cfg.d_mlp is None)")
+        return model.cfg.d_mlp
 
     def _chosen(self, tokens: Float[Tensor, "n *inner"]) -> Float[Tensor, "n *chosen"]:
         index = self.heads or self.neurons

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -28,14 +28,16 @@ class Subspace:
         basis: the rows. Use `from_matrix` for rows that are not orthonormal.
 
     Raises:
-        ValueError: `basis` has more rows than columns, no rows, values that are not finite,
-            or rows that are not orthonormal.
+        ValueError: `basis` is no matrix, has more rows than columns, no rows, values that are
+            not finite, or rows that are not orthonormal.
     """
 
     basis: Float[Tensor, "r d"]
 
     def __post_init__(self):
         basis = self.basis.detach()
+        if basis.ndim != 2:
+            raise ValueError(f"basis must be a matrix [r, d], got shape {tuple(basis.shape)}")
         r, d = basis.shape
         if not 1 <= r <= d:
             raise ValueError(f"basis must have between 1 and {d} rows (its width), got {r}")
@@ -51,7 +53,7 @@ class Subspace:
                 "Subspace.from_matrix orthonormalises."
             )
         # A copy, so that nobody's in-place change reaches the value.
-        object.__setattr__(self, "basis", wide.clone())
+        object.__setattr__(self, "basis", wide.clone(memory_format=torch.contiguous_format))
 
     @property
     def rank(self) -> int:
@@ -71,8 +73,8 @@ class Subspace:
         """The row space of `matrix`: its first row keeps its direction, and so on (QR).
 
         Raises:
-            ValueError: the rows are linearly dependent at the matrix's precision (the message
-                says the numerical rank).
+            ValueError: the rows are linearly dependent at their precision (the message says the
+                numerical rank), or not finite.
         """
         rank = numerical_rank(matrix)
         if rank < matrix.shape[0]:
@@ -81,9 +83,9 @@ class Subspace:
                 "dependent. Give fewer rows, or Subspace.spanned_by for what they span."
             )
         # float64: the value is computed once and then relied on.
-        q, upper = torch.linalg.qr(matrix.detach().double().T)
+        q, upper = torch.linalg.qr(in_float64(matrix.detach()).T)
         q = q * torch.sign(torch.diagonal(upper))
-        return cls(q.T.to(torch.promote_types(matrix.dtype, torch.float32)))
+        return cls(_stored_like(matrix, q.T))
 
     @classmethod
     def spanned_by(cls, matrix: Float[Tensor, "r d"]) -> "Subspace | None":
@@ -91,14 +93,14 @@ class Subspace:
         rank = numerical_rank(matrix)
         if rank == 0:
             return None
-        _, _, v = torch.linalg.svd(matrix.detach().double(), full_matrices=False)
-        return cls(v[:rank].to(torch.promote_types(matrix.dtype, torch.float32)))
+        _, _, v = torch.linalg.svd(in_float64(matrix.detach()), full_matrices=False)
+        return cls(_stored_like(matrix, v[:rank]))
 
     @classmethod
     def random(
         cls, width: int, rank: int, *, seed: int, dtype: torch.dtype = torch.float32
     ) -> "Subspace":
-        """Drawn uniformly from all subspaces of that rank (the Haar measure).
+        """Drawn uniformly from all subspaces of that rank (the Haar measure), float32 at least.
 
         Raises:
             ValueError: rank is not between 1 and width.
@@ -107,7 +109,7 @@ class Subspace:
             raise ValueError(f"rank must be between 1 and {width} (the width), got {rank}")
         generator = torch.Generator().manual_seed(seed)
         rows = torch.randn(rank, width, generator=generator, dtype=torch.float64)
-        return cls(cls.from_matrix(rows).basis.to(dtype))
+        return cls(cls.from_matrix(rows).basis.to(torch.promote_types(dtype, torch.float32)))
 
     @classmethod
     def from_pca(cls, activations: Float[Tensor, "n d"], rank: int) -> "Subspace":
@@ -116,15 +118,20 @@ class Subspace:
         Raises:
             ValueError: rank is not between 1 and the rank of the centred activations.
         """
-        centred = activations.detach().double() - activations.detach().double().mean(0)
-        available = numerical_rank(centred)
+        if len(activations) < 2:
+            raise ValueError(f"activations must have at least 2 rows, got {len(activations)}")
+        values = in_float64(activations.detach())
+        centred = values - values.mean(0)
+        # What the mean leaves of rows that are all alike is rounding, not a component.
+        constant = _within_rounding(centred, values, activations.dtype).all()
+        available = 0 if constant else numerical_rank(centred)
         if not 1 <= rank <= available:
             raise ValueError(
                 f"rank must be between 1 and {available} (the rank of the centred "
                 f"activations, {tuple(activations.shape)}), got {rank}"
             )
         _, _, v = torch.linalg.svd(centred, full_matrices=False)
-        return cls(v[:rank].to(torch.promote_types(activations.dtype, torch.float32)))
+        return cls(_stored_like(activations, v[:rank]))
 
     @classmethod
     def from_difference_of_means(
@@ -133,13 +140,17 @@ class Subspace:
         """The line from the mean of `negative` to the mean of `positive`.
 
         Raises:
-            ValueError: the means coincide.
+            ValueError: one side has no rows, or the means coincide.
         """
-        difference = positive.detach().double().mean(0) - negative.detach().double().mean(0)
-        scale = max(positive.abs().max().item(), negative.abs().max().item())
-        if difference.norm() <= torch.finfo(positive.dtype).eps * scale:
+        if not len(positive) or not len(negative):
+            raise ValueError(
+                f"positive and negative need a row each, got {len(positive)} and {len(negative)}"
+            )
+        above, below = in_float64(positive.detach()), in_float64(negative.detach())
+        difference = above.mean(0) - below.mean(0)
+        if _within_rounding(difference[None], torch.cat([above, below]), positive.dtype).all():
             raise ValueError("the means of `positive` and `negative` coincide: no direction")
-        return cls.from_matrix(difference[None].to(positive.dtype))
+        return cls(_stored_like(positive, cls.from_matrix(difference[None]).basis))
 
     def coordinates(self, h: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch r"]:
         """Rh: the coordinates of h in this basis."""
@@ -162,17 +173,19 @@ class Subspace:
         """
         if self.rank == self.width:
             raise ValueError("a subspace that is the whole space has no complement")
-        q, _ = torch.linalg.qr(self.basis.double().T, mode="complete")
-        return Subspace(q[:, self.rank :].T.to(self.basis.dtype))
+        q, _ = torch.linalg.qr(in_float64(self.basis).T, mode="complete")
+        return Subspace(_stored_like(self.basis, q[:, self.rank :].T))
 
     def union(self, *others: "Subspace") -> "Subspace":
         """The smallest subspace that holds this one and the others."""
         for other in others:
             self._check_same_space(other)
-        stacked = torch.cat([s.basis.double().cpu() for s in (self, *others)])
-        joined = Subspace.spanned_by(stacked.to(self.basis.dtype))
-        if joined is None:
-            raise AssertionError("orthonormal rows span something")
+        bases = [s.basis for s in (self, *others)]
+        # What two of them share agrees to the precision of the coarser one.
+        coarsest = max((b.dtype for b in bases), key=lambda dtype: torch.finfo(dtype).eps)
+        stacked = torch.cat([in_float64(b).cpu() for b in bases])
+        joined = Subspace.spanned_by(stacked.to(coarsest))
+        assert joined is not None  # orthonormal rows span something
         return joined.to(self.basis.device)
 
     def principal_angles(self, other: "Subspace") -> np.ndarray:
@@ -186,7 +199,7 @@ class Subspace:
         """
         self._check_same_space(other)
         small, large = sorted((self, other), key=lambda s: s.rank)
-        a, b = small.basis.double().cpu(), large.basis.double().cpu()
+        a, b = in_float64(small.basis).cpu(), in_float64(large.basis).cpu()
         inner = a @ b.T
         cosines = torch.linalg.svdvals(inner).clamp(0, 1)
         sines = torch.linalg.svdvals(a - inner @ b).clamp(0, 1).flip(0)
@@ -206,7 +219,7 @@ class Subspace:
 
     def save(self, path: str | Path) -> None:
         """Write the basis to one safetensors file."""
-        save_file({"basis": self.basis.contiguous().cpu()}, str(path), {"format": "Subspace 1"})
+        save_file({"basis": self.basis.cpu()}, str(path), {"format": "Subspace 1"})
 
     @classmethod
     def load(cls, path: str | Path) -> "Subspace":
@@ -240,14 +253,42 @@ class Subspace:
 def numerical_rank(matrix: Float[Tensor, "r d"]) -> int:
     """How many singular values stand above rounding at the matrix's own precision.
 
-    The threshold is NumPy's: largest singular value times max(r, d) times machine epsilon.
+    The threshold is NumPy's, largest singular value times max(r, d) times epsilon; for half
+    precisions, where that can exceed 1, epsilon times the Frobenius norm, a bound on rounding.
+
+    Raises:
+        ValueError: the matrix has values that are not finite.
     """
-    precision = matrix.dtype if matrix.is_floating_point() else torch.float64
-    values = torch.linalg.svdvals(matrix.detach().double())
-    if values.numel() == 0 or values[0] == 0:
+    if not torch.isfinite(matrix).all():
+        raise ValueError("matrix has values that are not finite")
+    values = torch.linalg.svdvals(in_float64(matrix.detach()))
+    if values.numel() == 0:
         return 0
-    threshold = values[0] * max(matrix.shape) * torch.finfo(precision).eps
+    given = matrix.dtype if matrix.is_floating_point() else torch.float64
+    computed = torch.promote_types(given, torch.float32)
+    threshold = max(
+        values[0] * max(matrix.shape) * torch.finfo(computed).eps,
+        values.norm() * torch.finfo(given).eps,
+    )
     return int((values > threshold).sum())
+
+
+def in_float64(tensor: Tensor) -> Tensor:
+    """In float64, and on the CPU where the device (mps) has none."""
+    return (tensor.cpu() if tensor.device.type == "mps" else tensor).double()
+
+
+def _stored_like(tensor: Tensor, basis: Tensor) -> Tensor:
+    """`basis` where `tensor` is and as precise, but in float32 at least."""
+    dtype = torch.promote_types(tensor.dtype, torch.float32)
+    return basis.to(dtype).to(tensor.device)
+
+
+def _within_rounding(
+    change: Float[Tensor, "m d"], values: Float[Tensor, "n d"], dtype: torch.dtype
+) -> Bool[Tensor, "d"]:
+    """Which columns change by no more than `dtype` rounds values as large as theirs."""
+    return change.abs().amax(0) <= torch.finfo(dtype).eps * values.abs().amax(0)
 
 
 def expected_overlap(ranks: Iterable[int], width: int) -> float:

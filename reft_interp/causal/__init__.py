@@ -2,11 +2,12 @@
 
 from reft_interp.causal.counterfactuals import Counterfactuals
 from reft_interp.causal.das import DASResult, fit_das
-from reft_interp.causal.interchanges import interchange_accuracy, interchange_rows
+from reft_interp.causal.interchanges import PreparedPairs, interchange_accuracy, interchange_rows
 
 __all__ = [
     "Counterfactuals",
     "DASResult",
+    "PreparedPairs",
     "fit_das",
     "interchange_accuracy",
     "interchange_rows",

@@ -12,15 +12,15 @@ import pandas as pd
 from datasets import Dataset
 from transformer_lens.model_bridge import TransformerBridge
 
-from reft_interp.causal.interchanges import On, interchange_accuracy, interchange_rows
-from reft_interp.evaluation import Accuracy, Comparison
-from reft_interp.interventions import DistributedInterchange, Interchange, Intervention
+from reft_interp.causal.interchanges import On, PreparedPairs, interchange_rows
+from reft_interp.evaluation import Comparison
+from reft_interp.interventions import DistributedInterchange, Interchange
 from reft_interp.positions import PositionSelector, parse_positions
 from reft_interp.runtime import IntervenedModel, Placement
+from reft_interp.runtime.prepared import PreparedRows
 from reft_interp.sites import Site
 from reft_interp.subspace import Subspace
 from reft_interp.training import train
-from reft_interp.training.collating import TrainingRows
 
 
 @dataclass(frozen=True)
@@ -70,16 +70,10 @@ class DASResult:
             raise ValueError(f"random_subspaces must be at least 1, got {random_subspaces}")
         found = self.subspace
 
-        def score(intervention: Intervention | None) -> Accuracy:
-            return interchange_accuracy(
-                self.intervened.model,
-                pairs,
-                intervention,
-                self.site,
-                self.on,
-                batch_size=batch_size,
-            )
-
+        prepared = PreparedPairs(
+            self.intervened.model, pairs, self.site, self.on, batch_size=batch_size
+        )
+        score = prepared.score
         draws = tuple(
             score(DistributedInterchange(Subspace.random(found.width, found.rank, seed=seed + i)))
             for i in range(random_subspaces)
@@ -107,7 +101,7 @@ def fit_das(
     *,
     rank: int = 1,
     start: Subspace | None = None,
-    epochs: float = 2,
+    epochs: int | float = 2,
     learning_rate: float = 5e-3,
     batch_size: int = 32,
     seed: int = 0,
@@ -152,7 +146,7 @@ def fit_das(
     }
     losses = train(
         intervened,
-        TrainingRows(intervened, bases, sources),
+        PreparedRows(intervened, bases, sources),
         epochs=epochs,
         learning_rate=learning_rate,
         batch_size=batch_size,

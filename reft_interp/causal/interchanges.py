@@ -9,10 +9,13 @@ from typing import Any
 from datasets import Dataset
 from transformer_lens.model_bridge import TransformerBridge
 
-from reft_interp.evaluation import Accuracy, accuracy
-from reft_interp.interventions import Intervention
-from reft_interp.positions import PositionSelector
+from reft_interp.causal.rows import rows_of
+from reft_interp.evaluation import Accuracy, accuracy, prepared_accuracy
+from reft_interp.interventions import Interchange, Intervention
+from reft_interp.positions import PositionSelector, parse_positions
 from reft_interp.runtime import IntervenedModel, Placement
+from reft_interp.runtime.planning import Engine
+from reft_interp.runtime.prepared import PreparedRows
 from reft_interp.sites import Site
 
 On = str | int | Sequence[int] | PositionSelector
@@ -30,13 +33,61 @@ def interchange_rows(
     if missing:
         raise ValueError(f"pairs lack {sorted(missing)}; they have {pairs.column_names}")
     bases, sources = [], []
-    for pair in pairs:
+    for pair in rows_of(pairs):
         base = {"prompt": pair["base"], "spans": pair.get("base_spans"), "answer": pair["label"]}
         if pair.get("choices"):
             base["choices"] = pair["choices"]
         bases.append(base)
         sources.append({"prompt": pair["source"], "spans": pair.get("source_spans")})
     return bases, sources
+
+
+class PreparedPairs:
+    """Counterfactual pairs at one site and on one selection of tokens, ready to be scored.
+
+    Sources are recorded once, and what no interchange there can change is computed once.
+
+    Args:
+        model: the hooked model.
+        pairs: counterfactual rows (see `Counterfactuals`).
+        site: where interchanges will happen.
+        on: which tokens of base and source.
+        batch_size: pairs run at once.
+        engine: "full" forces the plain run.
+    """
+
+    def __init__(
+        self,
+        model: TransformerBridge,
+        pairs: Dataset,
+        site: Site,
+        on: On,
+        *,
+        batch_size: int = 64,
+        engine: Engine = "auto",
+    ):
+        self.model = model
+        self.site = site
+        self.on = parse_positions(on)
+        self.bases, sources = interchange_rows(pairs)
+        self._batch_size = batch_size
+        placed = IntervenedModel(model, Placement(Interchange(), site, self.on))
+        self._prepared = PreparedRows(
+            placed, self.bases, sources, batch_size=batch_size, engine=engine
+        )
+
+    def score(self, intervention: Intervention | None) -> Accuracy:
+        """Interchange intervention accuracy: how often the interchange gives the label.
+
+        Geiger et al. 2021 (arXiv:2106.02997).
+
+        Args:
+            intervention: the interchange; None for the model without intervention.
+        """
+        if intervention is None:
+            return accuracy(self.model, self.bases, batch_size=self._batch_size)
+        placed = IntervenedModel(self.model, Placement(intervention, self.site, self.on))
+        return prepared_accuracy(placed, self._prepared, batch_size=self._batch_size)
 
 
 def interchange_accuracy(
@@ -48,9 +99,9 @@ def interchange_accuracy(
     *,
     batch_size: int = 64,
 ) -> Accuracy:
-    """Interchange intervention accuracy: how often an interchange gives the expected label.
+    """Interchange intervention accuracy of one intervention.
 
-    Geiger et al. 2021 (arXiv:2106.02997).
+    To score several at one site, make `PreparedPairs` once.
 
     Args:
         model: the hooked model.
@@ -60,8 +111,5 @@ def interchange_accuracy(
         on: which tokens of base and source.
         batch_size: pairs run at once.
     """
-    bases, sources = interchange_rows(pairs)
-    if intervention is None:
-        return accuracy(model, bases, batch_size=batch_size)
-    placed = IntervenedModel(model, Placement(intervention, site, on))
-    return accuracy(placed, bases, sources, batch_size=batch_size)
+    prepared = PreparedPairs(model, pairs, site, on, batch_size=batch_size, engine="full")
+    return prepared.score(intervention)

@@ -5,5 +5,13 @@
 
 from reft_interp.evaluation.predicting import accuracy, answers_correctly, predict_choices
 from reft_interp.evaluation.results import Accuracy, Comparison
+from reft_interp.evaluation.scoring import prepared_accuracy
 
-__all__ = ["Accuracy", "Comparison", "accuracy", "answers_correctly", "predict_choices"]
+__all__ = [
+    "Accuracy",
+    "Comparison",
+    "accuracy",
+    "answers_correctly",
+    "predict_choices",
+    "prepared_accuracy",
+]

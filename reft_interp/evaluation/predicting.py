@@ -1,6 +1,6 @@
 """What a model answers: the most probable of a row's choices, or its own greedy tokens."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,7 @@ from reft_interp.positions import Positions
 from reft_interp.runtime import IntervenedModel
 from reft_interp.runtime.batching import Rows, as_list, by_length, encode
 from reft_interp.runtime.placement import Edit
-from reft_interp.runtime.running import run
+from reft_interp.runtime.running import answer_positions, is_causal, run
 
 Model = TransformerBridge | IntervenedModel
 
@@ -49,19 +49,30 @@ def answers_correctly(
     listed = as_list(rows)
     if any("answer" not in row for row in listed):
         raise ValueError("rows must have an 'answer' to be scored against")
-    with_choices = [bool(row.get("choices")) for row in listed]
-    if not any(with_choices):
+    if not have_choices(listed):
         return _greedy_matches(model, listed, sources, batch_size)
-    for i, row in enumerate(listed):
-        if not with_choices[i] or row["answer"] not in row["choices"]:
-            raise ValueError(
-                f"rows: row {i} has the answer {row['answer']!r}, which is not among its "
-                f"choices {row.get('choices')!r}"
-            )
     said = predict_choices(model, listed, sources, batch_size=batch_size)
     return np.array(
         [row["choices"][i] == row["answer"] for row, i in zip(listed, said, strict=True)]
     )
+
+
+def have_choices(rows: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether rows with an `answer` offer `choices`: all of them do, or none.
+
+    Raises:
+        ValueError: an answer is not among its choices.
+    """
+    offered = [bool(row.get("choices")) for row in rows]
+    if not any(offered):
+        return False
+    for i, row in enumerate(rows):
+        if not offered[i] or row["answer"] not in row["choices"]:
+            raise ValueError(
+                f"rows: row {i} has the answer {row['answer']!r}, which is not among its "
+                f"choices {row.get('choices')!r}"
+            )
+    return True
 
 
 def predict_choices(
@@ -105,16 +116,16 @@ def choice_scores(
     """
     listed = as_list(rows)
     bridge = model.model if isinstance(model, IntervenedModel) else model
-    tokens = _choice_tokens(bridge, listed)
+    tokens = choice_tokens(bridge, listed)
     scores = [np.zeros(len(choices)) for choices in tokens]
-    if all(len(ids) == 1 for choices in tokens for ids in choices):
+    if is_causal(bridge) and all(len(ids) == 1 for choices in tokens for ids in choices):
         # One token each: one run of the prompt serves all choices.
         pairs = [(i, -1) for i in range(len(listed))]
         asked = listed
     else:
         pairs = [(i, j) for i, choices in enumerate(tokens) for j in range(len(choices))]
         asked = [dict(listed[i]) | {"answer": listed[i]["choices"][j]} for i, j in pairs]
-    read = None if sources is None else as_list(sources, "sources")
+    read = _one_for_each(listed, sources)
     groups = list(by_length(asked, batch_size))
     for group in tqdm(groups, disable=not progress, desc="scoring", leave=False):
         some = [asked[g] for g in group]
@@ -132,9 +143,23 @@ def choice_scores(
     return scores
 
 
-def _choice_tokens(
+def _one_for_each(rows: Sequence[Any], sources: Rows | None) -> list[Mapping[str, Any]] | None:
+    if sources is None:
+        return None
+    listed = as_list(sources, "sources")
+    if len(listed) != len(rows):
+        raise ValueError(f"sources: {len(listed)} for {len(rows)} rows; one for each is needed")
+    return listed
+
+
+def choice_tokens(
     bridge: TransformerBridge, rows: Sequence[Any]
 ) -> list[tuple[tuple[int, ...], ...]]:
+    """The token ids of each of each row's `choices`.
+
+    Raises:
+        ValueError: a row has no choices, or two choices with the same tokens.
+    """
     known: dict[str, tuple[int, ...]] = {}
     found = []
     for i, row in enumerate(rows):
@@ -181,9 +206,9 @@ def _answer_logits(
     bridge = model.model if isinstance(model, IntervenedModel) else model
     batch = encode(bridge, rows, answers=True)
     bridge, edits = _edits(model, batch, rows, sources)
-    at_rows, columns = (batch.labels != IGNORED).nonzero(as_tuple=True)
-    logits = run(bridge, batch, edits, at=Positions(at_rows, columns - 1))
-    return at_rows, batch.labels[at_rows, columns], logits.float()
+    at = answer_positions(bridge, batch)
+    logits = run(bridge, batch, edits, at=at)
+    return at.rows, batch.labels[batch.labels != IGNORED], logits.float()
 
 
 def _answer_log_probabilities(
@@ -197,7 +222,7 @@ def _answer_log_probabilities(
 def _greedy_matches(
     model: Model, rows: Sequence[Any], sources: Rows | None, batch_size: int
 ) -> Bool[np.ndarray, "n"]:
-    read = None if sources is None else as_list(sources, "sources")
+    read = _one_for_each(rows, sources)
     correct = np.ones(len(rows), dtype=bool)
     for group in by_length(rows, batch_size):
         some_sources = None if read is None else [read[g] for g in group]

@@ -81,12 +81,31 @@ class Comparison:
     def _repr_html_(self) -> str:
         return self.to_frame().to_html(index=False, float_format="{:.3f}".format)
 
-    def plot(self, ax: "Axes | None" = None, *, reference: float | None = None) -> "Axes":
-        """Dots with intervals, one line a method."""
+    def plot(
+        self,
+        ax: "Axes | None" = None,
+        *,
+        reference: float | int | None = None,
+        reference_label: str = "chance",
+    ) -> "Axes":
+        """Dots with intervals, one line a method.
+
+        Args:
+            ax: where it is drawn; a new figure by default.
+            reference: a line to compare with, for instance chance.
+            reference_label: what the line is.
+        """
         from reft_interp import plotting  # printing a result should not need matplotlib
 
         return plotting.intervals(
-            self.to_frame(), value="value", label="method", reference=reference, ax=ax
+            self.to_frame(),
+            value="value",
+            label="method",
+            reference=reference,
+            reference_label=reference_label,
+            title="",
+            xlabel=self.metric.split(" at ")[0],
+            ax=ax,
         )
 
 

@@ -23,8 +23,8 @@ class ZeroAblation(Clamp):
         super().__init__(subspace, subspace.basis.new_zeros(subspace.rank))
 
     @classmethod
-    def _of_shape(cls, *, rank, width):
-        return cls(Subspace.random(width, rank, seed=0))
+    def _of_shape(cls, *, rank, width, **options):
+        return cls(Subspace.random(width, rank, seed=0), **options)
 
 
 class MeanAblation(Clamp):
@@ -39,8 +39,8 @@ class MeanAblation(Clamp):
         super().__init__(subspace, subspace.coordinates(mean))
 
     @classmethod
-    def _of_shape(cls, *, rank, width):
-        return cls(Subspace.random(width, rank, seed=0), torch.zeros(width))
+    def _of_shape(cls, *, rank, width, **options):
+        return cls(Subspace.random(width, rank, seed=0), torch.zeros(width), **options)
 
 
 class ResampleAblation(DistributedInterchange):
@@ -54,5 +54,5 @@ class ResampleAblation(DistributedInterchange):
         super().__init__(subspace, dtype=subspace.basis.dtype)
 
     @classmethod
-    def _of_shape(cls, *, rank, width, **_):
-        return cls(Subspace.random(width, rank, seed=0))
+    def _of_shape(cls, *, rank, width, **options):
+        return cls(Subspace.random(width, rank, seed=0, dtype=options["dtype"]))

@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from reft_interp.interventions.rows import FreeRows, GivenRows, OrthonormalRows
-from reft_interp.interventions.values import Value
+from reft_interp.interventions.values import Value, check_activation
 from reft_interp.subspace import Subspace
 
 Rows = OrthonormalRows | FreeRows | GivenRows
@@ -136,6 +136,7 @@ class _Edit(Intervention):
         dropout = arguments.get("dropout", 0.0)
         if not 0 <= dropout < 1:
             raise ValueError(f"dropout must be at least 0 and below 1, got {dropout}")
+        check_activation(arguments.get("activation", "linear"))
         super().__init__(None if rows is None else rows.matrix.shape[1], arguments)
         self.dropout = nn.Dropout(dropout)
         if rows is not None and value is not None:

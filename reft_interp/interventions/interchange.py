@@ -29,8 +29,7 @@ class Interchange(Intervention):
 
     def forward(self, base, source=None):
         self.check_input(base, source)
-        if source is None:
-            raise AssertionError("check_input let no source through")
+        assert source is not None  # check_input let none through
         return source.to(base.dtype)
 
     @property

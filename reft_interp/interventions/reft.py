@@ -6,8 +6,9 @@ All of Wu et al. 2024, "ReFT: Representation Finetuning for Language Models"
 
 Every class but ConsReFT starts as the identity (W = R and b = 0 where the edit sets, W = 0
 and b = 0 where it adds), so that training starts at the untouched model; pyreft starts from a
-random W. Dropout falls on the edit; pyreft's falls on the edited h, which zeroes activations
-of the base model too.
+random W. This is exact in float32 and float64 (half precision cannot hold W = R), and for a
+linear activation (with another f, an edit starts at f(Rh) − Rh or f(0)). Dropout falls on the
+edit; pyreft's falls on the edited h, which zeroes activations of the base model too.
 
 All take `rank` (how many directions are learned), `width` (of the activations; without it the
 object is a template, see `Intervention`), `start` (the subspace to start from; random by
@@ -25,7 +26,7 @@ from reft_interp.subspace import Subspace
 
 
 def _begin(
-    rank: int | None, width: int | None, start: Subspace | None
+    rank: int | None, width: int | None, start: Subspace | None, dtype: torch.dtype
 ) -> tuple[int, Subspace | None]:
     """The rank, and where the rows begin; no subspace for a template."""
     if start is not None:
@@ -41,7 +42,8 @@ def _begin(
         raise ValueError(f"rank must be at least 1, got {rank}")
     if width is None:
         return rank, None
-    return rank, Subspace.random(width, rank, seed=int(torch.randint(2**31, ())))
+    seed = int(torch.randint(2**31, ()))
+    return rank, Subspace.random(width, rank, seed=seed, dtype=dtype)
 
 
 class LoReFT(Set):
@@ -69,10 +71,12 @@ class LoReFT(Set):
         dropout: float = 0.0,
         dtype: torch.dtype = torch.float32,
     ):
-        rank, begin = _begin(rank, width, start)
+        rank, begin = _begin(rank, width, start, dtype)
+        rows = begin and OrthonormalRows(begin, dtype=dtype)
         super().__init__(
-            begin and OrthonormalRows(begin, dtype=dtype),
-            begin and Affine(begin.basis, activation=activation, dtype=dtype),
+            rows,
+            # R as it is used, not as it was given: so Wh − Rh starts at exactly 0.
+            rows and Affine(rows().detach(), activation=activation, dtype=dtype),
             {"rank": rank, "activation": activation, "dropout": dropout, "dtype": dtype},
         )
 
@@ -104,7 +108,7 @@ class NoReFT(Set):
         dropout: float = 0.0,
         dtype: torch.dtype = torch.float32,
     ):
-        rank, begin = _begin(rank, width, start)
+        rank, begin = _begin(rank, width, start, dtype)
         super().__init__(
             begin and FreeRows(begin.basis, dtype=dtype),
             begin and Affine(begin.basis, activation=activation, offset=offset, dtype=dtype),
@@ -140,7 +144,7 @@ class ConsReFT(Set):
         dropout: float = 0.0,
         dtype: torch.dtype = torch.float32,
     ):
-        rank, begin = _begin(rank, width, start)
+        rank, begin = _begin(rank, width, start, dtype)
         super().__init__(
             begin and OrthonormalRows(begin, dtype=dtype),
             begin and Constant(torch.zeros(rank, dtype=dtype), trainable=True),
@@ -175,7 +179,7 @@ class DiReFT(Add):
         dropout: float = 0.0,
         dtype: torch.dtype = torch.float32,
     ):
-        rank, begin = _begin(rank, width, start)
+        rank, begin = _begin(rank, width, start, dtype)
         rows = value = None
         if begin is not None:
             rows = (
@@ -223,7 +227,7 @@ class LobiReFT(Add):
         dropout: float = 0.0,
         dtype: torch.dtype = torch.float32,
     ):
-        rank, begin = _begin(rank, width, start)
+        rank, begin = _begin(rank, width, start, dtype)
         super().__init__(
             begin and OrthonormalRows(begin, dtype=dtype),
             begin and Constant(torch.zeros(rank, dtype=dtype), trainable=True),

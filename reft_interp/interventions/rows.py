@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from reft_interp.subspace import Subspace
+from reft_interp.subspace import Subspace, in_float64
 
 
 class OrthonormalRows(nn.Module):
@@ -18,11 +18,13 @@ class OrthonormalRows(nn.Module):
     space is that of A, and A = R gives R itself, so training starts exactly where it is told.
     One call costs O(r²d), against O(d³) for a matrix exponential or a d×d rotation, and its
     gradient exists at A = R, where (AAᵀ)^(−½)A by eigh or svd has none: all eigenvalues are 1
-    there. The linear algebra runs in float32 at least, whatever the parameter's dtype.
+    there. The linear algebra runs in float64: an ill-conditioned A (rank near d, many steps)
+    costs cond(A)² of the precision, and in float32 the rows would cease to be orthonormal.
 
     Args:
         start: the rows to start from.
-        trainable: whether A is a parameter; a buffer otherwise.
+        trainable: whether A is a parameter; a buffer otherwise, which is given out as it is
+            unless a half precision rounded it.
         dtype: of A.
     """
 
@@ -38,12 +40,14 @@ class OrthonormalRows(nn.Module):
 
     def forward(self) -> Float[Tensor, "r d"]:
         """The rows R, in float32 or better."""
-        matrix = self.matrix.to(torch.promote_types(self.matrix.dtype, torch.float32))
-        if not isinstance(self.matrix, nn.Parameter):
-            return matrix
+        dtype = torch.promote_types(self.matrix.dtype, torch.float32)
+        if not isinstance(self.matrix, nn.Parameter) and self.matrix.dtype == dtype:
+            return self.matrix
+        matrix = in_float64(self.matrix)
         with torch.autocast(matrix.device.type, enabled=False):
-            gram = matrix @ matrix.T
-            return torch.linalg.solve_triangular(torch.linalg.cholesky(gram), matrix, upper=False)
+            lower = torch.linalg.cholesky(matrix @ matrix.T)
+            rows = torch.linalg.solve_triangular(lower, matrix, upper=False)
+        return rows.to(dtype).to(self.matrix.device).contiguous()
 
 
 class FreeRows(nn.Module):
@@ -56,7 +60,7 @@ class FreeRows(nn.Module):
 
     def __init__(self, start: Float[Tensor, "r d"], *, dtype: torch.dtype = torch.float32):
         super().__init__()
-        self.matrix = nn.Parameter(start.to(dtype, copy=True))
+        self.matrix = nn.Parameter(start.to(dtype, copy=True).contiguous())
 
     def forward(self) -> Float[Tensor, "r d"]:
         """The rows, in float32 or better."""

@@ -24,7 +24,7 @@ class VectorAddition(Add):
         ValueError: the vector is zero or has values that are not finite.
     """
 
-    def __init__(self, vector: Float[Tensor, "d"], *, strength: float = 1.0):
+    def __init__(self, vector: Float[Tensor, "d"], *, strength: int | float = 1.0):
         if not torch.isfinite(vector).all() or not vector.any():
             raise ValueError("vector must be finite and not zero")
         super().__init__(

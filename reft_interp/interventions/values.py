@@ -9,6 +9,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from transformers.activations import ACT2FN
 
+from reft_interp.subspace import in_float64
+
 
 class Value(nn.Module):
     """Coordinates as a function of h, and of the source where there is one."""
@@ -48,9 +50,11 @@ class OfSource(Value):
     needs_source = True
 
     def forward(self, h, source, rows):
+        assert source is not None  # Intervention.check_input lets none through
         return source @ rows.T
 
     def change(self, h, source, rows):
+        assert source is not None
         # The difference first: one projection, and s = h gives exactly no change.
         return (source - h) @ rows.T
 
@@ -80,10 +84,9 @@ class Affine(Value):
         dtype: torch.dtype = torch.float32,
     ):
         super().__init__()
-        if activation not in ACT2FN:
-            raise ValueError(f"activation must be one of {sorted(ACT2FN)}, got {activation!r}")
+        check_activation(activation)
         self.activation = activation
-        self.weight = nn.Parameter(weight.to(dtype, copy=True))
+        self.weight = nn.Parameter(weight.to(dtype, copy=True).contiguous())
         self.bias = nn.Parameter(torch.zeros(len(weight), dtype=dtype, device=weight.device))
         self.offset = nn.Parameter(torch.zeros_like(self.bias)) if offset else None
         self._function = ACT2FN[activation]
@@ -94,14 +97,17 @@ class Affine(Value):
 
     def reads(self, subtracted):
         weight = self.weight.detach()
+        weight = weight.to(torch.promote_types(weight.dtype, torch.float32))
         if subtracted is None:
             return weight
-        if self.activation == "linear":
-            # v − Rh = (W − R)h + b. What is left of W = R by rounding is no direction.
-            difference = weight - subtracted.to(weight.dtype)
-            rounding = 16 * torch.finfo(weight.dtype).eps * weight.abs().max()
-            return torch.where(difference.abs() <= rounding, 0, difference)
-        return torch.cat([weight, subtracted.to(weight.dtype)])
+        # v − Rh = (W − R)h + b where f is linear; W and W − R span what W and R do.
+        difference = in_float64(weight) - in_float64(subtracted)
+        _, values, directions = torch.linalg.svd(difference, full_matrices=False)
+        # What rounding leaves of W = R is no direction; it is at most ε‖W‖.
+        rounding = 2 * torch.finfo(self.weight.dtype).eps * weight.norm()
+        kept = values[:, None] * directions
+        kept = kept[values > rounding.to(values.device)].to(weight)
+        return kept if self.activation == "linear" else torch.cat([weight, kept])
 
 
 class Constant(Value):
@@ -125,3 +131,9 @@ class Constant(Value):
 
     def reads(self, subtracted):
         return subtracted
+
+
+def check_activation(name: str) -> None:
+    """Raise unless transformers knows an activation of that name."""
+    if name not in ACT2FN:
+        raise ValueError(f"activation must be one of {sorted(ACT2FN)}, got {name!r}")

@@ -46,7 +46,13 @@ def add_probes(page: Report, probes: Sequence[ProbeReport]) -> None:
             caption=f"Probe accuracy, 95 % Wilson intervals. Read: {read}.",
             name=name,
         )
-    page.table(linear, caption="Linear probes.", name="linear-probes")
+    page.table(
+        linear.pivot_table(
+            index=["subspace", "read"], columns="part", values="value", sort=False
+        ).reset_index(),
+        caption="Probe accuracy by part; n and intervals are in the figures.",
+        name="linear-probes",
+    )
 
     tokens = [probe.tokens for probe in probes if len(probe.tokens)]
     if tokens:

@@ -7,7 +7,7 @@ import torch
 from datasets import Dataset
 from transformer_lens.model_bridge import TransformerBridge
 
-from reft_interp.causal import interchange_accuracy
+from reft_interp.causal import PreparedPairs
 from reft_interp.evaluation import Accuracy, Comparison, accuracy
 from reft_interp.interventions import DistributedInterchange, Interchange, MeanAblation
 from reft_interp.positions import PositionSelector
@@ -44,13 +44,14 @@ def interchange_inside(
         "random subspace, rank r".
     """
 
-    def score(subspace: Subspace | None) -> Accuracy:
-        inside = Interchange() if subspace is None else DistributedInterchange(subspace)
-        return interchange_accuracy(model, pairs, inside, site, on)
+    prepared = PreparedPairs(model, pairs, site, on)
+
+    def score(subspace: Subspace) -> Accuracy:
+        return prepared.score(DistributedInterchange(subspace))
 
     rows = [(name, (score(subspace),)) for name, subspace in subspaces.items()]
-    rows.append(("whole vector", (score(None),)))
-    rows.append(("no intervention", (interchange_accuracy(model, pairs, None, site, on),)))
+    rows.append(("whole vector", (prepared.score(Interchange()),)))
+    rows.append(("no intervention", (prepared.score(None),)))
     width = site.width(model)
     for rank in sorted({subspace.rank for subspace in subspaces.values()}):
         random = [Subspace.random(width, rank, seed=seed + i) for i in range(draws)]

@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import torch
 from datasets import Dataset
@@ -199,7 +198,7 @@ def _examples(data: Dataset) -> Mapping[str, Any]:
         labels.append(list(pair["choices"]).index(pair["base_answer"]))
         spans = [span for span in (base["spans"] or {}).values() if span is not None]
         groups.append(base["prompt"][slice(*spans[0])] if spans else base["prompt"])
-    return {"rows": rows, "labels": labels, "groups": np.asarray(groups)}
+    return {"rows": rows, "labels": labels, "groups": groups}
 
 
 def _labelled(frame: pd.DataFrame, **columns: str) -> pd.DataFrame:

@@ -1,13 +1,15 @@
 """Rows of data as tokenized batches on the model's device, sorted so that little is padding."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Literal, cast
 
 import torch
 from datasets import Dataset
 from transformer_lens.model_bridge import TransformerBridge
 
-from reft_interp.encoding import TokenizedBatch, tokenize
+from reft_interp.encoding import IGNORED, TokenizedBatch, tokenize
+from reft_interp.runtime.running import is_causal
 
 Row = str | Mapping[str, Any]
 """A prompt, or a mapping with `prompt` and, where needed, `answer`, `spans`, `choices`."""
@@ -51,8 +53,11 @@ def encode(
 ) -> TokenizedBatch:
     """Tokenize rows, with their `answer` where asked for.
 
+    An encoder sees masks in the answer's place: it would only copy what it can see.
+
     Raises:
-        ValueError: a row lacks what is needed; the message gives its number.
+        ValueError: a row lacks what is needed (the message gives its number); answers for an
+            encoder whose tokenizer has no mask token.
     """
     mappings = as_list(rows)
     if answers and any("answer" not in row for row in mappings):
@@ -65,6 +70,14 @@ def encode(
         spans=[row.get("spans") or {} for row in mappings],
         padding_side=padding_side,
     )
+    if answers and not is_causal(model):
+        mask = model.tokenizer.mask_token_id
+        if mask is None:
+            raise ValueError(
+                f"{model.cfg.model_name}: its tokenizer has no mask token to answer in"
+            )
+        hidden = batch.input_ids.masked_fill(batch.labels != IGNORED, mask)
+        batch = replace(batch, input_ids=hidden)
     return batch.to(device_of(model))
 
 

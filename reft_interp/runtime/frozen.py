@@ -63,17 +63,17 @@ def freeze(
             position_ids=batch.position_ids,
             past_key_values=cache,
         )
+    above = [_keys_and_values(entry) for entry in cache.layers[layer:]]
     rows = []
     for i, start in enumerate(starts.tolist()):
         first, end = int(batch.prompt_start[i]), int(batch.answer_end[i])
-        above = cache.layers[layer:]
         rows.append(
             FrozenRow(
                 layer=layer,
                 start=start - first,
                 stream=held[0][i, start:end].clone(),
-                keys=torch.stack([_of(entry.keys)[i, :, first:start] for entry in above]),
-                values=torch.stack([_of(entry.values)[i, :, first:start] for entry in above]),
+                keys=torch.stack([keys[i, :, first:start] for keys, _ in above]),
+                values=torch.stack([values[i, :, first:start] for _, values in above]),
             )
         )
     return rows
@@ -110,7 +110,5 @@ def _left_padded(
     return padded
 
 
-def _of(tensor: Tensor | None) -> Tensor:
-    if tensor is None:
-        raise AssertionError("a layer that ran has keys and values")
-    return tensor
+def _keys_and_values(entry: Any) -> tuple[Tensor, Tensor]:
+    return entry.keys, entry.values

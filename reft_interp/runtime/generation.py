@@ -49,7 +49,7 @@ def generate(
         for edit in edits
     ]
     with model.hooks(fwd_hooks=hooks):
-        tokens = model.original_model.generate(
+        tokens = model.original_model.generate(  # pyright: ignore[reportCallIssue]
             input_ids=batch.input_ids,
             attention_mask=batch.attention_mask,
             **({"pad_token_id": pad} | options),

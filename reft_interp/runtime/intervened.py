@@ -16,13 +16,13 @@ from transformer_lens.model_bridge import TransformerBridge
 
 from reft_interp.encoding import IGNORED, TokenizedBatch
 from reft_interp.interventions import Intervention
-from reft_interp.positions import Positions, check_alignment
+from reft_interp.positions import check_alignment
 from reft_interp.runtime.batching import Rows, encode
 from reft_interp.runtime.frozen import FrozenRow
 from reft_interp.runtime.generation import When, generate
 from reft_interp.runtime.placement import Edit, Placement
 from reft_interp.runtime.replaying import replay
-from reft_interp.runtime.running import is_causal, record, run
+from reft_interp.runtime.running import answer_positions, is_causal, record, run
 from reft_interp.runtime.saving import load_placements, save_folder
 from reft_interp.showing import Shown, show
 
@@ -66,6 +66,8 @@ class IntervenedModel(nn.Module):
         for p in model.parameters():
             self.interventions.to(p.device)
             break
+        # Dropout is for training, and whoever trains says so.
+        self.eval()
 
     @property
     def model(self) -> TransformerBridge:
@@ -128,8 +130,12 @@ class IntervenedModel(nn.Module):
 
         Raises:
             ValueError: unknown `when`, or "every token" with an intervention that needs a
-                source, which new tokens do not have.
+                source, which new tokens do not have; an encoder, which cannot continue a text.
         """
+        if not is_causal(self.model):
+            raise ValueError(
+                f"{self.model.cfg.model_name} is no decoder: it cannot continue a prompt"
+            )
         if when not in ("prompt", "every token"):
             raise ValueError(f'when must be "prompt" or "every token", got {when!r}')
         if when == "every token" and self.needs_source:
@@ -255,13 +261,11 @@ def answer_loss(
         answer_tokens: what the sum is divided by; this batch's number of answer tokens by
             default.
     """
-    rows, columns = (batch.labels != IGNORED).nonzero(as_tuple=True)
-    # A decoder predicts a token one column before it; an encoder in its own column.
-    before = Positions(rows, columns - 1 if is_causal(model) else columns)
+    at = answer_positions(model, batch)
     if frozen is None:
-        logits = run(model, batch, edits, at=before)
+        logits = run(model, batch, edits, at=at)
     else:
-        logits = replay(model, batch, edits, frozen, before)
-    targets = batch.labels[rows, columns]
+        logits = replay(model, batch, edits, frozen, at)
+    targets = batch.labels[batch.labels != IGNORED]
     total = cross_entropy(logits.float(), targets, reduction="sum")
     return total / (len(targets) if answer_tokens is None else answer_tokens)

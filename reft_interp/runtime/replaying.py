@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
+from transformers.cache_utils import DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
 
 from reft_interp.encoding import TokenizedBatch
 from reft_interp.positions import Positions
@@ -24,8 +25,9 @@ from reft_interp.runtime.running import hooked, is_causal
 
 
 def first_columns(edits: Sequence[Edit], batch: TokenizedBatch) -> Int[Tensor, "batch"]:
-    """For each row the first column that any edit touches; where none does, its last column."""
-    first = batch.answer_end - 1
+    """For each row where its region begins: at the first token that any edit touches, and at the
+    latest at the prompt's last token, where the answer is predicted."""
+    first = batch.prompt_end - 1
     for edit in edits:
         at = edit.positions
         first = first.scatter_reduce(0, at.rows, at.columns, reduce="amin")
@@ -33,9 +35,13 @@ def first_columns(edits: Sequence[Edit], batch: TokenizedBatch) -> Int[Tensor, "
 
 
 def can_replay(model: TransformerBridge) -> bool:
-    """Whether the model is a decoder with the hooks that a replay needs."""
+    """Whether the model is a decoder with the hooks that a replay needs, and nothing but keys and
+    values passes from token to token (not so in recurrent and hybrid models)."""
+    cache = DynamicCache(config=model.original_model.config)  # pyright: ignore[reportArgumentType]
     return (
         is_causal(model)
+        and not getattr(model.cfg, "is_stateful", False)
+        and all(type(layer) in (DynamicLayer, DynamicSlidingWindowLayer) for layer in cache.layers)
         and "unembed.hook_in" in model.hook_dict
         and "blocks.0.hook_in" in model.hook_dict
     )

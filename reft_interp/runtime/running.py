@@ -12,7 +12,8 @@ from jaxtyping import Float
 from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
-from reft_interp.encoding import TokenizedBatch
+from reft_interp.encoding import IGNORED, TokenizedBatch
+from reft_interp.models.consistency import is_causal as attends_backwards
 from reft_interp.positions import Positions
 from reft_interp.runtime.placement import Edit
 from reft_interp.sites import Site
@@ -22,7 +23,18 @@ _LAST_STREAM = "unembed.hook_in"
 
 def is_causal(model: TransformerBridge) -> bool:
     """Whether tokens see only what stands before them (decoders), or everything (encoders)."""
-    return bool(model.adapter.supports_causal_loss)
+    # Encoders show it by their attention, diffusion models by their loss.
+    return attends_backwards(model) and bool(model.adapter.supports_causal_loss)
+
+
+def answer_positions(model: TransformerBridge, batch: TokenizedBatch) -> Positions:
+    """Where a model predicts the answer tokens of a batch, in the order of their labels.
+
+    A decoder predicts a token one column before it; an encoder in its own column, where
+    `encode` puts a mask.
+    """
+    rows, columns = (batch.labels != IGNORED).nonzero(as_tuple=True)
+    return Positions(rows, columns - 1 if is_causal(model) else columns)
 
 
 @contextmanager
@@ -58,14 +70,15 @@ def run(
     Returns:
         Logits of shape [batch, pos, vocab]; with `at`, [n, vocab], one row a position.
     """
-    cut = at is not None and is_causal(model) and _LAST_STREAM in model.hook_dict
     with hooked(model, edits):
-        if not cut:
-            logits = _forward(model, batch)
-            return logits if at is None else logits[at.rows, at.columns]
+        if at is None:
+            return _forward(model, batch)
+        rows, columns = at.rows, at.columns
+        if not is_causal(model) or _LAST_STREAM not in model.hook_dict:
+            return _forward(model, batch)[rows, columns]
 
         def keep(stream: Tensor, hook: Any) -> Tensor:
-            return stream[at.rows, at.columns][None]
+            return stream[rows, columns][None]
 
         with model.hooks(fwd_hooks=[(_LAST_STREAM, keep)]):
             return _forward(model, batch)[0]

@@ -10,14 +10,15 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 from warnings import warn
 
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import nn
+from torch import Tensor, nn
 from transformer_lens.model_bridge import TransformerBridge
 
-from reft_interp.interventions import build_intervention
+from reft_interp.interventions import Intervention, build_intervention
 from reft_interp.models import identify
 from reft_interp.positions import parse_positions
 from reft_interp.runtime.placement import Placement
@@ -43,7 +44,7 @@ def save_folder(
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    modules = list(intervened.interventions)
+    modules = cast("list[Intervention]", list(intervened.interventions))
     config = {
         "format": _FORMAT,
         "reft_interp": version("reft-interp"),
@@ -90,16 +91,12 @@ def load_placements(folder: str | Path, model: TransformerBridge) -> list[Placem
             raise FileNotFoundError(
                 f"{folder} holds no saved intervention: there is no {name} in it"
             )
-    config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-    if config.get("format") != _FORMAT:
-        raise ValueError(
-            f"{folder / CONFIG} has format {config.get('format')!r}; this version reads {_FORMAT}"
-        )
+    config = _read_config(folder)
     _check_model(config["model"], model, folder)
     modules = nn.ModuleList(
         build_intervention(entry["class"], entry["arguments"]) for entry in config["interventions"]
     )
-    tensors = load_file(str(folder / TENSORS))
+    tensors = read_tensors(folder)
     expected = {name: tuple(tensor.shape) for name, tensor in modules.state_dict().items()}
     found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     if expected != found:
@@ -116,9 +113,36 @@ def load_placements(folder: str | Path, model: TransformerBridge) -> list[Placem
     ]
 
 
+def read_tensors(folder: str | Path) -> dict[str, Tensor]:
+    """The saved tensors of the interventions.
+
+    Raises:
+        ValueError: the file is damaged.
+    """
+    path = Path(folder) / TENSORS
+    try:
+        return load_file(str(path))
+    except SafetensorError as error:
+        raise ValueError(f"{path} is damaged or no safetensors file: {error}") from error
+
+
 def read_notes(folder: str | Path) -> dict[str, Any]:
     """The notes that were saved with an intervention."""
-    return json.loads((Path(folder) / CONFIG).read_text(encoding="utf-8"))["notes"]
+    return _read_config(Path(folder))["notes"]
+
+
+def _read_config(folder: Path) -> dict[str, Any]:
+    path = folder / CONFIG
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:  # not JSON, or not text
+        raise ValueError(f"{path} is damaged: {error}") from error
+    if not isinstance(config, dict) or config.get("format") != _FORMAT:
+        found = config.get("format") if isinstance(config, dict) else None
+        raise ValueError(f"{path} has format {found!r}; this version reads {_FORMAT}")
+    if missing := {"model", "interventions", "placements", "notes"} - set(config):
+        raise ValueError(f"{path} is damaged: it lacks {', '.join(sorted(missing))}")
+    return config
 
 
 def _check_model(saved: Mapping[str, Any], model: TransformerBridge, folder: Path) -> None:

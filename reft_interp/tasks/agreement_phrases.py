@@ -24,7 +24,8 @@ class Template:
     Args:
         text: contains `{subject}` and `{attractor}` once each.
         choices: the verb's two forms, singular and plural, with their leading space.
-        attractors: kinds of noun that make sense as the attractor ("that the {attractor} remembered").
+        attractors: kinds of noun that make sense as the attractor (who or what can remember, in
+            "that the {attractor} remembered").
 
     Raises:
         ValueError: a slot is missing or repeated, or the two forms are the same.

@@ -22,8 +22,8 @@ from reft_interp.tasks.agreement_phrases import (
 from reft_interp.tasks.labelled import LabelledTask
 from reft_interp.tasks.nouns import NOUNS, NUMBERS, Noun, Number
 
-# An arrow alone asks for nothing in particular, so that a pretrained model answers by chance,
-# though it knows the number: that is the room that a ReFT has.
+# An arrow alone asks for nothing in particular, so that a pretrained model answers by chance
+# (SmolLM2-135M in Q4_1: 403 of 800), though it knows the number: that is the room for a ReFT.
 _PROMPT = "{phrase} →"
 _ANSWERS = (" one", " many")
 

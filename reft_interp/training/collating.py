@@ -1,133 +1,41 @@
-"""Rows as the Trainer takes them: prompts with answers, and what their sources hold.
+"""Prepared rows as the Trainer takes them."""
 
-What sources hold, and all that the model computes below and before the edits, are constants of
-the data: they are computed once, before the first step.
-"""
-
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
-from warnings import warn
 
-import torch
-from jaxtyping import Float
-from torch import Tensor
 from torch.utils.data import Dataset
 
-from reft_interp.encoding import TokenizedBatch
-from reft_interp.runtime import IntervenedModel
-from reft_interp.runtime.batching import Rows, as_list, by_length, encode
-from reft_interp.runtime.frozen import FrozenRow
-from reft_interp.runtime.placement import Edit
-from reft_interp.runtime.planning import Engine, Plan, agrees, freeze_batch, plan
+from reft_interp.runtime.prepared import Item, PreparedRows
 
-Held = list[Float[Tensor, "k d"] | None]
-"""For each placement, what the source of one row holds at its k tokens."""
-Item = tuple[Mapping[str, Any], Held, FrozenRow | None]
-"""A row, what its sources hold, and its frozen constants where it is replayed."""
+TrainingRows = PreparedRows
 
 
-class TrainingRows(Dataset):
-    """Rows with `prompt` and `answer`, and the recorded sources of each.
+class RowsDataset(Dataset):
+    """Prepared rows as a torch dataset.
 
     Args:
-        intervened: decides which sources are recorded, and where.
-        rows: what is trained on.
-        sources: for each row the prompt that is read, where an intervention needs it.
-        batch_size: rows recorded at once.
-        engine: "auto" trains on what the edits can change alone, where that is possible and
-            saves something; "full" forces the plain run. `plan` says what was decided.
-        memory_budget: bytes that frozen constants may take; a share of the free memory by
-            default.
-
-    Raises:
-        ValueError: a row has no answer; sources are missing, superfluous or not aligned; a
-            position selector finds nothing on a row. All rows are checked before any step.
+        prepared: the rows, with their constants.
     """
 
-    def __init__(
-        self,
-        intervened: IntervenedModel,
-        rows: Rows,
-        sources: Rows | None = None,
-        *,
-        batch_size: int = 64,
-        engine: Engine = "auto",
-        memory_budget: int | None = None,
-    ):
-        self.rows = as_list(rows)
-        self.held: list[Held] = [[None] * len(intervened.placements) for _ in self.rows]
-        read = None if sources is None else as_list(sources, "sources")
-        if read is not None and len(read) != len(self.rows):
-            raise ValueError(f"sources: {len(read)} for {len(self.rows)} rows; one each is needed")
-        self.frozen: list[FrozenRow | None] = [None] * len(self.rows)
-        groups = list(by_length(self.rows, batch_size))
-        batches, edits = [], []
-        for group in groups:
-            some = [self.rows[i] for i in group]
-            batch = encode(intervened.model, some, answers=True)
-            asked = None if read is None else [read[i] for i in group]
-            batches.append(batch)
-            edits.append(intervened.edits(batch, intervened.read_sources(some, asked)))
-        self.plan = plan(intervened.model, batches, edits, engine=engine, budget=memory_budget)
-        for group, batch, some in zip(groups, batches, edits, strict=True):
-            self._keep_sources(group, batch, some)
-        if self.plan.replays:
-            self._freeze(intervened, groups, batches, edits)
-
-    def _keep_sources(
-        self, group: Sequence[int], batch: TokenizedBatch, edits: Sequence[Edit]
-    ) -> None:
-        for j, edit in enumerate(edits):
-            if edit.source is None:
-                continue
-            parts = edit.source.split(edit.positions.counts(batch).tolist())
-            for i, part in zip(group, parts, strict=True):
-                self.held[i][j] = part
-
-    def _freeze(
-        self,
-        intervened: IntervenedModel,
-        groups: Sequence[Sequence[int]],
-        batches: Sequence[TokenizedBatch],
-        edits: Sequence[Sequence[Edit]],
-    ) -> None:
-        model = intervened.model
-        for n, (group, batch, some) in enumerate(zip(groups, batches, edits, strict=True)):
-            frozen = freeze_batch(model, batch, some)
-            if n == 0 and not agrees(model, batch, some, frozen):
-                self.plan = Plan(False, "a replay did not give what the plain run gives")
-                warn(f"{self.plan.reason}; training in full, which is slower", stacklevel=4)
-                return
-            for i, row in zip(group, frozen, strict=True):
-                self.frozen[i] = row
+    def __init__(self, prepared: PreparedRows):
+        self.prepared = prepared
 
     def __len__(self) -> int:
-        return len(self.rows)
+        return len(self.prepared)
 
     def __getitem__(self, index: int) -> Item:
-        return self.rows[index], self.held[index], self.frozen[index]
+        return self.prepared[index]
 
 
 class Collator:
-    """Makes a batch of `TrainingRows` items.
+    """Makes a batch of items.
 
     Args:
-        intervened: whose tokenizer and device are used.
+        prepared: the rows that the items are of.
     """
 
-    def __init__(self, intervened: IntervenedModel):
-        self.intervened = intervened
+    def __init__(self, prepared: PreparedRows):
+        self.prepared = prepared
 
     def __call__(self, items: Sequence[Item]) -> dict[str, Any]:
-        rows, held, frozen = zip(*items, strict=True)
-        batch = encode(self.intervened.model, list(rows), answers=True)
-        sources = [
-            None if parts[0] is None else torch.cat([part for part in parts if part is not None])
-            for parts in zip(*held, strict=True)
-        ]
-        return {
-            "batch": batch,
-            "sources": sources,
-            "frozen": None if None in frozen else list(frozen),
-            "labels": batch.labels,
-        }
+        return self.prepared.collate(items)

@@ -14,8 +14,8 @@ from reft_interp.interventions import Intervention
 from reft_interp.positions import PositionSelector
 from reft_interp.runtime import IntervenedModel, Placement
 from reft_interp.runtime.batching import Rows
+from reft_interp.runtime.prepared import PreparedRows
 from reft_interp.sites import Site
-from reft_interp.training.collating import TrainingRows
 from reft_interp.training.trainer import train
 
 
@@ -58,7 +58,7 @@ def fit_reft(
     on: str | int | Sequence[int] | PositionSelector = "f3+l3",
     *,
     shared: bool = False,
-    epochs: float = 3,
+    epochs: int | float = 3,
     learning_rate: float = 4e-3,
     batch_size: int = 16,
     seed: int = 0,
@@ -110,8 +110,8 @@ def fit_reft(
     }
     losses = train(
         intervened,
-        TrainingRows(intervened, rows),
-        None if evaluation is None else TrainingRows(intervened, evaluation),
+        PreparedRows(intervened, rows),
+        None if evaluation is None else PreparedRows(intervened, evaluation),
         epochs=epochs,
         learning_rate=learning_rate,
         batch_size=batch_size,

@@ -13,15 +13,15 @@ from typing import Any
 
 import pandas as pd
 import torch
-from safetensors.torch import load_file
 from torch import nn
 from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from reft_interp.runtime import IntervenedModel
 from reft_interp.runtime.batching import device_of
-from reft_interp.runtime.saving import TENSORS
-from reft_interp.training.collating import Collator, TrainingRows
+from reft_interp.runtime.prepared import PreparedRows
+from reft_interp.runtime.saving import read_tensors
+from reft_interp.training.collating import Collator, RowsDataset
 
 
 class InterventionTrainer(Trainer):
@@ -42,8 +42,8 @@ class InterventionTrainer(Trainer):
         self,
         intervened: IntervenedModel,
         args: TrainingArguments,
-        train_rows: TrainingRows,
-        evaluation_rows: TrainingRows | None = None,
+        train_rows: PreparedRows,
+        evaluation_rows: PreparedRows | None = None,
         callbacks: Sequence[TrainerCallback] = (),
     ):
         if not intervened.trained_parameters:
@@ -57,9 +57,9 @@ class InterventionTrainer(Trainer):
         super().__init__(
             model=intervened,
             args=args,
-            data_collator=Collator(intervened),
-            train_dataset=train_rows,
-            eval_dataset=evaluation_rows,
+            data_collator=Collator(train_rows),
+            train_dataset=RowsDataset(train_rows),
+            eval_dataset=None if evaluation_rows is None else RowsDataset(evaluation_rows),
             callbacks=list(callbacks),
         )
         # `forward` divides by the answer tokens of a whole step, so that accumulating
@@ -77,7 +77,7 @@ class InterventionTrainer(Trainer):
     def _load_from_checkpoint(
         self, resume_from_checkpoint: str, model: nn.Module | None = None
     ) -> None:
-        tensors = load_file(str(Path(resume_from_checkpoint) / TENSORS))
+        tensors = read_tensors(resume_from_checkpoint)
         self._intervened().interventions.load_state_dict(tensors)
 
     def _load_best_model(self) -> None:
@@ -110,10 +110,10 @@ class _Bar(ProgressCallback):
 
 def train(
     intervened: IntervenedModel,
-    rows: TrainingRows,
-    evaluation_rows: TrainingRows | None = None,
+    rows: PreparedRows,
+    evaluation_rows: PreparedRows | None = None,
     *,
-    epochs: float = 1,
+    epochs: int | float = 1,
     learning_rate: float = 4e-3,
     batch_size: int = 16,
     seed: int = 0,
@@ -162,6 +162,7 @@ def train(
             "seed": seed,
             "disable_tqdm": not progress,
             "logging_steps": 1,
+            "logging_nan_inf_filter": False,  # it would log something else in place of a NaN
             "save_strategy": "no" if checkpoints is None else "epoch",
             "eval_strategy": "no" if evaluation_rows is None else "epoch",
             "report_to": "none",

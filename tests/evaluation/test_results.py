@@ -1,0 +1,87 @@
+"""What was counted, with its interval."""
+
+import math
+
+import matplotlib.pyplot as plt
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from reft_interp.evaluation import Accuracy, Comparison
+
+
+def wilson(hits: int, n: int) -> tuple[float, float]:
+    """Wilson's 95 % score interval, as he wrote it: the roots of (p - x/n)² = z² p(1-p)/n."""
+    z = 1.959963984540054
+    centre = (hits + z * z / 2) / (n + z * z)
+    half = z / (n + z * z) * math.sqrt(hits * (n - hits) / n + z * z / 4)
+    return max(0.0, centre - half), min(1.0, centre + half)
+
+
+@given(n=st.integers(1, 10_000), share=st.floats(0, 1))
+def test_the_interval_is_wilsons(n, share):
+    hits = round(n * share)
+    counted = Accuracy(hits, n)
+    assert counted.interval == pytest.approx(wilson(hits, n), abs=1e-9)
+    low, high = counted.interval
+    assert low <= counted.value <= high
+    assert counted.value == hits / n
+
+
+@pytest.mark.parametrize(("hits", "n"), [(0, 0), (3, 2), (-1, 2), (0, -1)])
+def test_counts_that_cannot_be_are_refused(hits, n):
+    with pytest.raises(ValueError, match=rf"hits must be between 0 and n, .*{hits}/{n}"):
+        Accuracy(hits, n)
+
+
+def test_prints_share_interval_and_n():
+    low, high = wilson(45, 60)
+    assert str(Accuracy(45, 60)) == f"0.750 [{low:.3f}, {high:.3f}] n=60"
+
+
+@pytest.fixture
+def comparison() -> Comparison:
+    return Comparison(
+        "interchange accuracy at the top",
+        (
+            ("DAS", (Accuracy(45, 60),)),
+            ("random", (Accuracy(6, 60), Accuracy(30, 60), Accuracy(12, 60))),
+        ),
+    )
+
+
+def test_several_draws_give_their_mean_and_range(comparison):
+    low, high = wilson(45, 60)
+    expected = pd.DataFrame(
+        [
+            {"method": "DAS", "value": 0.75, "low": low, "high": high, "n": 60, "draws": 1},
+            {"method": "random", "value": 48 / 180, "low": 0.1, "high": 0.5, "n": 60, "draws": 3},
+        ]
+    )
+    pd.testing.assert_frame_equal(comparison.to_frame(), expected)
+    assert comparison["random"][1] == Accuracy(30, 60)
+    with pytest.raises(KeyError, match="oracle"):
+        comparison["oracle"]
+
+
+def test_prints_a_line_a_method(comparison):
+    low, high = wilson(45, 60)
+    assert str(comparison).splitlines() == [
+        "interchange accuracy at the top [95 % interval]",
+        f"  DAS     0.750 [{low:.3f}, {high:.3f}]  n=60",
+        "  random  0.267 [0.100, 0.500]  n=60, range of 3 draws",
+    ]
+    html = comparison._repr_html_()
+    assert "<td>random</td>" in html and "0.267" in html
+
+
+def test_draws_a_point_a_method(comparison):
+    ax = comparison.plot(reference=0.5)
+    try:
+        drawn = {text.get_text() for text in ax.texts} | {
+            label.get_text() for label in (*ax.get_xticklabels(), *ax.get_yticklabels())
+        }
+        assert {"DAS", "random"} <= {name for text in drawn for name in text.split()}
+    finally:
+        plt.close("all")

@@ -1,0 +1,65 @@
+"""Scores on prepared rows are the scores on the rows."""
+
+import pytest
+import torch
+
+from reft_interp.evaluation import accuracy, predict_choices, prepared_accuracy
+from reft_interp.interventions import DistributedInterchange, Interchange, VectorAddition
+from reft_interp.runtime import IntervenedModel, Placement
+from reft_interp.runtime.prepared import PreparedRows
+from reft_interp.sites import Site
+from reft_interp.subspace import Subspace
+
+PROMPTS = ["The key near the doors", "Paris", "Is twelve more than three?", "Mary and John"]
+SOURCES = [*PROMPTS[1:], "Tokyo is a city"]
+CHOICES = {
+    "one token": ["0", "1", "2", "3", "4", "5", "6", "7"],
+    "several tokens": [" is", " is in the country", "Q", " was reading"],
+}
+
+
+def swapping(model, intervention) -> IntervenedModel:
+    return IntervenedModel(model, Placement(intervention, Site("resid_post", 1), "l1"))
+
+
+def answered(intervened, rows, sources, right):
+    """`rows` with the answers that the model gives where `right` says so, others elsewhere."""
+    said = predict_choices(intervened, rows, sources)
+    return [
+        row | {"answer": row["choices"][i if is_right else i - 1]}
+        for row, i, is_right in zip(rows, said.tolist(), right, strict=True)
+    ]
+
+
+@pytest.mark.parametrize("engine", ["auto", "full"])
+@pytest.mark.parametrize("kind", CHOICES)
+@pytest.mark.parametrize("architecture", ["llama", "gemma2", "bert"])
+def test_rows_prepared_once_score_any_intervention_there(tiny, architecture, kind, engine):
+    model = tiny(architecture)
+    whole = swapping(model, Interchange())
+    parts = [
+        swapping(model, DistributedInterchange(Subspace.random(32, rank, seed=rank)))
+        for rank in (1, 16)
+    ]
+    rows = [{"prompt": prompt, "choices": CHOICES[kind]} for prompt in PROMPTS]
+    for intervened in (whole, *parts):
+        right = [True, False, True, True]
+        asked = answered(intervened, rows, SOURCES, right)
+        prepared = PreparedRows(whole, asked, SOURCES, engine=engine)
+        found = prepared_accuracy(intervened, prepared, batch_size=3)
+        assert (found.hits, found.n) == (3, 4)
+        assert found == accuracy(intervened, asked, SOURCES)
+
+
+def test_rows_without_choices_are_scored_by_greedy_tokens(tiny):
+    model = tiny("llama")
+    added = swapping(model, VectorAddition(torch.ones(32)))
+    rows = [{"prompt": prompt, "answer": " is"} for prompt in PROMPTS]
+    assert prepared_accuracy(added, PreparedRows(added, rows)) == accuracy(added, rows)
+
+
+def test_an_answer_is_among_its_choices(tiny):
+    added = swapping(tiny("llama"), VectorAddition(torch.ones(32)))
+    rows = [{"prompt": prompt, "answer": " is", "choices": ["0", "1"]} for prompt in PROMPTS]
+    with pytest.raises(ValueError, match="row 0 has the answer ' is', which is not among"):
+        prepared_accuracy(added, PreparedRows(added, rows))

@@ -1,0 +1,61 @@
+"""Given vectors and given coordinates."""
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from reft_interp.interventions import Clamp, VectorAddition
+from reft_interp.subspace import Subspace
+
+
+def test_a_vector_is_added_to_every_token():
+    vector, h = torch.randn(8), torch.randn(2, 5, 8)
+    assert_close(VectorAddition(vector, strength=3.0)(h), h + 3 * vector)
+    assert_close(VectorAddition(vector)(h), h + vector)
+    assert torch.equal(VectorAddition(vector, strength=0.0)(h), h)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_a_vector_writes_its_line_and_reads_nothing(dtype):
+    vector = torch.randn(4096).to(dtype)
+    edit = VectorAddition(vector)
+    line = Subspace.from_matrix(vector[None])
+    assert edit.subspace.rank == 1
+    assert edit.subspace.principal_angles(line).max() < 1e-3
+    assert edit.reads is None
+
+
+@pytest.mark.parametrize(
+    "vector", [torch.zeros(4), torch.tensor([1.0, torch.nan]), torch.tensor([1.0, torch.inf])]
+)
+def test_a_vector_without_a_direction_is_refused(vector):
+    with pytest.raises(ValueError, match="vector must be finite and not zero"):
+        VectorAddition(vector)
+
+
+def test_the_vector_is_a_copy():
+    vector, h = torch.ones(4), torch.zeros(4)
+    edit = VectorAddition(vector)
+    vector.zero_()
+    assert torch.equal(edit(h), torch.ones(4))
+
+
+def test_clamped_coordinates_are_the_given_ones_for_every_token():
+    subspace = Subspace.random(8, 3, seed=0, dtype=torch.float64)
+    h, c = torch.randn(2, 5, 8, dtype=torch.float64), torch.tensor([1.0, -2, 0]).double()
+    edited = Clamp(subspace, c)(h)
+    assert_close(subspace.coordinates(edited), c.expand(2, 5, 3))
+    assert_close(subspace.remove(edited), subspace.remove(h))
+
+
+def test_a_clamp_reads_and_writes_its_subspace():
+    subspace = Subspace.random(8, 3, seed=0)
+    edit = Clamp(subspace, torch.ones(3))
+    assert torch.equal(edit.subspace.basis, subspace.basis)
+    assert edit.reads is not None
+    assert edit.reads.principal_angles(subspace).max() < 1e-4
+
+
+def test_as_many_coordinates_as_directions():
+    with pytest.raises(ValueError, match=r"as many as .* directions \(3\), got 2"):
+        Clamp(Subspace.random(8, 3, seed=0), torch.ones(2))

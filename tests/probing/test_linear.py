@@ -1,0 +1,66 @@
+"""Linear probes find what was planted, and nothing where nothing is."""
+
+import pytest
+import torch
+
+from reft_interp.probing.linear import linear_probes
+from reft_interp.subspace import Subspace
+
+
+@pytest.fixture
+def planted():
+    """Labels written along the first coordinate of 32; a subspace that has it, one that has not."""
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.arange(200) % 2
+    h = torch.randn(200, 32, generator=generator)
+    h[:, 0] += 6.0 * labels
+    return h, labels.tolist(), Subspace(torch.eye(32)[:2]), Subspace(torch.eye(32)[2:4])
+
+
+def values(frame):
+    return frame.set_index("part")["value"]
+
+
+def test_a_planted_label_is_read_inside_and_not_in_the_complement(planted):
+    h, labels, having, _ = planted
+    read = values(linear_probes(h, labels, having))
+    assert read["inside"] > 0.97
+    assert read["complement"] < 0.65
+    assert read["shuffled labels"] < 0.65
+    assert read["majority"] == 0.5
+
+
+def test_elsewhere_it_is_read_in_the_complement_only(planted):
+    h, labels, _, lacking = planted
+    read = values(linear_probes(h, labels, lacking))
+    assert read["inside"] < 0.65
+    assert read["complement"] > 0.97
+
+
+def test_groups_are_never_in_training_and_test_at_once():
+    # Labels are drawn for each group at random, and h tells the group alone: what is learned of
+    # some groups says nothing about others, so only a leak can be above chance.
+    generator = torch.Generator().manual_seed(1)
+    groups = [i // 10 for i in range(200)]
+    by_group = torch.arange(20)[torch.randperm(20, generator=generator)] % 2
+    codes = torch.randn(20, 32, generator=generator) * 3
+    h = codes[groups] + 0.1 * torch.randn(200, 32, generator=generator)
+    labels = by_group[groups].tolist()
+    space = Subspace.random(32, 31, seed=0)
+    leaking = values(linear_probes(h, labels, space))["inside"]
+    apart = values(linear_probes(h, labels, space, groups=[str(g) for g in groups]))["inside"]
+    assert leaking > 0.95
+    assert apart < 0.8
+
+
+def test_the_whole_space_has_no_complement(planted):
+    h, labels, _, _ = planted
+    assert "complement" not in set(linear_probes(h, labels, Subspace(torch.eye(32)))["part"])
+
+
+def test_labels_that_do_not_fit_are_refused(planted):
+    h, labels, having, _ = planted
+    with pytest.raises(ValueError, match="199 for 200 activations"):
+        linear_probes(h, labels[1:], having)
+    with pytest.raises(ValueError, match="at least two values, got only 1"):
+        linear_probes(h, [1] * 200, having)

@@ -1,0 +1,144 @@
+"""The probe as a whole, on a tiny model: every answer is there, consistent, and saved."""
+
+import dataclasses
+
+import pandas as pd
+import pytest
+import torch
+from datasets import Dataset
+
+import reft_interp as ri
+from reft_interp.causal import PreparedPairs
+from reft_interp.runtime import IntervenedModel, Placement
+from reft_interp.training import ReFTResult
+
+SITE = ri.Site("resid_post", 0)
+NOUNS = ("key", "door", "cat", "dog", "house", "table", "road", "book")
+
+
+def span(prompt, word):
+    return {"subject": [prompt.index(word), prompt.index(word) + len(word)]}
+
+
+@pytest.fixture(scope="module")
+def pairs():
+    rows = []
+    for i, noun in enumerate(NOUNS):
+        for plural in (False, True):
+            base_word = noun + "s" if plural else noun
+            source_word = NOUNS[i - 1] + ("" if (i + plural) % 2 else "s")
+            base, source = f"The {base_word} of the man", f"The {source_word} of the man"
+            number = source_word.endswith("s")
+            rows.append(
+                {
+                    "base": base,
+                    "source": source,
+                    "base_answer": " are" if plural else " is",
+                    "label": " are" if number else " is",
+                    "choices": [" is", " are"],
+                    "base_spans": span(base, base_word),
+                    "source_spans": span(source, source_word),
+                }
+            )
+    return Dataset.from_list(rows)
+
+
+@pytest.fixture(scope="module")
+def fitted(tiny, pairs):
+    model = tiny("llama")
+    task = [
+        {
+            "prompt": row["base"],
+            "answer": row["base_answer"],
+            "choices": row["choices"],
+            "spans": row["base_spans"],
+        }
+        for row in pairs
+    ]
+    das = ri.fit_das(model, pairs, SITE, "subject", rank=2, epochs=1, progress=False)
+    reft = ri.fit_reft(model, task, ri.LoReFT(rank=3), SITE, "f1+l1", epochs=1, progress=False)
+    return reft, das, task
+
+
+@pytest.fixture(scope="module")
+def report(fitted, pairs):
+    reft, das, task = fitted
+    return ri.probe(reft, against=das, data=pairs, task=task, draws=2)
+
+
+def test_asks_of_what_is_read_and_of_what_is_written(report):
+    assert report.name == "LoReFT"
+    assert set(report.linear["subspace"]) == {"LoReFT, writes", "LoReFT, reads"}
+    assert len(report.linear) == 2 * 2 * 5  # subspaces x variables x parts
+    assert report.linear["value"].between(0, 1).all()
+    assert (report.linear["low"] <= report.linear["value"]).all()
+    assert report.angles.groupby("series").size().tolist() == [2, 2]  # min(3, 2) angles each
+
+
+def test_geometry_is_that_of_the_subspaces(report, fitted):
+    reft, das, _ = fitted
+    written = reft.intervened.placements[0].intervention.subspace
+    found = report.overlaps.set_index("subspace").loc["LoReFT, writes"]
+    assert found["overlap"] == pytest.approx(written.overlap(das.subspace))
+    assert found["expected at random"] == pytest.approx(3 / written.width)
+
+
+def test_interchange_inside_is_that_of_the_subspace(report, fitted, pairs):
+    reft, das, _ = fitted
+    model = reft.intervened.model
+    written = reft.intervened.placements[0].intervention.subspace
+    alone = ri.interchange_accuracy(
+        model, pairs, ri.DistributedInterchange(written), SITE, "subject"
+    )
+    assert report.interchange["LoReFT, writes"] == (alone,)
+    prepared = PreparedPairs(model, pairs, SITE, "subject")
+    assert prepared.score(ri.DistributedInterchange(das.subspace)) == report.interchange["DAS"][0]
+
+
+def test_removal_is_an_ablation_after_the_edit(report, fitted):
+    reft, _, task = fitted
+    model, placement = reft.intervened.model, reft.intervened.placements[0]
+    mean = torch.cat(ri.activations(model, task, SITE, placement.on)).mean(0)
+    ablation = ri.MeanAblation(placement.intervention.subspace, mean)
+    both = IntervenedModel(model, [placement, Placement(ablation, SITE, placement.on)])
+    row = report.removal.query("model == 'LoReFT' and removed == 'LoReFT, writes'")
+    assert row["value"].item() == ri.accuracy(both, task).value
+    nothing = report.removal.query("model == 'LoReFT' and removed == 'nothing'")
+    assert nothing["value"].item() == ri.accuracy(reft.intervened, task).value
+
+
+def test_what_reads_nothing_is_said_in_words(fitted, pairs):
+    reft, das, task = fitted
+    model = reft.intervened.model
+    bias = IntervenedModel(model, Placement(ri.LobiReFT(rank=2), SITE, "l1"))
+    report = ri.probe(
+        ReFTResult(bias, pd.DataFrame(), {}), against=das, data=pairs, task=task, draws=1
+    )
+    assert report.notes == ("LobiReFT reads nothing: its edit is the same for every h.",)
+    assert set(report.linear["subspace"]) == {"LobiReFT, writes"}
+    assert "reads nothing" in str(report)
+
+
+def test_a_subspace_of_another_width_is_refused(fitted, pairs):
+    reft, das, task = fitted
+    model = reft.intervened.model
+    narrow = IntervenedModel(model, Placement(ri.LoReFT(rank=1), ri.Site("z", 0, heads=0), "l1"))
+    with pytest.raises(ValueError, match="wide, the DAS subspace"):
+        ri.probe(dataclasses.replace(reft, intervened=narrow), against=das, data=pairs, task=task)
+
+
+def test_the_report_is_written(report, tmp_path):
+    page = report.save(tmp_path)
+    text = page.read_text(encoding="utf-8")
+    assert "LoReFT, writes" in text and "principal axes" in text
+    assert {p.stem for p in (tmp_path / "tables").glob("*.csv")} == {
+        "linear-probes",
+        "promoted-tokens",
+        "overlaps",
+        "interchange-inside",
+        "removal",
+    }
+    saved = pd.read_csv(tmp_path / "tables" / "overlaps.csv")
+    assert saved["overlap"].tolist() == pytest.approx(report.overlaps["overlap"].tolist())
+    assert "LoReFT" in report._repr_html_()
+    assert "What LoReFT encodes" in str(report)

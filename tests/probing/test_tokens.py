@@ -1,0 +1,28 @@
+"""Promoted tokens, against the model's own unembedding."""
+
+import torch
+
+from reft_interp.probing.tokens import principal_axes, promoted_tokens
+from reft_interp.subspace import Subspace
+
+
+def test_a_direction_promotes_the_tokens_that_the_unembedding_says(tiny):
+    model = tiny("llama")
+    direction = model.W_U[:, 17].detach()[None]  # along token 17's own column
+    frame = promoted_tokens(model, direction, top=3)
+    with torch.no_grad():
+        logits = model.unembed(model.ln_final(direction[:, None]))[0, 0]
+    expected = [repr(model.tokenizer.decode([t]))[1:-1] for t in logits.topk(3).indices.tolist()]
+    assert frame.loc[frame["sign"] == "+", "tokens"].item() == "  ".join(expected)
+    lowest = [repr(model.tokenizer.decode([t]))[1:-1] for t in (-logits).topk(3).indices.tolist()]
+    assert frame.loc[frame["sign"] == "−", "tokens"].item() == "  ".join(lowest)
+
+
+def test_principal_axes_are_ordered_span_the_subspace_and_point_to_the_mean():
+    generator = torch.Generator().manual_seed(0)
+    h = torch.randn(500, 6, generator=generator) * torch.tensor([1.0, 5.0, 2.0, 9.0, 1.0, 1.0])
+    h += 1.0
+    axes = principal_axes(Subspace(torch.eye(6)[:3]), h)
+    assert torch.allclose(axes.abs(), torch.eye(6)[[1, 2, 0]], atol=0.1)
+    assert (axes @ h.mean(0) >= 0).all()
+    assert Subspace(axes).overlap(Subspace(torch.eye(6)[:3])) > 0.9999

@@ -1,0 +1,106 @@
+"""Rows whose constants are computed once."""
+
+import pytest
+import torch
+from torch import nn
+from torch.testing import assert_close
+
+from reft_interp.interventions import ConsReFT, DistributedInterchange, LoReFT, VectorAddition
+from reft_interp.runtime import IntervenedModel, Placement
+from reft_interp.runtime.prepared import PreparedRows
+from reft_interp.sites import Site
+from reft_interp.subspace import Subspace
+
+ROWS = [
+    {"prompt": "The key near the doors", "answer": " is on the table"},
+    {"prompt": "Paris", "answer": " is"},
+    {"prompt": "Is twelve more than three?", "answer": " Yes"},
+    {"prompt": "Mary and John went to the", "answer": " store,"},
+    {"prompt": "The book", "answer": " was bad."},
+]
+SOURCES = ["No, the", "The films were good", "A", "Tokyo is a city", "seven is"]
+
+
+def swapped(model) -> IntervenedModel:
+    return IntervenedModel(
+        model,
+        [
+            Placement(VectorAddition(torch.ones(32)), Site("resid_post", 1), "f1"),
+            Placement(
+                DistributedInterchange(Subspace.random(32, 4, seed=0)), Site("resid_post", 1), "l1"
+            ),
+        ],
+    )
+
+
+@pytest.mark.parametrize("engine", ["auto", "full"])
+@pytest.mark.parametrize("order", [[0, 1, 2, 3, 4], [4, 1], [2]])
+def test_any_batch_of_them_has_the_loss_of_the_rows(causal_model, engine, order):
+    intervened = IntervenedModel(causal_model, swapped(causal_model).placements[1:])
+    prepared = PreparedRows(intervened, ROWS, SOURCES, batch_size=2, engine=engine)
+    assert prepared.plan.replays == (engine == "auto")
+    inputs = prepared.collate([prepared[i] for i in order])
+    assert (inputs["frozen"] is None) == (engine == "full")
+    expected = intervened.loss([ROWS[i] for i in order], [SOURCES[i] for i in order])
+    assert_close(intervened(**inputs)["loss"], expected, atol=1e-5, rtol=1e-5)
+    other = intervened.loss([ROWS[i] for i in order], [SOURCES[i - 1] for i in order])
+    assert abs(other - expected) > 1e-4
+
+
+def test_sources_are_kept_for_the_placements_that_read_them(tiny):
+    intervened = swapped(tiny("llama"))
+    prepared = PreparedRows(intervened, ROWS, SOURCES, batch_size=2)
+    assert len(prepared) == len(ROWS)
+    for i, (row, held, _) in enumerate(prepared[i] for i in range(len(ROWS))):
+        assert row == ROWS[i]
+        expected = intervened.read_sources([ROWS[i]], [SOURCES[i]])
+        assert expected is not None and held[0] is expected[0] is None
+        assert held[1] is not None and expected[1] is not None
+        assert_close(held[1], expected[1], atol=1e-5, rtol=1e-5)
+
+
+def test_every_row_is_looked_at_before_any_step(tiny):
+    intervened = swapped(tiny("llama"))
+    with pytest.raises(ValueError, match="sources: 4 for 5 rows; one each is needed"):
+        PreparedRows(intervened, ROWS, SOURCES[:4])
+    with pytest.raises(ValueError, match="sources are missing"):
+        PreparedRows(intervened, ROWS)
+    with pytest.raises(ValueError, match="has no 'answer'"):
+        PreparedRows(intervened, [*ROWS, {"prompt": "The"}], [*SOURCES, "The"])
+    placed = Placement(LoReFT(2), Site("resid_post", 0), 'substring:" the"')
+    with pytest.raises(ValueError, match="0 occurrences of ' the' in the prompt of row"):
+        PreparedRows(IntervenedModel(tiny("llama"), placed), ROWS)
+
+
+def test_no_memory_no_replay(tiny):
+    prepared = PreparedRows(swapped(tiny("llama")), ROWS, SOURCES, memory_budget=0)
+    assert not prepared.plan.replays and "0 MB are granted" in str(prepared.plan)
+    assert prepared.frozen == [None] * len(ROWS)
+
+
+def test_dropout_is_no_reason_to_run_in_full(tiny):
+    """Two runs differ under dropout; that says nothing about the replay."""
+    placed = Placement(ConsReFT(4, dropout=0.5), Site("resid_post", 1), "l1")
+    intervened = IntervenedModel(tiny("llama"), placed).train()
+    nn.init.constant_(intervened.interventions[0].get_parameter("value.coordinates"), 3.0)
+    assert PreparedRows(intervened, ROWS).plan.replays
+    assert intervened.training
+
+
+def test_a_replay_that_goes_wrong_is_announced_and_not_used(make_tiny):
+    model = make_tiny("gpt2")
+    # A hook that counts columns of the batch does not survive a replay, which has others.
+    placed = Placement(VectorAddition(torch.ones(32)), Site("resid_post", 1), "l1")
+    intervened = IntervenedModel(model, placed)
+
+    def turn_third_column(stream, hook):
+        return torch.where(torch.arange(stream.shape[1])[:, None] == 2, -5 * stream, stream)
+
+    with model.hooks(fwd_hooks=[("blocks.1.hook_mlp_out", turn_third_column)]):
+        with pytest.warns(UserWarning, match="did not give what the plain run gives; running in"):
+            prepared = PreparedRows(intervened, ROWS)
+        assert not prepared.plan.replays
+        assert prepared.frozen == [None] * len(ROWS)
+        inputs = prepared.collate([prepared[0]])
+        assert_close(intervened(**inputs)["loss"], intervened.loss(ROWS[:1]))
+    assert PreparedRows(intervened, ROWS).plan.replays

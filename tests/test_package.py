@@ -1,0 +1,40 @@
+"""The package as a whole: what importing it loads, what it offers, which way it depends."""
+
+import subprocess
+import sys
+
+import pytest
+from importlinter.cli import lint_imports
+
+import reft_interp as ri
+
+
+def _modules_after(statement: str) -> set[str]:
+    code = f"import sys\n{statement}\nprint(' '.join(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return set(done.stdout.split())
+
+
+def test_importing_the_package_loads_no_torch():
+    loaded = _modules_after("import reft_interp")
+    assert "reft_interp" in loaded
+    assert "torch" not in loaded and "transformers" not in loaded
+
+
+def test_asking_for_a_name_loads_what_it_needs():
+    assert "torch" in _modules_after("from reft_interp import Subspace")
+
+
+def test_dependencies_point_one_way():
+    assert lint_imports() == 0
+
+
+@pytest.mark.parametrize("name", ri.__all__)
+def test_every_public_name_is_there_and_documented(name):
+    thing = getattr(ri, name)
+    assert thing.__doc__ and len(thing.__doc__) > 20
+
+
+def test_the_public_names_are_in_dir():
+    assert set(ri.__all__) <= set(dir(ri))
+    assert {"load_model", "fit_das", "fit_reft", "probe", "Site", "Subspace"} <= set(ri.__all__)
