@@ -13,6 +13,7 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
 from reft_interp import plotting
+from reft_interp.plotting import style
 
 METHODS = pd.DataFrame(
     {
@@ -206,9 +207,9 @@ def test_a_label_has_one_colour_and_one_marker_in_every_group():
 
 def test_neighbouring_colours_differ_in_grey():
     """As a printer mixes it (ITU-R BT.601), one step to the next."""
-    grey = [np.dot(to_rgb(colour), [0.299, 0.587, 0.114]) for colour in plotting.PALETTE]
+    grey = [np.dot(to_rgb(colour), [0.299, 0.587, 0.114]) for colour in style.PALETTE]
     assert min(abs(np.diff(grey))) > 0.04
-    assert len(set(plotting.MARKERS)) == len(set(plotting.DASHES)) == len(plotting.PALETTE)
+    assert len(set(style.MARKERS)) == len(set(style.DASHES)) == len(style.PALETTE)
 
 
 def test_angles_are_drawn_by_index():

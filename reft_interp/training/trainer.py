@@ -145,8 +145,8 @@ def train(
         The logged losses: step, epoch, loss.
 
     Raises:
-        ValueError: nothing to train; resume without a folder for checkpoints; the loss became
-            NaN or infinite.
+        ValueError: nothing to train; resume without a folder for checkpoints; the loss or the
+            weights became NaN or infinite.
     """
     if resume and checkpoints is None:
         raise ValueError("resume=True needs checkpoints=, the folder to resume from")
@@ -182,6 +182,12 @@ def train(
         intervened.train()
         try:
             trainer.train(resume_from_checkpoint=resume or None)
+        except torch.linalg.LinAlgError as error:  # pyright: ignore[reportPrivateImportUsage]
+            raise ValueError(
+                f"the trained directions are no longer independent or no numbers at step "
+                f"{trainer.state.global_step}: try a learning rate below "
+                f"{trainer.args.learning_rate}"
+            ) from error
         finally:
             intervened.eval()
             intervened.zero_grad()

@@ -1,0 +1,48 @@
+"""Columns of a frame as a figure needs them, checked before anything is drawn."""
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float
+
+
+def column(frame: pd.DataFrame, name: str, argument: str) -> list[str]:
+    if name not in frame.columns:
+        known = ", ".join(map(str, frame.columns))
+        raise ValueError(f"{argument} must be a column of the frame (it has {known}), got {name!r}")
+    if frame.empty:
+        raise ValueError("frame must have at least one row, got none")
+    return [str(entry) for entry in frame[name]]
+
+
+def numbers(frame: pd.DataFrame, name: str, argument: str) -> Float[np.ndarray, " n"]:
+    column(frame, name, argument)
+    try:
+        return frame[name].to_numpy(dtype=float, na_value=np.nan)
+    except (TypeError, ValueError) as error:
+        raise TypeError(
+            f"{argument} must be a column of numbers, {name!r} is not: {error}"
+        ) from None
+
+
+def interval_columns(
+    frame: pd.DataFrame, value: str, low: str | None, high: str | None
+) -> pd.DataFrame:
+    """The columns `value`, `low` and `high` as floats, NaN where there is no interval."""
+    if (low is None) != (high is None):
+        raise ValueError(f"low and high must be given together, got low={low!r}, high={high!r}")
+    data = pd.DataFrame({"value": numbers(frame, value, "value"), "low": np.nan, "high": np.nan})
+    if low is not None and high is not None:
+        data["low"], data["high"] = numbers(frame, low, "low"), numbers(frame, high, "high")
+    # An interval need not hold its own value (bootstrap percentiles may not), but has a direction.
+    for row, (_, left, right) in enumerate(data.to_numpy()):
+        if left > right:
+            raise ValueError(
+                f"low must not exceed high, but in row {row} low is {left:g} and high {right:g}"
+            )
+    return data
+
+
+def levels(frame: pd.DataFrame, name: str, argument: str) -> list:
+    column(frame, name, argument)
+    levels = list(dict.fromkeys(frame[name]))
+    return sorted(levels) if pd.api.types.is_numeric_dtype(frame[name]) else levels

@@ -1,0 +1,199 @@
+"""DAS on a model in which the variable was put by hand, so that the answer is known.
+
+The model has two binary variables. The last token's embedding writes each along a direction of
+its own, beside noise that is that token's own; the output layer reads the two directions and
+answers with one of four tokens. The blocks in between add little.
+"""
+
+import random
+
+import numpy as np
+import pytest
+import torch
+from datasets import Dataset
+
+from reft_interp.causal import PreparedPairs, fit_das, interchange_accuracy
+from reft_interp.interventions import DistributedInterchange, Interchange
+from reft_interp.models import wrap_model
+from reft_interp.runtime import IntervenedModel
+from reft_interp.runtime.saving import read_notes
+from reft_interp.sites import Site
+from reft_interp.subspace import Subspace
+
+PLANTED = Subspace.random(32, 2, seed=42)
+FIRST, SECOND = PLANTED.basis
+LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWX"
+ANSWERS = {(-1, -1): "0", (-1, 1): "1", (1, -1): "2", (1, 1): "3"}
+"""What the model says for the values of the two variables."""
+SITE = Site("resid_post", 0)
+
+
+def values_of(letter: str) -> tuple[int, int]:
+    return list(ANSWERS)[LETTERS.index(letter) % 4]
+
+
+@pytest.fixture(scope="module")
+def model(tiny_parts):
+    hf_model, tokenizer = tiny_parts("llama")
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for block in hf_model.model.layers:
+            block.self_attn.o_proj.weight.mul_(0.1)
+            block.mlp.down_proj.weight.mul_(0.1)
+        for letter in LETTERS:
+            a, b = values_of(letter)
+            own = 0.2 * torch.randn(32, generator=generator)
+            own -= (FIRST @ own) * FIRST + (SECOND @ own) * SECOND
+            token = tokenizer(letter)["input_ids"][-1]
+            hf_model.model.embed_tokens.weight[token] = a * FIRST + b * SECOND + own
+        hf_model.lm_head.weight.mul_(0.1)
+        for (a, b), answer in ANSWERS.items():
+            (token,) = tokenizer(answer, add_special_tokens=False)["input_ids"]
+            # Not larger: with a wide margin the loss is 0 long before the direction is found.
+            hf_model.lm_head.weight[token] = 0.8 * (a * FIRST + b * SECOND)
+    return wrap_model(hf_model, tokenizer, name="tiny-planted")
+
+
+def pairs(letters: str, count: int, seed: int) -> Dataset:
+    """Pairs whose first variable differs; it is taken from the source, the second from the base."""
+    chosen = random.Random(seed)
+    rows = []
+    while len(rows) < count:
+        base, source = chosen.choices(letters, k=2)
+        (a, b), (other_a, other_b) = values_of(base), values_of(source)
+        if a == other_a:
+            continue
+        rows.append(
+            {
+                "base": base,
+                "source": source,
+                "base_answer": ANSWERS[a, b],
+                "source_answer": ANSWERS[other_a, other_b],
+                "label": ANSWERS[other_a, b],
+                "choices": list(ANSWERS.values()),
+                "base_spans": {"who": [0, 1]},
+                "source_spans": {"who": [0, 1]},
+            }
+        )
+    return Dataset.from_list(rows)
+
+
+@pytest.fixture(scope="module")
+def train_pairs() -> Dataset:
+    return pairs(LETTERS[:16], 160, seed=0)
+
+
+@pytest.fixture(scope="module")
+def test_pairs() -> Dataset:
+    return pairs(LETTERS[16:], 60, seed=1)  # letters whose noise was never trained on
+
+
+@pytest.fixture(scope="module")
+def found(model, train_pairs):
+    return fit_das(
+        model, train_pairs, SITE, "who", rank=1, epochs=10, learning_rate=0.05, progress=False
+    )
+
+
+def test_the_planted_direction_is_there(model, test_pairs):
+    planted = DistributedInterchange(Subspace(FIRST[None]))
+    other = DistributedInterchange(Subspace(SECOND[None]))
+    scores = [
+        interchange_accuracy(model, test_pairs, edit, SITE, "who").value
+        for edit in (planted, other, None)
+    ]
+    assert scores == [1, 0, 0]
+
+
+def test_finds_the_planted_direction(found):
+    (angle,) = found.subspace.principal_angles(Subspace(FIRST[None]))
+    (before,) = Subspace.random(32, 1, seed=0).principal_angles(Subspace(FIRST[None]))
+    assert angle < 10 < 45 < before  # where it ends, and where it started
+    (to_second,) = found.subspace.principal_angles(Subspace(SECOND[None]))
+    assert to_second > 80
+    assert found.losses["loss"].iloc[-1] < found.losses["loss"].iloc[0] / 2
+
+
+def test_its_interchange_gives_the_label_and_its_controls_do_not(found, test_pairs):
+    score = found.evaluate(test_pairs, random_subspaces=5, seed=100)
+    assert score["DAS"][0].value >= 0.95
+    # All of the source: right only where the second variable is the same.
+    same = np.mean([row["label"] == row["source_answer"] for row in test_pairs.to_list()])
+    assert score["whole vector"][0].value == pytest.approx(same)
+    assert 0.3 < same < 0.7
+    assert score["no intervention"][0].value == 0
+    assert len(score["random subspace"]) == 5
+    assert max(draw.value for draw in score["random subspace"]) < 0.3
+    assert {accuracy.n for _, draws in score.rows for accuracy in draws} == {60}
+    assert (
+        score.metric == "interchange intervention accuracy at blocks.0.hook_resid_post on span:who"
+    )
+
+
+def test_what_was_prepared_once_scores_as_pair_by_pair(found, model, test_pairs):
+    prepared = PreparedPairs(model, test_pairs, SITE, "who", batch_size=16)
+    in_full = PreparedPairs(model, test_pairs, SITE, "who", engine="full")
+    for edit in (
+        DistributedInterchange(found.subspace),
+        DistributedInterchange(Subspace.random(32, 8, seed=1)),
+        Interchange(),
+        None,
+    ):
+        alone = interchange_accuracy(model, test_pairs, edit, SITE, "who", batch_size=7)
+        assert prepared.score(edit) == in_full.score(edit) == alone
+
+
+def test_the_same_seed_gives_the_same_subspace(model, train_pairs):
+    few = train_pairs.select(range(32))
+    one, same, other = (
+        fit_das(model, few, SITE, "last", epochs=1, seed=seed, progress=False).subspace.basis
+        for seed in (0, 0, 1)
+    )
+    assert torch.equal(one, same)
+    assert not torch.allclose(one, other)
+
+
+def test_starts_where_it_is_told(model, train_pairs):
+    few = train_pairs.select(range(32))
+    start = Subspace(FIRST[None])
+    found = fit_das(
+        model, few, SITE, "last", start=start, epochs=1, learning_rate=0.0, progress=False
+    )
+    assert found.subspace.principal_angles(start)[0] < 1e-3
+    assert found.settings["rank"] == 1
+
+
+def test_knows_where_it_is(found):
+    assert found.site == SITE
+    assert str(found.on) == "span:who"
+    assert "losses" not in repr(found)
+
+
+def test_saves_what_it_found_and_how(found, model, test_pairs, tmp_path):
+    found.save(tmp_path)
+    loaded = IntervenedModel.load(tmp_path, model)
+    assert torch.equal(loaded.placements[0].intervention.subspace.basis, found.subspace.basis)
+    rows = test_pairs.to_list()[:4]
+    bases = [{"prompt": row["base"], "spans": row["base_spans"]} for row in rows]
+    sources = [{"prompt": row["source"], "spans": row["source_spans"]} for row in rows]
+    assert torch.equal(loaded.logits(bases, sources), found.intervened.logits(bases, sources))
+    assert read_notes(tmp_path)["training"] == found.settings
+    assert found.settings == {
+        "rank": 1,
+        "epochs": 10,
+        "learning_rate": 0.05,
+        "batch_size": 32,
+        "seed": 0,
+        "pairs": 160,
+    }
+
+
+def test_mistakes_are_found_before_the_first_step(found, model, train_pairs, test_pairs):
+    with pytest.raises(ValueError, match="rank must be between 1 and 32"):
+        fit_das(model, train_pairs, SITE, "last", rank=33)
+    with pytest.raises(ValueError, match="layer must be between 0 and 1"):
+        fit_das(model, train_pairs, Site("resid_post", 2), "last")
+    with pytest.raises(ValueError, match="no span 'subject'"):
+        fit_das(model, train_pairs, SITE, "subject")
+    with pytest.raises(ValueError, match="random_subspaces must be at least 1, got 0"):
+        found.evaluate(test_pairs, random_subspaces=0)

@@ -1,0 +1,91 @@
+"""Counterfactual pairs as rows that a model runs, and how often an interchange gives the label."""
+
+import pytest
+import torch
+from datasets import Dataset
+
+from reft_interp.causal import PreparedPairs, interchange_accuracy, interchange_rows
+from reft_interp.interventions import DistributedInterchange, Interchange, ZeroAblation
+from reft_interp.sites import Site
+from reft_interp.subspace import Subspace
+
+BASES = ["The key near", "Paris is a", "Mary and John", "The book was"]
+SOURCES = ["The films are", "No, the", "seven is less", "A"]
+CHOICES = ["0", "1", "2", "3", "4", "5", "6", "7"]
+TOP = Site("resid_post", 1)
+
+
+def pairs(labels, **columns) -> Dataset:
+    given = {"base": BASES, "source": SOURCES, "label": labels} | columns
+    return Dataset.from_dict(given)
+
+
+def said_alone(model, prompt: str) -> str:
+    """The choice that the untouched model gives the highest logit after one prompt."""
+    with torch.no_grad():
+        logits = model(torch.tensor([model.tokenizer(prompt)["input_ids"]]))[0, -1]
+    ids = [model.tokenizer(choice, add_special_tokens=False)["input_ids"] for choice in CHOICES]
+    return CHOICES[int(torch.stack([logits[token] for (token,) in ids]).argmax())]
+
+
+def test_bases_are_asked_for_the_label_and_sources_for_nothing():
+    spans = [{"who": [0, 3]}] * 4
+    bases, sources = interchange_rows(
+        pairs(list("0123"), base_spans=spans, source_spans=spans, choices=[CHOICES] * 4)
+    )
+    assert bases[1] == {
+        "prompt": "Paris is a",
+        "spans": {"who": [0, 3]},
+        "answer": "1",
+        "choices": CHOICES,
+    }
+    assert sources[1] == {"prompt": "No, the", "spans": {"who": [0, 3]}}
+
+
+def test_spans_and_choices_may_be_missing():
+    bases, sources = interchange_rows(pairs(list("0123")))
+    assert bases[0] == {"prompt": "The key near", "spans": None, "answer": "0"}
+    assert sources[0] == {"prompt": "The films are", "spans": None}
+
+
+def test_says_which_columns_are_missing():
+    with pytest.raises(ValueError, match=r"pairs lack \['label', 'source'\]; they have \['base'"):
+        interchange_rows(Dataset.from_dict({"base": BASES}))
+
+
+def test_the_whole_vector_at_the_top_gives_the_sources_answer(causal_model):
+    of_source = [said_alone(causal_model, source) for source in SOURCES]
+    of_base = [said_alone(causal_model, base) for base in BASES]
+    asked = {"choices": [CHOICES] * 4}
+
+    def score(labels, intervention):
+        data = pairs(labels, **asked)
+        return interchange_accuracy(causal_model, data, intervention, TOP, "last", batch_size=3)
+
+    assert score(of_source, Interchange()).hits == 4
+    assert score(of_base, None).hits == 4
+    same = sum(a == b for a, b in zip(of_source, of_base, strict=True))
+    assert same < 4
+    assert score(of_base, Interchange()).hits == score(of_source, None).hits == same
+
+
+def test_pairs_are_prepared_for_any_interchange_there(tiny):
+    model = tiny("llama")
+    of_source = [said_alone(model, source) for source in SOURCES]
+    data = pairs(of_source, choices=[CHOICES] * 4)
+    prepared = PreparedPairs(model, data, TOP, "last")
+    everything = DistributedInterchange(Subspace(torch.eye(32)))
+    assert prepared.score(Interchange()).hits == prepared.score(everything).hits == 4
+    assert prepared.score(None) == interchange_accuracy(model, data, None, TOP, "last")
+    assert prepared.score(None).hits < 4
+    with pytest.raises(ValueError, match="takes no source"):
+        prepared.score(ZeroAblation(Subspace.random(32, 1, seed=0)))
+
+
+def test_base_and_source_are_aligned_token_by_token(tiny):
+    spans = {"base_spans": [{"who": [0, 3]}] * 4, "source_spans": [{"who": [0, 1]}] * 4}
+    spans["base_spans"][2] = {"who": [0, 13]}
+    data = pairs(list("0123"), choices=[CHOICES] * 4, **spans)
+    with pytest.raises(ValueError, match="are edited and 1 of the source"):
+        interchange_accuracy(tiny("llama"), data, Interchange(), TOP, "span:who all")
+    assert interchange_accuracy(tiny("llama"), data, Interchange(), TOP, "who").n == 4

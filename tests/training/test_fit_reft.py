@@ -1,0 +1,101 @@
+"""The one call that trains a ReFT, and what it gives back."""
+
+import pytest
+import torch
+from datasets import Dataset
+from transformers import TrainerCallback
+
+from reft_interp.evaluation import accuracy
+from reft_interp.interventions import LoReFT
+from reft_interp.runtime import IntervenedModel
+from reft_interp.runtime.saving import read_notes
+from reft_interp.sites import Site
+from reft_interp.training import fit_reft
+
+NOUNS = ["key", "door", "film", "car", "book", "city", "store", "table"]
+ROWS = [
+    {
+        "prompt": f"The {other} near the {noun}{plural}",
+        "answer": " are" if plural else " is",
+        "choices": [" is", " are"],
+    }
+    for noun in NOUNS
+    for plural in ("", "s")
+    for other in ("cars", "door")
+]
+
+
+def fit(model, rows=ROWS, site=None, **options):
+    settings = {"epochs": 20, "learning_rate": 5e-2, "progress": False} | options
+    return fit_reft(model, rows, LoReFT(4), site or Site("resid_post", 0), "l2", **settings)
+
+
+def test_learns_what_the_untouched_model_does_not_know(tiny):
+    model = tiny("llama")
+    result = fit(model)
+    before, after = accuracy(model, ROWS), accuracy(result.intervened, ROWS)
+    assert before.value <= 0.7 < 0.95 <= after.value
+    found = result.evaluate(ROWS)
+    assert found["untouched model"] == (before,) and found["LoReFT"] == (after,)
+    assert result.name == "LoReFT"
+
+
+def test_the_same_seed_gives_the_same_result(tiny):
+    model = tiny("llama")
+    results = []
+    for seed, noise in ((0, 1), (0, 2), (1, 1)):
+        torch.manual_seed(noise)
+        results.append(fit(model, epochs=1, seed=seed).intervened.state_dict())
+    for one, same, other in zip(*(state.values() for state in results), strict=True):
+        assert torch.equal(one, same)
+        assert not torch.equal(one, other)
+
+
+def test_one_module_for_each_site_or_one_for_all(tiny):
+    sites = [Site("resid_post", 0), Site("mlp_out", 1)]
+    apart = fit(tiny("llama"), site=sites, epochs=1).intervened
+    together = fit(tiny("llama"), site=sites, epochs=1, shared=True).intervened
+    assert len(apart.interventions) == 2 and len(together.interventions) == 1
+    assert apart.trained_parameters == 2 * together.trained_parameters
+    assert [placement.site for placement in together.placements] == sites
+
+
+def test_saves_what_it_was_trained_with(tiny, tmp_path):
+    result = fit(tiny("llama"), epochs=1, seed=5)
+    result.save(tmp_path)
+    assert read_notes(tmp_path)["training"] == result.settings
+    assert result.settings == {
+        "epochs": 1,
+        "learning_rate": 5e-2,
+        "batch_size": 16,
+        "seed": 5,
+        "rows": len(ROWS),
+    }
+    loaded = IntervenedModel.load(tmp_path, tiny("llama"))
+    assert torch.equal(loaded.logits(ROWS[:3]), result.intervened.logits(ROWS[:3]))
+
+
+def test_evaluates_each_epoch_and_resumes(tiny, tmp_path):
+    seen = []
+
+    class Evaluated(TrainerCallback):
+        def on_evaluate(self, args, state, control, metrics=None, **kwargs):
+            seen.append((metrics or {})["eval_loss"])
+
+    options = {"evaluation": Dataset.from_list(ROWS[:4]), "callbacks": [Evaluated()]}
+    whole = fit(tiny("llama"), epochs=2, checkpoints=tmp_path, **options)
+    assert len(seen) == 2 and seen[1] < seen[0]
+    assert seen[1] == pytest.approx(whole.intervened.loss(ROWS[:4]).item(), abs=1e-4)
+    again = fit(tiny("llama"), epochs=2, checkpoints=tmp_path, resume=True, **options)
+    for one, two in zip(whole.intervened.parameters(), again.intervened.parameters(), strict=True):
+        assert torch.equal(one, two)
+
+
+def test_mistakes_are_found_before_the_first_step(tiny):
+    model = tiny("llama")
+    with pytest.raises(ValueError, match="site must be at least one Site, got none"):
+        fit_reft(model, ROWS, LoReFT(4), [], "f1")
+    with pytest.raises(ValueError, match="layer must be between 0 and 1"):
+        fit(model, site=Site("resid_post", 2))
+    with pytest.raises(ValueError, match="has no 'answer'"):
+        fit(model, rows=[{"prompt": "The"}])
