@@ -17,6 +17,7 @@ from reft_interp.evaluation import Comparison
 from reft_interp.interventions import DistributedInterchange, Interchange
 from reft_interp.positions import PositionSelector, parse_positions
 from reft_interp.runtime import IntervenedModel, Placement
+from reft_interp.runtime.planning import Engine
 from reft_interp.runtime.prepared import PreparedRows
 from reft_interp.sites import Site
 from reft_interp.subspace import Subspace
@@ -74,8 +75,10 @@ class DASResult:
             self.intervened.model, pairs, self.site, self.on, batch_size=batch_size
         )
         score = prepared.score
+        # Far from the seeds that people train with: a control must not be where a search began.
+        first = 1_000_000 * (seed + 1)
         draws = tuple(
-            score(DistributedInterchange(Subspace.random(found.width, found.rank, seed=seed + i)))
+            score(DistributedInterchange(Subspace.random(found.width, found.rank, seed=first + i)))
             for i in range(random_subspaces)
         )
         return Comparison(
@@ -99,13 +102,15 @@ def fit_das(
     site: Site,
     on: On,
     *,
-    rank: int = 1,
+    rank: int | None = None,
     start: Subspace | None = None,
     epochs: int | float = 2,
     learning_rate: float = 5e-3,
     batch_size: int = 32,
     seed: int = 0,
     progress: bool = True,
+    engine: Engine = "auto",
+    memory_budget: int | None = None,
     **arguments: Any,
 ) -> DASResult:
     """Find the rank-r subspace whose interchange gives the counterfactual label.
@@ -118,21 +123,25 @@ def fit_das(
         pairs: counterfactual rows: base, source, label, and spans where `on` names one.
         site: where to look.
         on: which tokens of base and source, as in "subject" (a named span) or "last".
-        rank: how many directions.
+        rank: how many directions; 1 where neither it nor `start` is given.
         start: where the search begins; a random subspace by default.
         epochs: passes over the pairs.
         learning_rate: of AdamW, falling linearly to zero.
         batch_size: pairs a step.
         seed: of where the search begins and of the order of pairs.
         progress: show a progress bar.
+        engine: "full" forces the plain run; see `PreparedRows`.
+        memory_budget: bytes that constants of the pairs may take; see `PreparedRows`.
         arguments: further arguments of `training.train`.
 
     Raises:
-        ValueError: a site that the model lacks, a rank above its width, tokens that a pair
-            does not have: all before the first step.
+        ValueError: a site that the model lacks, a rank above its width or unlike `start`'s,
+            tokens that a pair does not have: all before the first step.
     """
     if start is None:
-        start = Subspace.random(site.width(model), rank, seed=seed)
+        start = Subspace.random(site.width(model), 1 if rank is None else rank, seed=seed)
+    elif rank not in (None, start.rank):
+        raise ValueError(f"rank must be that of start ({start.rank}) or left out, got {rank}")
     bases, sources = interchange_rows(pairs)
     interchange = DistributedInterchange(start, trainable=True)
     intervened = IntervenedModel(model, Placement(interchange, site, parse_positions(on)))
@@ -146,7 +155,7 @@ def fit_das(
     }
     losses = train(
         intervened,
-        PreparedRows(intervened, bases, sources),
+        PreparedRows(intervened, bases, sources, engine=engine, memory_budget=memory_budget),
         epochs=epochs,
         learning_rate=learning_rate,
         batch_size=batch_size,

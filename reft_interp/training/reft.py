@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from reft_interp.interventions import Intervention
 from reft_interp.positions import PositionSelector
 from reft_interp.runtime import IntervenedModel, Placement
 from reft_interp.runtime.batching import Rows
+from reft_interp.runtime.planning import Engine
 from reft_interp.runtime.prepared import PreparedRows
 from reft_interp.sites import Site
 from reft_interp.training.trainer import train
@@ -66,6 +68,8 @@ def fit_reft(
     evaluation: Rows | None = None,
     checkpoints: str | Path | None = None,
     resume: bool = False,
+    engine: Engine = "auto",
+    memory_budget: int | None = None,
     **arguments: Any,
 ) -> ReFTResult:
     """Train a ReFT by cross-entropy of the answer tokens, the model frozen.
@@ -87,6 +91,8 @@ def fit_reft(
         evaluation: rows whose loss is computed each epoch, for early stopping.
         checkpoints: a folder for checkpoints, one an epoch; none by default.
         resume: go on from the newest checkpoint there.
+        engine: "full" forces the plain run; see `PreparedRows`.
+        memory_budget: bytes that constants of the rows may take; see `PreparedRows`.
         arguments: further arguments of `train`.
 
     Raises:
@@ -108,10 +114,11 @@ def fit_reft(
         "seed": seed,
         "rows": len(rows),
     }
+    prepare = partial(PreparedRows, intervened, engine=engine, memory_budget=memory_budget)
     losses = train(
         intervened,
-        PreparedRows(intervened, rows),
-        None if evaluation is None else PreparedRows(intervened, evaluation),
+        prepare(rows),
+        None if evaluation is None else prepare(evaluation),
         epochs=epochs,
         learning_rate=learning_rate,
         batch_size=batch_size,

@@ -132,7 +132,8 @@ def train(
         epochs: passes over the rows.
         learning_rate: of AdamW, falling linearly to zero.
         batch_size: rows a step.
-        seed: of the order of rows, and of dropout.
+        seed: of the order of rows, and of dropout. As with every transformers Trainer, the
+            generators of Python, NumPy and torch are set to it.
         progress: show a progress bar.
         checkpoints: a folder for checkpoints, one an epoch; none by default.
         resume: go on from the newest checkpoint there, exactly as if never interrupted.
