@@ -89,7 +89,7 @@ def add_probes(page: Report, probes: Sequence[ProbeReport]) -> None:
     )
     first, *others = [probe.interchange.to_frame() for probe in probes]
     # The controls are the same for all; the first probe's stand for them.
-    own = [frame[frame["method"].str.contains("writes|reads")] for frame in others]
+    own = [frame.loc[frame["method"].str.contains("writes|reads")] for frame in others]
     frame = joined([first, *own])
     page.figure(
         plotting.intervals(frame, value="value", label="method", xlabel="IIA", title=""),

@@ -49,7 +49,9 @@ def interchange_inside(
     def score(subspace: Subspace) -> Accuracy:
         return prepared.score(DistributedInterchange(subspace))
 
-    rows = [(name, (score(subspace),)) for name, subspace in subspaces.items()]
+    rows: list[tuple[str, tuple[Accuracy, ...]]] = [
+        (name, (score(subspace),)) for name, subspace in subspaces.items()
+    ]
     rows.append(("whole vector", (prepared.score(Interchange()),)))
     rows.append(("no intervention", (prepared.score(None),)))
     width = site.width(model)
@@ -91,7 +93,7 @@ def without(
     found: list[pd.DataFrame] = []
     for kind, placements in kinds:
         whole = IntervenedModel(bridge, placements) if placements else bridge
-        scores = [("nothing", (accuracy(whole, rows),))]
+        scores: list[tuple[str, tuple[Accuracy, ...]]] = [("nothing", (accuracy(whole, rows),))]
         for label, index, subspace in subspaces:
             at = intervened.placements[index]
             mean = torch.cat(activations(bridge, rows, at.site, at.on)).mean(0).float().cpu()

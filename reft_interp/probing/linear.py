@@ -72,7 +72,7 @@ def _out_of_fold(x: np.ndarray, y: np.ndarray, groups: np.ndarray, seed: int) ->
     probe = make_pipeline(StandardScaler(), LogisticRegression(max_iter=2000))
     folds = StratifiedGroupKFold(_FOLDS, shuffle=True, random_state=seed)
     said = cross_val_predict(probe, x, y, groups=groups, cv=folds)
-    return Accuracy(int((said == y).sum()), len(y))
+    return Accuracy(int((np.asarray(said) == y).sum()), len(y))
 
 
 def _row(part: str, accuracy: Accuracy) -> dict[str, str | float]:

@@ -185,17 +185,24 @@ def _subspaces(reft: ReFTResult) -> tuple[list[Probed], list[str]]:
 
 
 def _examples(data: Dataset) -> Mapping[str, Any]:
-    """Each distinct base, with the causal variable's value as its label, grouped by its span."""
+    """Each distinct base, with the causal variable's value as its label, grouped by its span.
+
+    Raises:
+        ValueError: the rows have no `base_answer`, which says what the variable is.
+    """
+    if "base_answer" not in data.column_names:
+        raise ValueError(f"data must have a column 'base_answer', it has {data.column_names}")
     bases, _ = interchange_rows(data)
     rows, labels, groups, seen = [], [], [], set()
-    for pair, base in zip(data, bases, strict=True):
+    for pair, base in zip(data.to_list(), bases, strict=True):
         if base["prompt"] in seen:
             continue
         seen.add(base["prompt"])
         rows.append(base)
         # Templates differ in their verbs, so the answer itself says more than the variable:
         # its place among the choices is what answers have in common.
-        labels.append(list(pair["choices"]).index(pair["base_answer"]))
+        said, choices = pair["base_answer"], list(pair.get("choices") or [])
+        labels.append(choices.index(said) if choices else said)
         spans = [span for span in (base["spans"] or {}).values() if span is not None]
         groups.append(base["prompt"][slice(*spans[0])] if spans else base["prompt"])
     return {"rows": rows, "labels": labels, "groups": groups}

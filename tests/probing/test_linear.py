@@ -17,8 +17,8 @@ def planted():
     return h, labels.tolist(), Subspace(torch.eye(32)[:2]), Subspace(torch.eye(32)[2:4])
 
 
-def values(frame):
-    return frame.set_index("part")["value"]
+def values(frame) -> dict[str, float]:
+    return dict(zip(frame["part"], frame["value"], strict=True))
 
 
 def test_a_planted_label_is_read_inside_and_not_in_the_complement(planted):
