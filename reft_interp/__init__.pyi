@@ -7,6 +7,7 @@ from .causal import interchange_accuracy as interchange_accuracy
 from .evaluation import Accuracy as Accuracy
 from .evaluation import Comparison as Comparison
 from .evaluation import accuracy as accuracy
+from .evaluation import predict_choices as predict_choices
 from .interop import load_pyreft as load_pyreft
 from .interventions import Clamp as Clamp
 from .interventions import ConsReFT as ConsReFT
@@ -38,6 +39,7 @@ from .report import Report as Report
 from .runtime import IntervenedModel as IntervenedModel
 from .runtime import Placement as Placement
 from .runtime import activations as activations
+from .runtime.prepared import PreparedRows as PreparedRows
 from .sites import Site as Site
 from .subspace import Subspace as Subspace
 from .training import ReFTResult as ReFTResult

@@ -9,11 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from datasets import Dataset
 from transformer_lens.model_bridge import TransformerBridge
 
-from reft_interp.causal.interchanges import On, PreparedPairs, interchange_rows
-from reft_interp.evaluation import Comparison
+from reft_interp.causal.interchanges import On, Pairs, PreparedPairs, interchange_rows
+from reft_interp.evaluation import Comparison, control_subspaces
 from reft_interp.interventions import DistributedInterchange, Interchange
 from reft_interp.positions import PositionSelector, parse_positions
 from reft_interp.runtime import IntervenedModel, Placement
@@ -21,7 +20,7 @@ from reft_interp.runtime.planning import Engine
 from reft_interp.runtime.prepared import PreparedRows
 from reft_interp.sites import Site
 from reft_interp.subspace import Subspace
-from reft_interp.training import train
+from reft_interp.training import load_result, train
 
 
 @dataclass(frozen=True)
@@ -50,7 +49,7 @@ class DASResult:
         return self.intervened.placements[0].intervention.subspace
 
     def evaluate(
-        self, pairs: Dataset, *, random_subspaces: int = 10, seed: int = 0, batch_size: int = 64
+        self, pairs: Pairs, *, random_subspaces: int = 10, seed: int = 0, batch_size: int = 64
     ) -> Comparison:
         """Interchange intervention accuracy, with its controls at the same site and tokens.
 
@@ -75,11 +74,9 @@ class DASResult:
             self.intervened.model, pairs, self.site, self.on, batch_size=batch_size
         )
         score = prepared.score
-        # Far from the seeds that people train with: a control must not be where a search began.
-        first = 1_000_000 * (seed + 1)
         draws = tuple(
-            score(DistributedInterchange(Subspace.random(found.width, found.rank, seed=first + i)))
-            for i in range(random_subspaces)
+            score(DistributedInterchange(subspace))
+            for subspace in control_subspaces(found.width, found.rank, random_subspaces, seed=seed)
         )
         return Comparison(
             f"interchange intervention accuracy at {self.site} on {self.on}",
@@ -94,11 +91,22 @@ class DASResult:
     def save(self, folder: str | Path) -> None:
         """Write the interchange, and in the notes what it was trained with."""
         self.intervened.save(folder, {"training": self.settings})
+        self.losses.to_csv(Path(folder) / "losses.csv", index=False)
+
+    @classmethod
+    def load(cls, folder: str | Path, model: TransformerBridge) -> "DASResult":
+        """Read what `save` wrote.
+
+        Raises:
+            FileNotFoundError: the folder holds no saved result.
+            ValueError: it does not fit the model, or was not saved by a `DASResult`.
+        """
+        return cls(*load_result(folder, model))
 
 
 def fit_das(
     model: TransformerBridge,
-    pairs: Dataset,
+    pairs: Pairs,
     site: Site,
     on: On,
     *,
@@ -116,7 +124,8 @@ def fit_das(
     """Find the rank-r subspace whose interchange gives the counterfactual label.
 
     Distributed alignment search (Geiger et al. 2023, arXiv:2303.02536): a distributed
-    interchange is trained by cross-entropy on the label that the causal model implies.
+    interchange is trained by cross-entropy on the label that the causal model implies. Here
+    it is one variable and one source; the paper also aligns several variables at once.
 
     Args:
         model: a TransformerBridge, as `load_model` gives it.
@@ -152,6 +161,8 @@ def fit_das(
         "batch_size": batch_size,
         "seed": seed,
         "pairs": len(bases),
+        "engine": engine,
+        **arguments,
     }
     losses = train(
         intervened,

@@ -4,12 +4,12 @@ A pair is a row of `Counterfactuals`: base, source, label. Next door, `das` trai
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 from datasets import Dataset
 from transformer_lens.model_bridge import TransformerBridge
 
-from reft_interp.causal.rows import rows_of
+from reft_interp.causal.counterfactuals import Counterfactuals
 from reft_interp.evaluation import Accuracy, accuracy, prepared_accuracy
 from reft_interp.interventions import Interchange, Intervention
 from reft_interp.positions import PositionSelector, parse_positions
@@ -19,21 +19,28 @@ from reft_interp.runtime.prepared import PreparedRows
 from reft_interp.sites import Site
 
 On = str | int | Sequence[int] | PositionSelector
+Pairs = Dataset | Sequence[Mapping[str, Any]]
+"""Counterfactual rows: base, source, label, and choices and spans where they are needed."""
 
 
 def interchange_rows(
-    pairs: Dataset,
+    pairs: Pairs,
 ) -> tuple[list[Mapping[str, Any]], list[Mapping[str, Any]]]:
     """The bases, with the label as their answer, and the sources, as rows that a model runs.
 
     Raises:
-        ValueError: a column is missing.
+        TypeError: `Counterfactuals` in place of one of its splits.
+        ValueError: no rows, or one that lacks a column.
     """
-    missing = {"base", "source", "label"} - set(pairs.column_names)
-    if missing:
-        raise ValueError(f"pairs lack {sorted(missing)}; they have {pairs.column_names}")
+    if isinstance(pairs, Counterfactuals):
+        raise TypeError("pairs must be rows, got Counterfactuals: give its .train or its .test")
+    if len(pairs) == 0:
+        raise ValueError("pairs must hold at least one row, got none")
     bases, sources = [], []
-    for pair in rows_of(pairs):
+    for i, pair in enumerate(cast("Sequence[Mapping[str, Any]]", pairs)):
+        missing = {"base", "source", "label"} - set(pair)
+        if missing:
+            raise ValueError(f"pairs: row {i} lacks {sorted(missing)}; it has {sorted(pair)}")
         base = {"prompt": pair["base"], "spans": pair.get("base_spans"), "answer": pair["label"]}
         if pair.get("choices"):
             base["choices"] = pair["choices"]
@@ -59,7 +66,7 @@ class PreparedPairs:
     def __init__(
         self,
         model: TransformerBridge,
-        pairs: Dataset,
+        pairs: Pairs,
         site: Site,
         on: On,
         *,
@@ -92,7 +99,7 @@ class PreparedPairs:
 
 def interchange_accuracy(
     model: TransformerBridge,
-    pairs: Dataset,
+    pairs: Pairs,
     intervention: Intervention | None,
     site: Site,
     on: On,

@@ -3,6 +3,7 @@
 `predicting` finds what a model answers, `results` holds what was counted.
 """
 
+from reft_interp.evaluation.controls import control_subspaces
 from reft_interp.evaluation.predicting import accuracy, answers_correctly, predict_choices
 from reft_interp.evaluation.results import Accuracy, Comparison
 from reft_interp.evaluation.scoring import prepared_accuracy
@@ -12,6 +13,7 @@ __all__ = [
     "Comparison",
     "accuracy",
     "answers_correctly",
+    "control_subspaces",
     "predict_choices",
     "prepared_accuracy",
 ]

@@ -46,6 +46,8 @@ class MeanAblation(Clamp):
 class ResampleAblation(DistributedInterchange):
     """h + Rᵀ(Rs − Rh) with s from an unrelated input: what the subspace carries is scrambled.
 
+    Which input that is, is for the caller to say: as `sources` of the run.
+
     Args:
         subspace: R.
     """

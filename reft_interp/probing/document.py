@@ -27,8 +27,9 @@ def add_probes(page: Report, probes: Sequence[ProbeReport]) -> None:
     linear = joined([probe.linear for probe in probes])
     page.section(
         "What linear probes read inside",
-        "Logistic regression on the untouched model's activations, predictions out of fold, no "
-        "noun in training and test at once. *Inside* sees only the coordinates in the subspace, "
+        "Logistic regression on the untouched model's activations, predictions out of fold; no "
+        "subject noun is in training and test at once. *Inside* sees only the coordinates in the "
+        "subspace, "
         "*complement* all but them; the controls are a random subspace of the same rank, "
         "shuffled labels and the share of the most frequent label. " + " ".join(notes),
     )

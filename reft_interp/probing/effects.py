@@ -4,11 +4,11 @@ from collections.abc import Sequence
 
 import pandas as pd
 import torch
-from datasets import Dataset
 from transformer_lens.model_bridge import TransformerBridge
 
 from reft_interp.causal import PreparedPairs
-from reft_interp.evaluation import Accuracy, Comparison, accuracy
+from reft_interp.causal.interchanges import Pairs
+from reft_interp.evaluation import Accuracy, Comparison, accuracy, control_subspaces
 from reft_interp.interventions import DistributedInterchange, Interchange, MeanAblation
 from reft_interp.positions import PositionSelector
 from reft_interp.runtime import IntervenedModel, Placement
@@ -20,9 +20,8 @@ from reft_interp.subspace import Subspace
 
 def interchange_inside(
     model: TransformerBridge,
-    pairs: Dataset,
-    subspaces: dict[str, Subspace],
-    site: Site,
+    pairs: Pairs,
+    subspaces: Sequence[tuple[str, Site, Subspace]],
     on: PositionSelector,
     *,
     draws: int = 5,
@@ -33,32 +32,34 @@ def interchange_inside(
     Args:
         model: the hooked model.
         pairs: counterfactual rows.
-        subspaces: by name.
-        site: where the interchange happens.
+        subspaces: each with a name and the site where it lies.
         on: which tokens of base and source.
-        draws: random subspaces for each rank that occurs.
+        draws: random subspaces for each site and rank that occurs.
         seed: of the random subspaces.
 
     Returns:
-        The named subspaces, then "whole vector", "no intervention", and for each rank
-        "random subspace, rank r".
+        The named subspaces; then, for each site, "whole vector" and for each rank "random
+        subspace, rank r"; and "no intervention". Where there are several sites, names say which.
     """
-
-    prepared = PreparedPairs(model, pairs, site, on)
-
-    def score(subspace: Subspace) -> Accuracy:
-        return prepared.score(DistributedInterchange(subspace))
-
-    rows: list[tuple[str, tuple[Accuracy, ...]]] = [
-        (name, (score(subspace),)) for name, subspace in subspaces.items()
-    ]
-    rows.append(("whole vector", (prepared.score(Interchange()),)))
-    rows.append(("no intervention", (prepared.score(None),)))
-    width = site.width(model)
-    for rank in sorted({subspace.rank for subspace in subspaces.values()}):
-        random = [Subspace.random(width, rank, seed=seed + i) for i in range(draws)]
-        rows.append((f"random subspace, rank {rank}", tuple(score(s) for s in random)))
-    return Comparison(f"interchange intervention accuracy at {site} on {on}", tuple(rows))
+    sites = list(dict.fromkeys(site for _, site, _ in subspaces))
+    named: list[tuple[str, tuple[Accuracy, ...]]] = []
+    controls: list[tuple[str, tuple[Accuracy, ...]]] = []
+    for site in sites:
+        prepared = PreparedPairs(model, pairs, site, on)
+        at = f" at {site}" if len(sites) > 1 else ""
+        here = [(name, subspace) for name, where, subspace in subspaces if where == site]
+        for name, subspace in here:
+            label = name if name.endswith(at) else f"{name}{at}"
+            named.append((label, (prepared.score(DistributedInterchange(subspace)),)))
+        controls.append((f"whole vector{at}", (prepared.score(Interchange()),)))
+        for rank in sorted({subspace.rank for _, subspace in here}):
+            random = control_subspaces(site.width(model), rank, draws, seed=seed)
+            scores = tuple(prepared.score(DistributedInterchange(s)) for s in random)
+            controls.append((f"random subspace, rank {rank}{at}", scores))
+        if site == sites[-1]:
+            controls.append(("no intervention", (prepared.score(None),)))
+    where = f" at {sites[0]}" if len(sites) == 1 else ""
+    return Comparison(f"interchange intervention accuracy{where} on {on}", (*named, *controls))
 
 
 def without(
@@ -82,7 +83,7 @@ def without(
         seed: of the random subspaces.
 
     Returns:
-        Columns model, removed, value, low, high, n; for random subspaces `value` is the mean
+        Columns model, removed, value, low, high, n, draws; for random subspaces `value` is the mean
         over draws and `low`, `high` their range.
     """
     bridge, name = intervened.model, type(intervened.placements[0].intervention).__name__
@@ -102,13 +103,11 @@ def without(
                 ablation = Placement(MeanAblation(subspace, mean), at.site, at.on)
                 return accuracy(IntervenedModel(bridge, [*placements, ablation]), rows)
 
-            random = [
-                Subspace.random(subspace.width, subspace.rank, seed=seed + i) for i in range(draws)
-            ]
+            random = control_subspaces(subspace.width, subspace.rank, draws, seed=seed)
             scores.append((label, (removed(subspace),)))
             scores.append((f"random, instead of {label}", tuple(removed(s) for s in random)))
         frame = Comparison("accuracy", tuple(scores)).to_frame()
-        frame = frame.rename(columns={"method": "removed"}).drop(columns="draws")
+        frame = frame.rename(columns={"method": "removed"})
         frame.insert(0, "model", kind)
         found.append(frame)
     return pd.concat(found, ignore_index=True)

@@ -14,7 +14,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
-from reft_interp.evaluation import Accuracy
+from reft_interp.evaluation import Accuracy, control_subspaces
 from reft_interp.subspace import Subspace
 
 _FOLDS = 5
@@ -54,7 +54,7 @@ def linear_probes(
     each = np.arange(len(y)) if groups is None else np.unique(groups, return_inverse=True)[1]
     h = activations.detach().float().cpu()
     rng = np.random.default_rng(seed)
-    random = Subspace.random(subspace.width, subspace.rank, seed=seed)
+    (random,) = control_subspaces(subspace.width, subspace.rank, 1, seed=seed)
     inside = subspace.coordinates(h).numpy()
     parts: dict[str, tuple[np.ndarray, np.ndarray]] = {
         "inside": (inside, y),

@@ -4,22 +4,23 @@ The questions are next door (`linear`, `tokens`, `geometry`, `effects`); here th
 each placement, of what its intervention reads and of what it writes.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pandas as pd
 import torch
-from datasets import Dataset
 
 from reft_interp.causal import DASResult, interchange_rows
+from reft_interp.causal.interchanges import Pairs
 from reft_interp.evaluation import Comparison
-from reft_interp.positions import last
+from reft_interp.positions import PositionSelector, Span, last
 from reft_interp.probing.effects import interchange_inside, without
 from reft_interp.probing.geometry import angles_between, overlap_beside_chance, random_angles
 from reft_interp.probing.linear import linear_probes
 from reft_interp.probing.tokens import principal_axes, promoted_tokens
+from reft_interp.runtime import IntervenedModel
 from reft_interp.runtime.activations import activations
 from reft_interp.runtime.batching import Rows, as_list
 from reft_interp.sites import Site
@@ -87,10 +88,10 @@ class ProbeReport:
 
 
 def probe(
-    reft: ReFTResult,
+    reft: ReFTResult | IntervenedModel,
     *,
     against: DASResult,
-    data: Dataset,
+    data: Pairs,
     task: Rows,
     draws: int = 5,
     seed: int = 0,
@@ -98,26 +99,35 @@ def probe(
     """Ask what the subspaces of a trained ReFT encode.
 
     Args:
-        reft: as `fit_reft` gives it. Its placements must be as wide as the DAS subspace.
+        reft: as `fit_reft` gives it, or any model with interventions in place (loaded, or
+            trained elsewhere), each as wide as the DAS subspace.
         against: the subspace that was found for a causal variable, as `fit_das` gives it.
-        data: held-out counterfactual rows of that variable.
-        task: held-out rows of the task that the ReFT was trained on.
+        data: held-out counterfactual rows of that variable, with `base_answer`. Where they
+            say their noun (`base_subject`), as those of `NumberAgreement` do, the probes' folds
+            keep nouns apart; else they keep apart what `against` selects.
+        task: held-out rows of the task that the ReFT was trained on; their `subject`, where
+            there is one, keeps folds apart.
         draws: random subspaces for each comparison.
         seed: of the random subspaces, the folds and the shuffles.
 
     Raises:
         ValueError: a placement of another width than the DAS subspace.
     """
-    model = reft.intervened.model
-    found, notes = _subspaces(reft)
+    intervened = reft.intervened if isinstance(reft, ReFTResult) else reft
+    model = intervened.model
+    found, notes = _subspaces(intervened)
     for one in found:
         if one.subspace.width != against.subspace.width:
             raise ValueError(
                 f"{one.label} is {one.subspace.width} wide, the DAS subspace "
                 f"{against.subspace.width}: probe against one of the same width"
             )
-    examples = _examples(data)
+    examples = _examples(data, against.on)
     rows = as_list(task, "task")
+    in_task = {
+        "labels": [row["answer"] for row in rows],
+        "groups": [str(row.get("subject") or row["prompt"]) for row in rows],
+    }
     linear, tokens, angles, overlaps = [], [], [], []
     for one in found:
         at_variable = torch.cat(
@@ -126,12 +136,12 @@ def probe(
         at_task = torch.cat([h[-1:] for h in activations(model, rows, one.site, last())])
         asked = (
             (f"causal variable, on {against.on}", at_variable, examples),
-            ("task answer, last token", at_task, {"labels": [r["answer"] for r in rows]}),
+            ("task answer, last token", at_task, in_task),
         )
         for read, h, of in asked:
             frame = linear_probes(h, of["labels"], one.subspace, groups=of.get("groups"), seed=seed)
             linear.append(_labelled(frame, subspace=one.label, read=read))
-        if one.subspace.width == model.cfg.d_model and one.site.component != "mlp_post":
+        if one.site.component not in ("z", "mlp_post"):
             axes = principal_axes(one.subspace, at_variable)
             tokens.append(_labelled(promoted_tokens(model, axes), subspace=one.label))
         angles.append(
@@ -140,10 +150,15 @@ def probe(
         overlaps.append(
             {"subspace": one.label} | overlap_beside_chance(one.subspace, against.subspace)
         )
-    site = found[0].site
+    elsewhere = sorted({str(p.site) for p in found if p.site != against.site})
+    if elsewhere:
+        notes.append(
+            f"DAS searched at {against.site}; angles to subspaces at {', '.join(elsewhere)} "
+            "compare directions of different sites."
+        )
     ranks = (found[0].subspace.rank, against.subspace.rank)
     return ProbeReport(
-        name=reft.name,
+        name=type(intervened.placements[0].intervention).__name__,
         notes=tuple(notes),
         linear=pd.concat(linear, ignore_index=True),
         tokens=pd.concat(tokens, ignore_index=True) if tokens else pd.DataFrame(),
@@ -153,26 +168,26 @@ def probe(
         interchange=interchange_inside(
             model,
             data,
-            {"DAS": against.subspace} | {p.label: p.subspace for p in found if p.site == site},
-            site,
+            [("DAS", against.site, against.subspace)]
+            + [(p.label, p.site, p.subspace) for p in found],
             against.on,
             draws=draws,
             seed=seed,
         ),
         removal=without(
-            reft.intervened,
+            intervened,
             rows,
             [(one.label, one.placement, one.subspace) for one in found],
-            draws=max(1, draws // 2),
+            draws=draws,
             seed=seed,
         ),
     )
 
 
-def _subspaces(reft: ReFTResult) -> tuple[list[Probed], list[str]]:
+def _subspaces(intervened: IntervenedModel) -> tuple[list[Probed], list[str]]:
     found, notes = [], []
-    several = len(reft.intervened.placements) > 1
-    for i, placement in enumerate(reft.intervened.placements):
+    several = len(intervened.placements) > 1
+    for i, placement in enumerate(intervened.placements):
         where = f" at {placement.site}" if several else ""
         label = f"{type(placement.intervention).__name__}{where}"
         found.append(Probed(f"{label}, writes", i, placement.site, placement.intervention.subspace))
@@ -184,17 +199,18 @@ def _subspaces(reft: ReFTResult) -> tuple[list[Probed], list[str]]:
     return found, notes
 
 
-def _examples(data: Dataset) -> Mapping[str, Any]:
-    """Each distinct base, with the causal variable's value as its label, grouped by its span.
+def _examples(data: Pairs, on: PositionSelector) -> Mapping[str, Any]:
+    """Each distinct base, with the causal variable's value as its label, and its group.
 
     Raises:
-        ValueError: the rows have no `base_answer`, which says what the variable is.
+        ValueError: a row has no `base_answer`, which says what the variable is.
     """
-    if "base_answer" not in data.column_names:
-        raise ValueError(f"data must have a column 'base_answer', it has {data.column_names}")
     bases, _ = interchange_rows(data)
     rows, labels, groups, seen = [], [], [], set()
-    for pair, base in zip(data.to_list(), bases, strict=True):
+    pairs = cast("Sequence[Mapping[str, Any]]", data)
+    for i, (pair, base) in enumerate(zip(pairs, bases, strict=True)):
+        if "base_answer" not in pair:
+            raise ValueError(f"data: row {i} has no 'base_answer', only {sorted(pair)}")
         if base["prompt"] in seen:
             continue
         seen.add(base["prompt"])
@@ -203,8 +219,9 @@ def _examples(data: Dataset) -> Mapping[str, Any]:
         # its place among the choices is what answers have in common.
         said, choices = pair["base_answer"], list(pair.get("choices") or [])
         labels.append(choices.index(said) if choices else said)
-        spans = [span for span in (base["spans"] or {}).values() if span is not None]
-        groups.append(base["prompt"][slice(*spans[0])] if spans else base["prompt"])
+        span = (base["spans"] or {}).get(on.name) if isinstance(on, Span) else None
+        text = base["prompt"] if span is None else base["prompt"][slice(*span)]
+        groups.append(str(pair.get("base_subject") or text))
     return {"rows": rows, "labels": labels, "groups": groups}
 
 

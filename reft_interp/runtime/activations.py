@@ -1,11 +1,13 @@
 """Activations of many rows at one site, for probes and for means."""
 
+from collections.abc import Sequence
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
-from reft_interp.positions import PositionSelector
+from reft_interp.positions import PositionSelector, parse_positions
 from reft_interp.runtime.batching import Rows, as_list, by_length, encode
 from reft_interp.runtime.running import record
 from reft_interp.sites import Site
@@ -15,7 +17,7 @@ def activations(
     model: TransformerBridge,
     rows: Rows,
     site: Site,
-    on: PositionSelector,
+    on: str | int | Sequence[int] | PositionSelector,
     *,
     batch_size: int = 64,
 ) -> list[Float[Tensor, "k d"]]:
@@ -32,11 +34,12 @@ def activations(
         For each row, in the caller's order, its k selected tokens.
     """
     listed = as_list(rows)
+    select = parse_positions(on)
     site.check(model)
     found: list[Tensor] = [torch.empty(0)] * len(listed)
     for group in by_length(listed, batch_size):
         batch = encode(model, [listed[i] for i in group])
-        positions = on(batch)
+        positions = select(batch)
         (held,) = record(model, batch, [(site, positions)])
         for i, part in zip(group, held.split(positions.counts(batch).tolist()), strict=True):
             found[i] = part

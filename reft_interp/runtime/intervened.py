@@ -124,7 +124,7 @@ class IntervenedModel(nn.Module):
             rows: the prompts.
             sources: for each prompt the one that is read, where an intervention needs it.
             when: "prompt" edits the prompt's positions once; "every token" edits each newly
-                generated token too.
+                generated token too, whatever positions of the prompt a placement selects.
             max_new_tokens: at most so many tokens.
             options: of transformers' `generate`; greedy unless `do_sample=True`.
 

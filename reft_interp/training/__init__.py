@@ -5,6 +5,7 @@ Interchanges that are trained on counterfactuals are in `causal`, on the same Tr
 """
 
 from reft_interp.training.reft import ReFTResult, fit_reft
+from reft_interp.training.results import load_result
 from reft_interp.training.trainer import InterventionTrainer, train
 
-__all__ = ["InterventionTrainer", "ReFTResult", "fit_reft", "train"]
+__all__ = ["InterventionTrainer", "ReFTResult", "fit_reft", "load_result", "train"]

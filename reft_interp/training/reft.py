@@ -18,6 +18,8 @@ from reft_interp.runtime.batching import Rows
 from reft_interp.runtime.planning import Engine
 from reft_interp.runtime.prepared import PreparedRows
 from reft_interp.sites import Site
+from reft_interp.subspace import Subspace
+from reft_interp.training.results import load_result
 from reft_interp.training.trainer import train
 
 
@@ -36,6 +38,21 @@ class ReFTResult:
         """The class of the intervention, as in "LoReFT"."""
         return type(self.intervened.placements[0].intervention).__name__
 
+    @property
+    def subspace(self) -> Subspace:
+        """What is written, where there is one placement.
+
+        Raises:
+            ValueError: there are several; ask the interventions of `intervened.placements`.
+        """
+        first, *others = self.intervened.placements
+        if others:
+            raise ValueError(
+                f"there are {1 + len(others)} placements, each with a subspace: ask "
+                "result.intervened.placements[i].intervention.subspace"
+            )
+        return first.intervention.subspace
+
     def evaluate(self, rows: Rows, *, batch_size: int = 64) -> Comparison:
         """Accuracy on held-out rows, beside the untouched model.
 
@@ -50,6 +67,17 @@ class ReFTResult:
     def save(self, folder: str | Path) -> None:
         """Write the interventions, and in the notes what they were trained with."""
         self.intervened.save(folder, {"training": self.settings})
+        self.losses.to_csv(Path(folder) / "losses.csv", index=False)
+
+    @classmethod
+    def load(cls, folder: str | Path, model: TransformerBridge) -> "ReFTResult":
+        """Read what `save` wrote.
+
+        Raises:
+            FileNotFoundError: the folder holds no saved result.
+            ValueError: it does not fit the model, or was not saved by a `ReFTResult`.
+        """
+        return cls(*load_result(folder, model))
 
 
 def fit_reft(
@@ -74,7 +102,8 @@ def fit_reft(
 ) -> ReFTResult:
     """Train a ReFT by cross-entropy of the answer tokens, the model frozen.
 
-    Wu et al. 2024 (arXiv:2404.03592), section 3.
+    Wu et al. 2024 (arXiv:2404.03592), section 3. Only the answer is learned: no end-of-text
+    token is added to it, so for generation that ends by itself put one into the answers.
 
     Args:
         model: a TransformerBridge, as `load_model` gives it.
@@ -113,6 +142,9 @@ def fit_reft(
         "batch_size": batch_size,
         "seed": seed,
         "rows": len(rows),
+        "shared": shared,
+        "engine": engine,
+        **arguments,
     }
     prepare = partial(PreparedRows, intervened, engine=engine, memory_budget=memory_budget)
     losses = train(

@@ -18,7 +18,7 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from reft_interp.runtime import IntervenedModel
-from reft_interp.runtime.batching import device_of
+from reft_interp.runtime.batching import Rows, device_of
 from reft_interp.runtime.prepared import PreparedRows
 from reft_interp.runtime.saving import read_tensors
 from reft_interp.training.collating import Collator, RowsDataset
@@ -110,8 +110,8 @@ class _Bar(ProgressCallback):
 
 def train(
     intervened: IntervenedModel,
-    rows: PreparedRows,
-    evaluation_rows: PreparedRows | None = None,
+    rows: PreparedRows | Rows,
+    evaluation_rows: PreparedRows | Rows | None = None,
     *,
     epochs: int | float = 1,
     learning_rate: float = 4e-3,
@@ -127,7 +127,8 @@ def train(
 
     Args:
         intervened: the model.
-        rows: what is trained on.
+        rows: what is trained on: rows with `prompt` and `answer`, or `PreparedRows`, which
+            interventions that need sources take.
         evaluation_rows: what the evaluation loss is of; evaluated each epoch if given.
         epochs: passes over the rows.
         learning_rate: of AdamW, falling linearly to zero.
@@ -151,6 +152,10 @@ def train(
     """
     if resume and checkpoints is None:
         raise ValueError("resume=True needs checkpoints=, the folder to resume from")
+
+    def prepared(given: PreparedRows | Rows) -> PreparedRows:
+        return given if isinstance(given, PreparedRows) else PreparedRows(intervened, given)
+
     with ExitStack() as stack:
         folder = checkpoints or stack.enter_context(tempfile.TemporaryDirectory())
         device = device_of(intervened.model)
@@ -176,8 +181,8 @@ def train(
         trainer = InterventionTrainer(
             intervened,
             TrainingArguments(**(given | arguments)),
-            rows,
-            evaluation_rows,
+            prepared(rows),
+            None if evaluation_rows is None else prepared(evaluation_rows),
             [*callbacks, _StopAtNaN()],
         )
         intervened.train()

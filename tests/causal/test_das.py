@@ -182,9 +182,10 @@ def test_saves_what_it_found_and_how(found, model, test_pairs, tmp_path):
         "rank": 1,
         "epochs": 10,
         "learning_rate": 0.05,
-        "batch_size": 32,
+        "batch_size": 16,
         "seed": 0,
         "pairs": 160,
+        "engine": "auto",
     }
 
 

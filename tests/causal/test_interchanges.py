@@ -49,8 +49,17 @@ def test_spans_and_choices_may_be_missing():
 
 
 def test_says_which_columns_are_missing():
-    with pytest.raises(ValueError, match=r"pairs lack \['label', 'source'\]; they have \['base'"):
+    with pytest.raises(
+        ValueError, match=r"pairs: row 0 lacks \['label', 'source'\]; it has \['base"
+    ):
         interchange_rows(Dataset.from_dict({"base": BASES}))
+    with pytest.raises(ValueError, match="pairs must hold at least one row, got none"):
+        interchange_rows([])
+
+
+def test_a_list_of_rows_is_as_good_as_a_dataset():
+    rows = pairs(list("0123"))
+    assert interchange_rows(rows.to_list()) == interchange_rows(rows)
 
 
 def test_the_whole_vector_at_the_top_gives_the_sources_answer(causal_model):

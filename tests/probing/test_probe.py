@@ -142,3 +142,24 @@ def test_the_report_is_written(report, tmp_path):
     assert saved["overlap"].tolist() == pytest.approx(report.overlaps["overlap"].tolist())
     assert "LoReFT" in report._repr_html_()
     assert "What LoReFT encodes" in str(report)
+
+
+def test_sites_are_told_apart(fitted, pairs):
+    reft, das, task = fitted
+    model = reft.intervened.model
+    higher = ri.Site("resid_post", 1)
+    moved = IntervenedModel(model, Placement(ri.LoReFT(rank=2), higher, "l1"))
+    report = ri.probe(moved, against=das, data=pairs, task=task, draws=1)
+    names = [name for name, _ in report.interchange.rows]
+    assert f"DAS at {SITE}" in names and f"LoReFT, writes at {higher}" in names
+    assert {f"whole vector at {site}" for site in (SITE, higher)} <= set(names)
+    prepared = PreparedPairs(model, pairs, SITE, "subject")
+    own = prepared.score(ri.DistributedInterchange(das.subspace))
+    assert report.interchange[f"DAS at {SITE}"] == (own,)
+    assert any("different sites" in note for note in report.notes)
+
+
+def test_rows_must_say_what_the_variable_is(fitted, pairs):
+    reft, das, task = fitted
+    with pytest.raises(ValueError, match="data: row 0 has no 'base_answer'"):
+        ri.probe(reft, against=das, data=pairs.remove_columns("base_answer"), task=task)

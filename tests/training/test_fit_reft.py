@@ -10,7 +10,7 @@ from reft_interp.interventions import LoReFT
 from reft_interp.runtime import IntervenedModel
 from reft_interp.runtime.saving import read_notes
 from reft_interp.sites import Site
-from reft_interp.training import fit_reft
+from reft_interp.training import ReFTResult, fit_reft
 
 NOUNS = ["key", "door", "film", "car", "book", "city", "store", "table"]
 ROWS = [
@@ -70,9 +70,29 @@ def test_saves_what_it_was_trained_with(tiny, tmp_path):
         "batch_size": 16,
         "seed": 5,
         "rows": len(ROWS),
+        "shared": False,
+        "engine": "auto",
     }
     loaded = IntervenedModel.load(tmp_path, tiny("llama"))
     assert torch.equal(loaded.logits(ROWS[:3]), result.intervened.logits(ROWS[:3]))
+
+
+def test_a_saved_result_is_read_back_whole(tiny, tmp_path):
+    result = fit(tiny("llama"), epochs=1)
+    result.save(tmp_path)
+    again = ReFTResult.load(tmp_path, tiny("llama"))
+    assert again.settings == result.settings
+    assert again.losses["loss"].tolist() == pytest.approx(result.losses["loss"].tolist())
+    assert again.subspace.overlap(result.subspace) == pytest.approx(1.0)
+    result.intervened.save(tmp_path / "untold")
+    with pytest.raises(ValueError, match="nothing of how they were trained"):
+        ReFTResult.load(tmp_path / "untold", tiny("llama"))
+
+
+def test_several_placements_have_no_single_subspace(tiny):
+    result = fit(tiny("llama"), site=[Site("resid_post", 0), Site("mlp_out", 1)], epochs=1)
+    with pytest.raises(ValueError, match="2 placements, each with a subspace"):
+        _ = result.subspace
 
 
 def test_evaluates_each_epoch_and_resumes(tiny, tmp_path):
