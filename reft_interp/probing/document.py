@@ -102,7 +102,7 @@ def add_probes(page: Report, probes: Sequence[ProbeReport]) -> None:
 
     page.section(
         "The task without the subspace",
-        "After the edit, what stands in the subspace becomes its mean over the task's prompts.",
+        "After the edit, what stands in the subspace is removed: h − RᵀRh.",
     )
     page.table(
         joined([probe.removal for probe in probes]),

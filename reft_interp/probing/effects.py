@@ -3,16 +3,14 @@
 from collections.abc import Sequence
 
 import pandas as pd
-import torch
 from transformer_lens.model_bridge import TransformerBridge
 
 from reft_interp.causal import PreparedPairs
 from reft_interp.causal.interchanges import Pairs
 from reft_interp.evaluation import Accuracy, Comparison, accuracy, control_subspaces
-from reft_interp.interventions import DistributedInterchange, Interchange, MeanAblation
+from reft_interp.interventions import DistributedInterchange, Interchange, ZeroAblation
 from reft_interp.positions import PositionSelector
 from reft_interp.runtime import IntervenedModel, Placement
-from reft_interp.runtime.activations import activations
 from reft_interp.runtime.batching import Rows
 from reft_interp.sites import Site
 from reft_interp.subspace import Subspace
@@ -70,10 +68,12 @@ def without(
     draws: int = 3,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """Accuracy on the task when a subspace is taken out: its content becomes its mean.
+    """Accuracy on the task when a subspace is taken out: h − RᵀRh.
 
     It is taken out at the tokens that the intervention edits, after the edit, of the model
-    with the intervention and of the untouched model.
+    with the intervention and of the untouched model. It becomes zero rather than a mean over
+    tokens: a prompt's first token holds activations a hundred times larger than the others, and
+    a mean that has seen them is far from what any other token holds.
 
     Args:
         intervened: the trained model.
@@ -97,10 +97,9 @@ def without(
         scores: list[tuple[str, tuple[Accuracy, ...]]] = [("nothing", (accuracy(whole, rows),))]
         for label, index, subspace in subspaces:
             at = intervened.placements[index]
-            mean = torch.cat(activations(bridge, rows, at.site, at.on)).mean(0).float().cpu()
 
-            def removed(subspace: Subspace, at=at, mean=mean, placements=placements) -> Accuracy:
-                ablation = Placement(MeanAblation(subspace, mean), at.site, at.on)
+            def removed(subspace: Subspace, at=at, placements=placements) -> Accuracy:
+                ablation = Placement(ZeroAblation(subspace), at.site, at.on)
                 return accuracy(IntervenedModel(bridge, [*placements, ablation]), rows)
 
             random = control_subspaces(subspace.width, subspace.rank, draws, seed=seed)
