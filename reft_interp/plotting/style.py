@@ -41,12 +41,19 @@ def new_axes(width: float, height: float) -> "matplotlib.axes.Axes":
     import matplotlib
     from matplotlib.figure import Figure
 
-    with matplotlib.rc_context(STYLE):
-        if "ipykernel" in sys.modules and "inline" in matplotlib.get_backend():
-            from matplotlib import pyplot
+    size = {"figsize": (width, height), "layout": "constrained"}
+    if "ipykernel" in sys.modules and "inline" in matplotlib.get_backend():
+        from matplotlib import pyplot
 
-            return pyplot.subplots(figsize=(width, height), layout="constrained")[1]
-        return Figure(figsize=(width, height), layout="constrained").subplots()
+        with matplotlib.rc_context(STYLE):
+            axes = pyplot.subplots(**size)[1]
+            # The first figure of a notebook turns interactive drawing on, without which later
+            # figures are not shown; leaving the context would turn it off again.
+            interactive = matplotlib.is_interactive()
+        matplotlib.interactive(interactive)
+        return axes
+    with matplotlib.rc_context(STYLE):
+        return Figure(**size).subplots()
 
 
 def set_title(
