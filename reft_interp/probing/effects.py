@@ -102,9 +102,12 @@ def without(
                 ablation = Placement(ZeroAblation(subspace), at.site, at.on)
                 return accuracy(IntervenedModel(bridge, [*placements, ablation]), rows)
 
-            random = control_subspaces(subspace.width, subspace.rank, draws, seed=seed)
             scores.append((label, (removed(subspace),)))
-            scores.append((f"random, instead of {label}", tuple(removed(s) for s in random)))
+            # What is read and what is written at one place are mostly of one rank: one control.
+            control = f"random subspace, rank {subspace.rank} at {at.site}"
+            if control not in dict(scores):
+                random = control_subspaces(subspace.width, subspace.rank, draws, seed=seed)
+                scores.append((control, tuple(removed(s) for s in random)))
         frame = Comparison("accuracy", tuple(scores)).to_frame()
         frame = frame.rename(columns={"method": "removed"})
         frame.insert(0, "model", kind)

@@ -93,7 +93,7 @@ def probe(
     against: DASResult,
     data: Pairs,
     task: Rows,
-    draws: int = 5,
+    draws: int = 3,
     seed: int = 0,
 ) -> ProbeReport:
     """Ask what the subspaces of a trained ReFT encode.
