@@ -7,8 +7,6 @@ from torch.utils.data import Dataset
 
 from reft_interp.runtime.prepared import Item, PreparedRows
 
-TrainingRows = PreparedRows
-
 
 class RowsDataset(Dataset):
     """Prepared rows as a torch dataset.
