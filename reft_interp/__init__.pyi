@@ -35,6 +35,7 @@ from .positions import span as span
 from .positions import substring as substring
 from .probing import ProbeReport as ProbeReport
 from .probing import probe as probe
+from .probing import probe_each as probe_each
 from .report import Report as Report
 from .runtime import IntervenedModel as IntervenedModel
 from .runtime import Placement as Placement

@@ -20,7 +20,7 @@ from reft_interp.causal import Counterfactuals, DASResult, fit_das
 from reft_interp.evaluation import Accuracy, Comparison, accuracy
 from reft_interp.interventions import DiReFT, LoReFT
 from reft_interp.models import identify, load_model
-from reft_interp.probing import ProbeReport, probe
+from reft_interp.probing import ProbeReport, probe_each
 from reft_interp.probing.document import add_probes
 from reft_interp.report import Report
 from reft_interp.sites import Site
@@ -104,10 +104,7 @@ def run_demo(
     _print(console, learned.metric, learned.to_frame())
 
     console.rule("3. What do their subspaces encode?")
-    probes = [
-        probe(reft, against=das, data=counterfactuals.test, task=task.test, seed=seed)
-        for reft in refts
-    ]
+    probes = probe_each(refts, against=das, data=counterfactuals.test, task=task.test, seed=seed)
     for one in probes:
         console.print(str(one), highlight=False)
 

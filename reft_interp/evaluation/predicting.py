@@ -178,10 +178,10 @@ def choice_tokens(
 
 
 def _edits(
-    model: Model, batch: TokenizedBatch, rows: Rows, sources: Rows | None
+    model: Model, batch: TokenizedBatch, sources: Rows | None
 ) -> tuple[TransformerBridge, list[Edit]]:
     if isinstance(model, IntervenedModel):
-        return model.model, model.edits(batch, model.read_sources(rows, sources))
+        return model.model, model.edits(batch, model.read_sources(batch, sources))
     if sources is not None:
         raise ValueError("sources were given, but the model has no interventions that read them")
     return model, []
@@ -193,7 +193,7 @@ def _log_probabilities_after(
 ) -> Float[Tensor, "n vocab"]:
     bridge = model.model if isinstance(model, IntervenedModel) else model
     batch = encode(bridge, rows)
-    bridge, edits = _edits(model, batch, rows, sources)
+    bridge, edits = _edits(model, batch, sources)
     every = torch.arange(len(rows), device=batch.input_ids.device)
     logits = run(bridge, batch, edits, at=Positions(every, batch.prompt_end - 1))
     return logits.float().log_softmax(-1).cpu()
@@ -205,7 +205,7 @@ def _answer_logits(
 ) -> tuple[Int[Tensor, "n"], Int[Tensor, "n"], Float[Tensor, "n vocab"]]:
     bridge = model.model if isinstance(model, IntervenedModel) else model
     batch = encode(bridge, rows, answers=True)
-    bridge, edits = _edits(model, batch, rows, sources)
+    bridge, edits = _edits(model, batch, sources)
     at = answer_positions(bridge, batch)
     logits = run(bridge, batch, edits, at=at)
     return at.rows, batch.labels[batch.labels != IGNORED], logits.float()

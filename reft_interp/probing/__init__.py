@@ -1,9 +1,10 @@
 """What a trained subspace encodes.
 
 One question a file: what can be read in it (`linear`), which tokens it promotes (`tokens`), how
-it lies to other subspaces (`geometry`), what it does (`effects`). `probe` asks them all.
+it lies to other subspaces (`geometry`), what it does (`effects`). `probe` asks them all,
+`probe_each` of several interventions at once.
 """
 
-from reft_interp.probing.probe import ProbeReport, probe
+from reft_interp.probing.probe import ProbeReport, probe, probe_each
 
-__all__ = ["ProbeReport", "probe"]
+__all__ = ["ProbeReport", "probe", "probe_each"]

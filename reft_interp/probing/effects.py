@@ -1,4 +1,9 @@
-"""What a subspace does: interchange inside it, and the task without it."""
+"""What a subspace does: interchange inside it, and the task without it.
+
+Each question is an object that remembers what its answers share: prepared rows, controls, scores
+of the untouched model. Asking about a second intervention at the same place costs only what is
+its own.
+"""
 
 from collections.abc import Sequence
 
@@ -7,68 +12,111 @@ from transformer_lens.model_bridge import TransformerBridge
 
 from reft_interp.causal import PreparedPairs
 from reft_interp.causal.interchanges import Pairs
-from reft_interp.evaluation import Accuracy, Comparison, accuracy, control_subspaces
+from reft_interp.evaluation import (
+    Accuracy,
+    Comparison,
+    accuracy,
+    control_subspaces,
+    prepared_accuracy,
+)
 from reft_interp.interventions import DistributedInterchange, Interchange, ZeroAblation
 from reft_interp.positions import PositionSelector
 from reft_interp.runtime import IntervenedModel, Placement
 from reft_interp.runtime.batching import Rows
+from reft_interp.runtime.prepared import PreparedRows
 from reft_interp.sites import Site
 from reft_interp.subspace import Subspace
 
+Scores = tuple[Accuracy, ...]
 
-def interchange_inside(
-    model: TransformerBridge,
-    pairs: Pairs,
-    subspaces: Sequence[tuple[str, Site, Subspace]],
-    on: PositionSelector,
-    *,
-    draws: int = 5,
-    seed: int = 0,
-) -> Comparison:
+
+class InterchangeInside:
     """IIA of a causal variable when the interchange happens inside given subspaces.
 
     Args:
         model: the hooked model.
         pairs: counterfactual rows.
-        subspaces: each with a name and the site where it lies.
         on: which tokens of base and source.
         draws: random subspaces for each site and rank that occurs.
         seed: of the random subspaces.
-
-    Returns:
-        The named subspaces; then, for each site, "whole vector" and for each rank "random
-        subspace, rank r"; and "no intervention". Where there are several sites, names say which.
     """
-    sites = list(dict.fromkeys(site for _, site, _ in subspaces))
-    named: list[tuple[str, tuple[Accuracy, ...]]] = []
-    controls: list[tuple[str, tuple[Accuracy, ...]]] = []
-    for site in sites:
-        prepared = PreparedPairs(model, pairs, site, on)
-        at = f" at {site}" if len(sites) > 1 else ""
-        here = [(name, subspace) for name, where, subspace in subspaces if where == site]
-        for name, subspace in here:
-            label = name if name.endswith(at) else f"{name}{at}"
-            named.append((label, (prepared.score(DistributedInterchange(subspace)),)))
-        controls.append((f"whole vector{at}", (prepared.score(Interchange()),)))
-        for rank in sorted({subspace.rank for _, subspace in here}):
-            random = control_subspaces(site.width(model), rank, draws, seed=seed)
-            scores = tuple(prepared.score(DistributedInterchange(s)) for s in random)
-            controls.append((f"random subspace, rank {rank}{at}", scores))
-        if site == sites[-1]:
-            controls.append(("no intervention", (prepared.score(None),)))
-    where = f" at {sites[0]}" if len(sites) == 1 else ""
-    return Comparison(f"interchange intervention accuracy{where} on {on}", (*named, *controls))
+
+    def __init__(
+        self,
+        model: TransformerBridge,
+        pairs: Pairs,
+        on: PositionSelector,
+        *,
+        draws: int = 5,
+        seed: int = 0,
+    ):
+        self._model, self._pairs, self._on = model, pairs, on
+        self._draws, self._seed = draws, seed
+        self._prepared: dict[Site, PreparedPairs] = {}
+        self._controls: dict[tuple[Site, int | None], Scores] = {}
+        self._inside: list[tuple[Site, Subspace, Accuracy]] = []
+
+    def compare(self, subspaces: Sequence[tuple[str, Site, Subspace]]) -> Comparison:
+        """IIA inside each subspace, and the controls.
+
+        Args:
+            subspaces: each with a name and the site where it lies.
+
+        Returns:
+            The named subspaces; then, for each site, "whole vector" and for each rank "random
+            subspace, rank r"; and "no intervention". Where there are several sites, names say
+            which.
+        """
+        sites = list(dict.fromkeys(site for _, site, _ in subspaces))
+        named: list[tuple[str, Scores]] = []
+        controls: list[tuple[str, Scores]] = []
+        for site in sites:
+            at = f" at {site}" if len(sites) > 1 else ""
+            here = [(name, subspace) for name, where, subspace in subspaces if where == site]
+            for name, subspace in here:
+                label = name if name.endswith(at) else f"{name}{at}"
+                named.append((label, (self._score(site, subspace),)))
+            controls.append((f"whole vector{at}", self._control(site, None)))
+            for rank in sorted({subspace.rank for _, subspace in here}):
+                controls.append((f"random subspace, rank {rank}{at}", self._control(site, rank)))
+        none = self._at(sites[0]).score(None)
+        where = f" at {sites[0]}" if len(sites) == 1 else ""
+        return Comparison(
+            f"interchange intervention accuracy{where} on {self._on}",
+            (*named, *controls, ("no intervention", (none,))),
+        )
+
+    def _at(self, site: Site) -> PreparedPairs:
+        if site not in self._prepared:
+            self._prepared[site] = PreparedPairs(self._model, self._pairs, site, self._on)
+        return self._prepared[site]
+
+    def _score(self, site: Site, subspace: Subspace) -> Accuracy:
+        for where, known, score in self._inside:
+            if where == site and known is subspace:
+                return score
+        score = self._at(site).score(DistributedInterchange(subspace))
+        self._inside.append((site, subspace, score))
+        return score
+
+    def _control(self, site: Site, rank: int | None) -> Scores:
+        if (site, rank) not in self._controls:
+            edits = (
+                [Interchange()]
+                if rank is None
+                else [
+                    DistributedInterchange(subspace)
+                    for subspace in control_subspaces(
+                        site.width(self._model), rank, self._draws, seed=self._seed
+                    )
+                ]
+            )
+            self._controls[site, rank] = tuple(self._at(site).score(edit) for edit in edits)
+        return self._controls[site, rank]
 
 
-def without(
-    intervened: IntervenedModel,
-    rows: Rows,
-    subspaces: Sequence[tuple[str, int, Subspace]],
-    *,
-    draws: int = 3,
-    seed: int = 0,
-) -> pd.DataFrame:
-    """Accuracy on the task when a subspace is taken out: h − RᵀRh.
+class Removal:
+    """Accuracy on a task when a subspace is taken out: h − RᵀRh.
 
     It is taken out at the tokens that the intervention edits, after the edit, of the model
     with the intervention and of the untouched model. It becomes zero rather than a mean over
@@ -76,40 +124,72 @@ def without(
     a mean that has seen them is far from what any other token holds.
 
     Args:
-        intervened: the trained model.
+        model: the hooked model.
         rows: of the task, with `prompt` and `answer`.
-        subspaces: name, index of the placement at whose site it lies, subspace.
         draws: random subspaces of the same rank, for comparison.
         seed: of the random subspaces.
-
-    Returns:
-        Columns model, removed, value, low, high, n, draws; for random subspaces `value` is the mean
-        over draws and `low`, `high` their range.
     """
-    bridge, name = intervened.model, type(intervened.placements[0].intervention).__name__
-    kinds: list[tuple[str, list[Placement]]] = [
-        ("untouched model", []),
-        (name, list(intervened.placements)),
-    ]
-    found: list[pd.DataFrame] = []
-    for kind, placements in kinds:
-        whole = IntervenedModel(bridge, placements) if placements else bridge
-        scores: list[tuple[str, tuple[Accuracy, ...]]] = [("nothing", (accuracy(whole, rows),))]
+
+    def __init__(self, model: TransformerBridge, rows: Rows, *, draws: int = 3, seed: int = 0):
+        self._model, self._rows = model, rows
+        self._draws, self._seed = draws, seed
+        self._prepared: dict[tuple[tuple[Site, PositionSelector], ...], PreparedRows] = {}
+        self._controls: dict[tuple[Site, PositionSelector, int], Scores] = {}
+        self._untouched: Accuracy | None = None
+
+    def compare(
+        self, intervened: IntervenedModel, subspaces: Sequence[tuple[str, int, Subspace]]
+    ) -> pd.DataFrame:
+        """Accuracy with and without each subspace.
+
+        Args:
+            intervened: the trained model.
+            subspaces: name, index of the placement at whose site it lies, subspace.
+
+        Returns:
+            Columns model, removed, value, low, high, n, draws; for random subspaces `value` is
+            the mean over draws and `low`, `high` their range.
+        """
+        placements = intervened.placements
+        name = type(placements[0].intervention).__name__
+        if self._untouched is None:
+            self._untouched = accuracy(self._model, self._rows)
+        trained = self._score(intervened.placements)
+        untouched: list[tuple[str, Scores]] = [("nothing", (self._untouched,))]
+        edited: list[tuple[str, Scores]] = [("nothing", (trained,))]
         for label, index, subspace in subspaces:
-            at = intervened.placements[index]
-
-            def removed(subspace: Subspace, at=at, placements=placements) -> Accuracy:
-                ablation = Placement(ZeroAblation(subspace), at.site, at.on)
-                return accuracy(IntervenedModel(bridge, [*placements, ablation]), rows)
-
-            scores.append((label, (removed(subspace),)))
+            at = placements[index]
+            untouched.append((label, (self._score([_without(subspace, at)]),)))
+            edited.append((label, (self._score([*placements, _without(subspace, at)]),)))
             # What is read and what is written at one place are mostly of one rank: one control.
             control = f"random subspace, rank {subspace.rank} at {at.site}"
-            if control not in dict(scores):
-                random = control_subspaces(subspace.width, subspace.rank, draws, seed=seed)
-                scores.append((control, tuple(removed(s) for s in random)))
-        frame = Comparison("accuracy", tuple(scores)).to_frame()
-        frame = frame.rename(columns={"method": "removed"})
-        frame.insert(0, "model", kind)
-        found.append(frame)
-    return pd.concat(found, ignore_index=True)
+            if control not in dict(edited):
+                random = control_subspaces(
+                    subspace.width, subspace.rank, self._draws, seed=self._seed
+                )
+                key = (at.site, at.on, subspace.rank)
+                if key not in self._controls:
+                    self._controls[key] = tuple(self._score([_without(s, at)]) for s in random)
+                untouched.append((control, self._controls[key]))
+                edited.append(
+                    (control, tuple(self._score([*placements, _without(s, at)]) for s in random))
+                )
+        found = []
+        for kind, scores in (("untouched model", untouched), (name, edited)):
+            frame = Comparison("accuracy", tuple(scores)).to_frame()
+            frame = frame.rename(columns={"method": "removed"})
+            frame.insert(0, "model", kind)
+            found.append(frame)
+        return pd.concat(found, ignore_index=True)
+
+    def _score(self, placements: Sequence[Placement]) -> Accuracy:
+        whole = IntervenedModel(self._model, placements)
+        # Constants depend on where edits are, not on what they do.
+        where = tuple(dict.fromkeys((p.site, p.on) for p in placements))
+        if where not in self._prepared:
+            self._prepared[where] = PreparedRows(whole, self._rows)
+        return prepared_accuracy(whole, self._prepared[where])
+
+
+def _without(subspace: Subspace, at: Placement) -> Placement:
+    return Placement(ZeroAblation(subspace), at.site, at.on)

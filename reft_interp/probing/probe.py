@@ -11,12 +11,15 @@ from typing import Any, cast
 
 import pandas as pd
 import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+from transformer_lens.model_bridge import TransformerBridge
 
 from reft_interp.causal import DASResult, interchange_rows
 from reft_interp.causal.interchanges import Pairs
 from reft_interp.evaluation import Comparison
 from reft_interp.positions import PositionSelector, Span, last
-from reft_interp.probing.effects import interchange_inside, without
+from reft_interp.probing.effects import InterchangeInside, Removal
 from reft_interp.probing.geometry import angles_between, overlap_beside_chance, random_angles
 from reft_interp.probing.linear import linear_probes
 from reft_interp.probing.tokens import principal_axes, promoted_tokens
@@ -95,6 +98,7 @@ def probe(
     task: Rows,
     draws: int = 3,
     seed: int = 0,
+    progress: bool = True,
 ) -> ProbeReport:
     """Ask what the subspaces of a trained ReFT encode.
 
@@ -109,79 +113,157 @@ def probe(
             there is one, keeps folds apart.
         draws: random subspaces for each comparison.
         seed: of the random subspaces, the folds and the shuffles.
+        progress: show a progress bar.
 
     Raises:
         ValueError: a placement of another width than the DAS subspace.
     """
-    intervened = reft.intervened if isinstance(reft, ReFTResult) else reft
-    model = intervened.model
-    found, notes = _subspaces(intervened)
-    for one in found:
+    (report,) = probe_each(
+        [reft], against=against, data=data, task=task, draws=draws, seed=seed, progress=progress
+    )
+    return report
+
+
+def probe_each(
+    refts: Sequence[ReFTResult | IntervenedModel],
+    *,
+    against: DASResult,
+    data: Pairs,
+    task: Rows,
+    draws: int = 3,
+    seed: int = 0,
+    progress: bool = True,
+) -> list[ProbeReport]:
+    """`probe` several ReFTs of one model on one task; what their answers share is computed once.
+
+    Args:
+        refts: trained on the same model and task.
+        against: as in `probe`.
+        data: as in `probe`.
+        task: as in `probe`.
+        draws: as in `probe`.
+        seed: as in `probe`.
+        progress: show a progress bar.
+
+    Raises:
+        ValueError: none given; one is of another model than the first; a placement of another
+            width than the DAS subspace.
+    """
+    every = [reft.intervened if isinstance(reft, ReFTResult) else reft for reft in refts]
+    if not every:
+        raise ValueError("refts must hold at least one trained ReFT, got none")
+    model = every[0].model
+    for i, intervened in enumerate(every):
+        if intervened.model is not model:
+            raise ValueError(f"refts: number {i} is placed in another model than number 0")
+    subspaces = [_subspaces(intervened) for intervened in every]
+    for one in (one for found, _ in subspaces for one in found):
         if one.subspace.width != against.subspace.width:
             raise ValueError(
                 f"{one.label} is {one.subspace.width} wide, the DAS subspace "
                 f"{against.subspace.width}: probe against one of the same width"
             )
-    examples = _examples(data, against.on)
-    rows = as_list(task, "task")
-    in_task = {
-        "labels": [row["answer"] for row in rows],
-        "groups": [str(row.get("subject") or row["prompt"]) for row in rows],
-    }
-    linear, tokens, angles, overlaps = [], [], [], []
-    for one in found:
-        at_variable = torch.cat(
-            [h[-1:] for h in activations(model, examples["rows"], one.site, against.on)]
-        )
-        at_task = torch.cat([h[-1:] for h in activations(model, rows, one.site, last())])
-        asked = (
-            (f"causal variable, on {against.on}", at_variable, examples),
-            ("task answer, last token", at_task, in_task),
-        )
-        for read, h, of in asked:
-            frame = linear_probes(h, of["labels"], one.subspace, groups=of.get("groups"), seed=seed)
-            linear.append(_labelled(frame, subspace=one.label, read=read))
-        if one.site.component not in ("z", "mlp_post"):
-            axes = principal_axes(one.subspace, at_variable)
-            tokens.append(_labelled(promoted_tokens(model, axes), subspace=one.label))
-        angles.append(
-            angles_between(one.subspace, against.subspace).assign(series=f"{one.label} to DAS")
-        )
-        overlaps.append(
-            {"subspace": one.label} | overlap_beside_chance(one.subspace, against.subspace)
-        )
-    elsewhere = sorted({str(p.site) for p in found if p.site != against.site})
-    if elsewhere:
-        notes.append(
-            f"DAS searched at {against.site}; angles to subspaces at {', '.join(elsewhere)} "
-            "compare directions of different sites."
-        )
-    ranks = (found[0].subspace.rank, against.subspace.rank)
-    return ProbeReport(
-        name=type(intervened.placements[0].intervention).__name__,
-        notes=tuple(notes),
-        linear=pd.concat(linear, ignore_index=True),
-        tokens=pd.concat(tokens, ignore_index=True) if tokens else pd.DataFrame(),
-        angles=pd.concat(angles, ignore_index=True),
-        expected_angles=random_angles(ranks, against.subspace.width, seed=seed),
-        overlaps=pd.DataFrame(overlaps),
-        interchange=interchange_inside(
-            model,
-            data,
+    questions = _Questions(model, against, data, as_list(task, "task"), draws, seed)
+    steps = sum(len(found) + 2 for found, _ in subspaces)
+    with tqdm(total=steps, disable=not progress, desc="probing", leave=False) as bar:
+        return [
+            questions.ask(intervened, found, notes, bar)
+            for intervened, (found, notes) in zip(every, subspaces, strict=True)
+        ]
+
+
+class _Questions:
+    """What is asked of each ReFT, and what the answers share."""
+
+    def __init__(
+        self,
+        model: TransformerBridge,
+        against: DASResult,
+        data: Pairs,
+        task: Sequence[Mapping[str, Any]],
+        draws: int,
+        seed: int,
+    ):
+        self.model, self.against, self.seed = model, against, seed
+        self.examples = _examples(data, against.on)
+        self.task = {
+            "rows": task,
+            "labels": [row["answer"] for row in task],
+            "groups": [str(row.get("subject") or row["prompt"]) for row in task],
+        }
+        self.inside = InterchangeInside(model, data, against.on, draws=draws, seed=seed)
+        self.removal = Removal(model, task, draws=draws, seed=seed)
+        self._held: dict[Site, tuple[Tensor, Tensor]] = {}
+
+    def held(self, site: Site) -> tuple[Tensor, Tensor]:
+        """What the untouched model holds of the variable's tokens, and at the task's last ones."""
+        if site not in self._held:
+            variable = activations(self.model, self.examples["rows"], site, self.against.on)
+            task = activations(self.model, self.task["rows"], site, last())
+            self._held[site] = (
+                torch.cat([h[-1:] for h in variable]),
+                torch.cat([h[-1:] for h in task]),
+            )
+        return self._held[site]
+
+    def ask(
+        self,
+        intervened: IntervenedModel,
+        found: Sequence[Probed],
+        notes: Sequence[str],
+        bar: "tqdm[Any]",
+    ) -> ProbeReport:
+        against, seed = self.against, self.seed
+        notes = list(notes)
+        linear, tokens, angles, overlaps = [], [], [], []
+        for one in found:
+            at_variable, at_task = self.held(one.site)
+            asked = (
+                (f"causal variable, on {against.on}", at_variable, self.examples),
+                ("task answer, last token", at_task, self.task),
+            )
+            for read, h, of in asked:
+                frame = linear_probes(
+                    h, of["labels"], one.subspace, groups=of.get("groups"), seed=seed
+                )
+                linear.append(_labelled(frame, subspace=one.label, read=read))
+            if one.site.component not in ("z", "mlp_post"):
+                axes = principal_axes(one.subspace, at_variable)
+                tokens.append(_labelled(promoted_tokens(self.model, axes), subspace=one.label))
+            angles.append(
+                angles_between(one.subspace, against.subspace).assign(series=f"{one.label} to DAS")
+            )
+            overlaps.append(
+                {"subspace": one.label} | overlap_beside_chance(one.subspace, against.subspace)
+            )
+            bar.update()
+        elsewhere = sorted({str(p.site) for p in found if p.site != against.site})
+        if elsewhere:
+            notes.append(
+                f"DAS searched at {against.site}; angles to subspaces at {', '.join(elsewhere)} "
+                "compare directions of different sites."
+            )
+        interchange = self.inside.compare(
             [("DAS", against.site, against.subspace)]
-            + [(p.label, p.site, p.subspace) for p in found],
-            against.on,
-            draws=draws,
-            seed=seed,
-        ),
-        removal=without(
-            intervened,
-            rows,
-            [(one.label, one.placement, one.subspace) for one in found],
-            draws=draws,
-            seed=seed,
-        ),
-    )
+            + [(p.label, p.site, p.subspace) for p in found]
+        )
+        bar.update()
+        removal = self.removal.compare(
+            intervened, [(one.label, one.placement, one.subspace) for one in found]
+        )
+        bar.update()
+        ranks = (found[0].subspace.rank, against.subspace.rank)
+        return ProbeReport(
+            name=type(intervened.placements[0].intervention).__name__,
+            notes=tuple(notes),
+            linear=pd.concat(linear, ignore_index=True),
+            tokens=pd.concat(tokens, ignore_index=True) if tokens else pd.DataFrame(),
+            angles=pd.concat(angles, ignore_index=True),
+            expected_angles=random_angles(ranks, against.subspace.width, seed=seed),
+            overlaps=pd.DataFrame(overlaps),
+            interchange=interchange,
+            removal=removal,
+        )
 
 
 def _subspaces(intervened: IntervenedModel) -> tuple[list[Probed], list[str]]:

@@ -97,7 +97,7 @@ class IntervenedModel(nn.Module):
         """
         batch = encode(self.model, rows)
         with torch.no_grad():
-            return run(self.model, batch, self.edits(batch, self.read_sources(rows, sources)))
+            return run(self.model, batch, self.edits(batch, self.read_sources(batch, sources)))
 
     def loss(self, rows: Rows, sources: Rows | None = None) -> Float[Tensor, ""]:
         """Cross-entropy of the answer tokens, teacher forced, averaged over answer tokens.
@@ -107,7 +107,7 @@ class IntervenedModel(nn.Module):
             sources: for each prompt the one that is read, where an intervention needs it.
         """
         batch = encode(self.model, rows, answers=True)
-        return answer_loss(self.model, batch, self.edits(batch, self.read_sources(rows, sources)))
+        return answer_loss(self.model, batch, self.edits(batch, self.read_sources(batch, sources)))
 
     def generate(
         self,
@@ -146,7 +146,7 @@ class IntervenedModel(nn.Module):
         return generate(
             self.model,
             batch,
-            self.edits(batch, self.read_sources(rows, sources)),
+            self.edits(batch, self.read_sources(batch, sources)),
             when=when,
             **({"max_new_tokens": max_new_tokens, "do_sample": False} | options),
         )
@@ -183,9 +183,13 @@ class IntervenedModel(nn.Module):
         return cls(model, load_placements(folder, model))
 
     def read_sources(
-        self, rows: Rows, sources: Rows | None
+        self, batch: TokenizedBatch, sources: Rows | None
     ) -> list[Float[Tensor, "n d"] | None] | None:
         """What the source prompts hold where each placement reads; None where none needs it.
+
+        Args:
+            batch: the bases.
+            sources: for each base the prompt that is read.
 
         Raises:
             ValueError: sources are missing, superfluous, of another number, or not aligned.
@@ -196,16 +200,16 @@ class IntervenedModel(nn.Module):
             return None
         if sources is None:
             raise ValueError("sources are missing: an intervention here reads another run")
-        if len(sources) != len(rows):
+        if len(sources) != len(batch.input_ids):
             raise ValueError(
-                f"sources: {len(sources)} for {len(rows)} rows; one for each is needed"
+                f"sources: {len(sources)} for {len(batch.input_ids)} rows; one for each is needed"
             )
-        base, source = encode(self.model, rows), encode(self.model, sources)
+        source = encode(self.model, sources)
         readers = [p for p in self.placements if p.intervention.needs_source]
         at = []
         for placement in readers:
             positions = placement.on(source)
-            check_alignment(placement.on(base), positions, base, source)
+            check_alignment(placement.on(batch), positions, batch, source)
             at.append((placement.site, positions))
         held = iter(record(self.model, source, at))
         return [next(held) if p.intervention.needs_source else None for p in self.placements]

@@ -68,7 +68,7 @@ class PreparedRows:
             batch = encode(intervened.model, some, answers=True)
             asked = None if read is None else [read[i] for i in group]
             batches.append(batch)
-            edits.append(intervened.edits(batch, intervened.read_sources(some, asked)))
+            edits.append(intervened.edits(batch, intervened.read_sources(batch, asked)))
         self.plan = plan(intervened.model, batches, edits, engine=engine, budget=memory_budget)
         for group, batch, some in zip(groups, batches, edits, strict=True):
             self._keep_sources(group, batch, some)
@@ -118,7 +118,8 @@ class PreparedRows:
         ]
         return {
             "batch": batch,
-            "sources": sources,
+            # Rows without sources serve any number of edits where they were prepared.
+            "sources": sources if any(part is not None for part in sources) else None,
             "frozen": None if None in frozen else list(frozen),
             "labels": batch.labels,
         }

@@ -105,6 +105,28 @@ def test_removal_is_an_ablation_after_the_edit(report, fitted):
     assert nothing["value"].item() == ri.accuracy(reft.intervened, task).value
 
 
+def test_several_at_once_get_the_answers_that_they_get_alone(report, fitted, pairs):
+    reft, das, task = fitted
+    other = ri.fit_reft(
+        reft.intervened.model, task, ri.DiReFT(rank=3), SITE, "f1+l1", epochs=1, progress=False
+    )
+    first, second = ri.probe_each([reft, other], against=das, data=pairs, task=task, draws=2)
+    alone = ri.probe(other, against=das, data=pairs, task=task, draws=2)
+    for together, separate in ((first, report), (second, alone)):
+        assert together.interchange == separate.interchange
+        pd.testing.assert_frame_equal(together.removal, separate.removal)
+        pd.testing.assert_frame_equal(together.linear, separate.linear)
+
+
+def test_several_must_be_placed_in_one_model(fitted, pairs, tiny):
+    reft, das, task = fitted
+    elsewhere = IntervenedModel(tiny("gpt2"), Placement(ri.LoReFT(rank=1), SITE, "l1"))
+    with pytest.raises(ValueError, match="number 1 is placed in another model"):
+        ri.probe_each([reft, elsewhere], against=das, data=pairs, task=task)
+    with pytest.raises(ValueError, match="at least one trained ReFT"):
+        ri.probe_each([], against=das, data=pairs, task=task)
+
+
 def test_what_reads_nothing_is_said_in_words(fitted, pairs):
     reft, das, task = fitted
     model = reft.intervened.model

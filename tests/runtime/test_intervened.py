@@ -179,7 +179,7 @@ def test_sources_are_asked_for_where_they_are_needed(tiny):
         swapped.logits(["The key", "Paris"], ["The keys"])
     with pytest.raises(ValueError, match="no intervention here takes a source"):
         added(model).logits(["The key"], ["The keys"])
-    assert added(model).read_sources(["The key"], None) is None
+    assert added(model).read_sources(encode(model, ["The key"]), None) is None
 
 
 def test_misaligned_spans_are_shown(tiny):
@@ -213,7 +213,7 @@ def test_each_placement_reads_its_own_source_tokens(tiny):
         ],
     )
     sources = ["The films were good", "Mary and John"]
-    held = intervened.read_sources(["The key is", "The keys to"], sources)
+    held = intervened.read_sources(encode(model, ["The key is", "The keys to"]), sources)
     assert held is not None and held[1] is None
     for i, source in enumerate(sources):
         ids = torch.tensor([model.tokenizer(source)["input_ids"]])

@@ -7,6 +7,7 @@ from torch.testing import assert_close
 
 from reft_interp.interventions import ConsReFT, DistributedInterchange, LoReFT, VectorAddition
 from reft_interp.runtime import IntervenedModel, Placement
+from reft_interp.runtime.batching import encode
 from reft_interp.runtime.prepared import PreparedRows
 from reft_interp.sites import Site
 from reft_interp.subspace import Subspace
@@ -53,7 +54,7 @@ def test_sources_are_kept_for_the_placements_that_read_them(tiny):
     assert len(prepared) == len(ROWS)
     for i, (row, held, _) in enumerate(prepared[i] for i in range(len(ROWS))):
         assert row == ROWS[i]
-        expected = intervened.read_sources([ROWS[i]], [SOURCES[i]])
+        expected = intervened.read_sources(encode(intervened.model, [ROWS[i]]), [SOURCES[i]])
         assert expected is not None and held[0] is expected[0] is None
         assert held[1] is not None and expected[1] is not None
         assert_close(held[1], expected[1], atol=1e-5, rtol=1e-5)

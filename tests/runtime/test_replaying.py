@@ -276,7 +276,7 @@ def test_an_interchange_replays(decoder):
     placed = Placement(Interchange(), Site("resid_post", 1), "last")
     intervened = IntervenedModel(decoder, placed)
     batch = encode(decoder, ROWS, answers=True)
-    edits = intervened.edits(batch, intervened.read_sources(ROWS, ["The key", "A", "No, the"]))
+    edits = intervened.edits(batch, intervened.read_sources(batch, ["The key", "A", "No, the"]))
     at = answers_at(batch)
     with torch.no_grad():
         plain = run(decoder, batch, edits, at=at)
