@@ -39,7 +39,7 @@ RANK = 8
 BATCH = 16
 SEEDS = (0, 1, 2)
 RATES = {
-    "LoReFT": (1e-3, 4e-3, 1e-2),
+    "LoReFT": (4e-3, 1e-2, 2e-2),
     "DiReFT": (1e-3, 4e-3, 1e-2),
     "LoRA": (3e-4, 1e-3, 3e-3),
 }
