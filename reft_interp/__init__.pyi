@@ -1,8 +1,11 @@
 from . import tasks as tasks
 from .causal import Counterfactuals as Counterfactuals
+from .causal import DASCell as DASCell
 from .causal import DASResult as DASResult
 from .causal import PreparedPairs as PreparedPairs
 from .causal import fit_das as fit_das
+from .causal import fit_das_each as fit_das_each
+from .causal import interchange_accuracies as interchange_accuracies
 from .causal import interchange_accuracy as interchange_accuracy
 from .evaluation import Accuracy as Accuracy
 from .evaluation import Comparison as Comparison
@@ -41,8 +44,11 @@ from .runtime import IntervenedModel as IntervenedModel
 from .runtime import Placement as Placement
 from .runtime import activations as activations
 from .runtime.prepared import PreparedRows as PreparedRows
+from .runtime.prepared import prepare_each as prepare_each
 from .sites import Site as Site
 from .subspace import Subspace as Subspace
+from .training import Cell as Cell
 from .training import ReFTResult as ReFTResult
 from .training import fit_reft as fit_reft
 from .training import train as train
+from .training import train_cells as train_cells

@@ -7,11 +7,12 @@ Next door: `positions` selects tokens of what is made here. Not here: models, an
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from operator import index
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Int
 from torch import Tensor
+from torch.nn.functional import pad
 from transformers import PreTrainedTokenizerBase
 
 Offsets = tuple[tuple[int, int], ...]
@@ -65,6 +66,40 @@ class TokenizedBatch:
         moved = {name: v.to(device) for name, v in values.items() if isinstance(v, Tensor)}
         return replace(self, **moved)
 
+    def take(self, rows: Sequence[int]) -> "TokenizedBatch":
+        """Some of the rows, without the columns that are padding in all of them."""
+        chosen = torch.as_tensor(rows, device=self.input_ids.device)
+        left = int(self.prompt_start[chosen].min())
+        right = int(self.answer_end[chosen].max())
+        columns = ("input_ids", "attention_mask", "labels")
+        values = {name: getattr(self, name)[chosen, left:right] for name in columns}
+        for name in ("prompt_start", "prompt_end", "answer_end"):
+            values[name] = getattr(self, name)[chosen] - left
+        for name in ("prompts", "offsets", "spans", "answers", "answer_offsets"):
+            every = getattr(self, name)
+            values[name] = tuple(every[row] for row in rows)
+        return TokenizedBatch(**values)
+
+    @classmethod
+    def concatenate(cls, batches: "Sequence[TokenizedBatch]") -> "TokenizedBatch":
+        """The rows of several batches one after the other, all padded on the right."""
+        if len(batches) == 1:
+            return batches[0]
+        width = max(batch.input_ids.shape[1] for batch in batches)
+        values: dict[str, Any] = {}
+        for name, fill in (("input_ids", 0), ("attention_mask", 0), ("labels", IGNORED)):
+            values[name] = torch.cat(
+                [
+                    pad(tensor, (0, width - tensor.shape[1]), value=fill)
+                    for tensor in (getattr(batch, name) for batch in batches)
+                ]
+            )
+        for name in ("prompt_start", "prompt_end", "answer_end"):
+            values[name] = torch.cat([getattr(batch, name) for batch in batches])
+        for name in ("prompts", "offsets", "spans", "answers", "answer_offsets"):
+            values[name] = tuple(row for batch in batches for row in getattr(batch, name))
+        return cls(**values)
+
 
 def tokenize(
     tokenizer: PreTrainedTokenizerBase,
@@ -116,14 +151,14 @@ def tokenize(
     else:
         answer_ids, answer_offsets = _encode(tokenizer, "answers", replies, special=False)
 
-    pad = next((i for i in (tokenizer.pad_token_id, tokenizer.eos_token_id) if i is not None), 0)
+    filler = next((i for i in (tokenizer.pad_token_id, tokenizer.eos_token_id) if i is not None), 0)
     width = max(len(p) + len(a) for p, a in zip(prompt_ids, answer_ids, strict=True))
     ids, mask, labels, starts = [], [], [], []
     for prompt, answer in zip(prompt_ids, answer_ids, strict=True):
         missing = width - len(prompt) - len(answer)
         left, right = (missing, 0) if padding_side == "left" else (0, missing)
         starts.append(left)
-        ids.append([pad] * left + prompt + answer + [pad] * right)
+        ids.append([filler] * left + prompt + answer + [filler] * right)
         mask.append([0] * left + [1] * (width - missing) + [0] * right)
         labels.append([IGNORED] * (left + len(prompt)) + answer + [IGNORED] * right)
     start = torch.tensor(starts)

@@ -5,7 +5,7 @@ characters each token stands for. The selectors themselves are in `positions`.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Literal
 
@@ -38,6 +38,19 @@ class Positions:
         mask = torch.zeros_like(batch.input_ids, dtype=torch.bool)
         mask[self.rows, self.columns] = True
         return mask
+
+    @classmethod
+    def of(
+        cls, columns: Sequence[Sequence[int]], *, device: torch.device | str | int | None = None
+    ) -> "Positions":
+        """From the columns of each row."""
+        rows = [row for row, of_row in enumerate(columns) for _ in of_row]
+        flat = [column for of_row in columns for column in of_row]
+        return cls(torch.tensor(rows, device=device), torch.tensor(flat, device=device))
+
+    def split(self, rows: int) -> "list[Tensor]":
+        """The columns of each of so many rows."""
+        return list(self.columns.split(torch.bincount(self.rows, minlength=rows).tolist()))
 
     def to(self, device: torch.device | str | int) -> "Positions":
         """The same positions with their tensors on `device`."""

@@ -22,6 +22,9 @@ from transformer_lens.model_bridge import TransformerBridge
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from reft_interp.models import load_model, wrap_model
+from reft_interp.runtime.constants import FrozenRows, RegionsOfRows
+from reft_interp.runtime.frozen import Region
+from reft_interp.runtime.regions import end_columns, first_columns
 
 _SHAPE: dict[str, Any] = {
     "hidden_size": 32,
@@ -206,3 +209,22 @@ def data_dir() -> Path:
     if not Path(given).is_dir():
         pytest.fail(f"REFT_INTERP_DATA is {given}, which is no folder")
     return Path(given)
+
+
+@pytest.fixture(scope="session")
+def freeze_batch() -> Callable[..., list[Region]]:
+    """The constants of a whole batch below and before its edits."""
+
+    def freeze(model, batch, edits) -> list[Region]:
+        positions = [edit.positions for edit in edits]
+        regions = RegionsOfRows(
+            batch,
+            min(edit.site.layer for edit in edits),
+            first_columns(positions, batch),
+            end_columns(positions, batch),
+        )
+        rows = FrozenRows(model, [regions], budget=2**40)
+        rows.fill()
+        return rows.regions(regions, range(len(batch)))
+
+    return freeze

@@ -10,12 +10,12 @@ from datasets import Dataset
 from transformer_lens.model_bridge import TransformerBridge
 
 from reft_interp.causal.counterfactuals import Counterfactuals
-from reft_interp.evaluation import Accuracy, accuracy, prepared_accuracy
+from reft_interp.evaluation import Accuracy, accuracy, prepared_accuracies, prepared_accuracy
 from reft_interp.interventions import Interchange, Intervention
 from reft_interp.positions import PositionSelector, parse_positions
 from reft_interp.runtime import IntervenedModel, Placement
 from reft_interp.runtime.planning import Engine
-from reft_interp.runtime.prepared import PreparedRows
+from reft_interp.runtime.prepared import PreparedRows, prepare_each
 from reft_interp.sites import Site
 
 On = str | int | Sequence[int] | PositionSelector
@@ -95,6 +95,45 @@ class PreparedPairs:
             return accuracy(self.model, self.bases, batch_size=self._batch_size)
         placed = IntervenedModel(self.model, Placement(intervention, self.site, self.on))
         return prepared_accuracy(placed, self._prepared, batch_size=self._batch_size)
+
+
+def interchange_accuracies(
+    model: TransformerBridge,
+    pairs: Pairs,
+    interchanges: Sequence[tuple[Intervention, Site, On]],
+    *,
+    batch_size: int = 128,
+    engine: Engine = "auto",
+    memory_budget: int | None = None,
+    progress: bool = False,
+) -> list[Accuracy]:
+    """Interchange intervention accuracy of many interchanges on the same pairs, run together.
+
+    Prompts are frozen and sources recorded once for all sites and tokens; rows of several
+    interchanges share a run.
+
+    Args:
+        model: the hooked model.
+        pairs: counterfactual rows (see `Counterfactuals`).
+        interchanges: each with its site and its tokens.
+        batch_size: rows run at once, over all interchanges.
+        engine: "full" forces the plain run.
+        memory_budget: bytes that constants may take; 40 % of the free memory by default.
+        progress: show a progress bar.
+    """
+    bases, sources = interchange_rows(pairs)
+    placed = [
+        IntervenedModel(model, Placement(intervention, site, on))
+        for intervention, site, on in interchanges
+    ]
+    prepared = prepare_each(
+        [(one, bases, sources if one.needs_source else None) for one in placed],
+        engine=engine,
+        memory_budget=memory_budget,
+        progress=progress,
+    )
+    scored = list(zip(placed, prepared, strict=True))
+    return prepared_accuracies(scored, batch_size=batch_size, progress=progress)
 
 
 def interchange_accuracy(

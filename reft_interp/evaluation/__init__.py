@@ -6,7 +6,7 @@
 from reft_interp.evaluation.controls import control_subspaces
 from reft_interp.evaluation.predicting import accuracy, answers_correctly, predict_choices
 from reft_interp.evaluation.results import Accuracy, Comparison
-from reft_interp.evaluation.scoring import prepared_accuracy
+from reft_interp.evaluation.scoring import prepared_accuracies, prepared_accuracy
 
 __all__ = [
     "Accuracy",
@@ -15,5 +15,6 @@ __all__ = [
     "answers_correctly",
     "control_subspaces",
     "predict_choices",
+    "prepared_accuracies",
     "prepared_accuracy",
 ]

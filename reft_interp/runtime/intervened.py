@@ -16,11 +16,12 @@ from transformer_lens.model_bridge import TransformerBridge
 
 from reft_interp.encoding import IGNORED, TokenizedBatch
 from reft_interp.interventions import Intervention
-from reft_interp.positions import check_alignment
+from reft_interp.positions import Positions, check_alignment
 from reft_interp.runtime.batching import Rows, encode
-from reft_interp.runtime.frozen import FrozenRow
+from reft_interp.runtime.frozen import Region
 from reft_interp.runtime.generation import When, generate
 from reft_interp.runtime.placement import Edit, Placement
+from reft_interp.runtime.planning import Engine, Plan, plan
 from reft_interp.runtime.replaying import replay
 from reft_interp.runtime.running import answer_positions, is_causal, record, run
 from reft_interp.runtime.saving import load_placements, save_folder
@@ -156,8 +157,34 @@ class IntervenedModel(nn.Module):
         batch = encode(self.model, rows)
         return show(batch, self.placements[placement].on(batch), self.model.tokenizer)
 
-    def explain(self) -> str:
-        """What is placed where, in the order in which it happens."""
+    def plan(
+        self, rows: Rows, *, engine: Engine = "auto", memory_budget: int | None = None
+    ) -> Plan:
+        """How training or scoring on some rows would run, and why; nothing is run.
+
+        Args:
+            rows: with `prompt` and `answer`.
+            engine: "full" forces the plain run.
+            memory_budget: bytes that constants may take; 40 % of the free memory by default.
+        """
+        return plan(self.model, self.placements, rows, engine=engine, budget=memory_budget)
+
+    def explain(
+        self,
+        rows: Rows | None = None,
+        *,
+        engine: Engine = "auto",
+        memory_budget: int | None = None,
+    ) -> str:
+        """What is placed where, in the order in which it happens; with rows, how they would run.
+
+        Args:
+            rows: with `prompt` and `answer`. What is said of them: which layers and which share
+                of the tokens run, what is kept and in how many bytes, which share of the
+                full work is left; or why everything runs.
+            engine: as for `plan`.
+            memory_budget: as for `plan`.
+        """
         lines = []
         for placement in sorted(self.placements, key=lambda p: p.site.depth):
             intervention = placement.intervention
@@ -165,6 +192,8 @@ class IntervenedModel(nn.Module):
             lines.append(
                 f"{placement} (width {intervention.width}, {trained:,} trained parameters)"
             )
+        if rows is not None:
+            lines.append(str(self.plan(rows, engine=engine, memory_budget=memory_budget)))
         return "\n".join(lines)
 
     def save(self, folder: str | Path, notes: Mapping[str, Any] | None = None) -> None:
@@ -194,16 +223,9 @@ class IntervenedModel(nn.Module):
         Raises:
             ValueError: sources are missing, superfluous, of another number, or not aligned.
         """
-        if not self.needs_source:
-            if sources is not None:
-                raise ValueError("sources were given, but no intervention here takes a source")
+        if not self.check_sources(len(batch), sources):
             return None
-        if sources is None:
-            raise ValueError("sources are missing: an intervention here reads another run")
-        if len(sources) != len(batch.input_ids):
-            raise ValueError(
-                f"sources: {len(sources)} for {len(batch.input_ids)} rows; one for each is needed"
-            )
+        assert sources is not None  # check_sources let none through
         source = encode(self.model, sources)
         readers = [p for p in self.placements if p.intervention.needs_source]
         at = []
@@ -214,23 +236,48 @@ class IntervenedModel(nn.Module):
         held = iter(record(self.model, source, at))
         return [next(held) if p.intervention.needs_source else None for p in self.placements]
 
+    def check_sources(self, rows: int, sources: Rows | None) -> bool:
+        """Whether sources are read, and there is one for each of so many rows.
+
+        Raises:
+            ValueError: sources are missing, superfluous, or of another number.
+        """
+        if not self.needs_source:
+            if sources is not None:
+                raise ValueError("sources were given, but no intervention here takes a source")
+            return False
+        if sources is None:
+            raise ValueError("sources are missing: an intervention here reads another run")
+        if len(sources) != rows:
+            raise ValueError(f"sources: {len(sources)} for {rows} rows; one for each is needed")
+        return True
+
     def edits(
         self,
         batch: TokenizedBatch,
         sources: Sequence[Float[Tensor, "n d"] | None] | None = None,
+        positions: Sequence[Positions] | None = None,
     ) -> list[Edit]:
-        """The placements on a given batch."""
-        given = sources or [None] * len(self.placements)
+        """The placements on a given batch.
+
+        Args:
+            batch: the bases.
+            sources: what each placement's source holds.
+            positions: the tokens that each placement selects in `batch`, where they are known.
+        """
+        given = [None] * len(self.placements) if sources is None else sources
+        at = [p.on(batch) for p in self.placements] if positions is None else positions
         return [
-            Edit(p.intervention, p.site, p.on(batch), source)
-            for p, source in zip(self.placements, given, strict=True)
+            Edit(p.intervention, p.site, where, source)
+            for p, where, source in zip(self.placements, at, given, strict=True)
         ]
 
     def forward(
         self,
         batch: TokenizedBatch,
         sources: Sequence[Float[Tensor, "n d"] | None] | None = None,
-        frozen: Sequence[FrozenRow] | None = None,
+        frozen: Sequence[Region] | None = None,
+        positions: Sequence[Positions] | None = None,
         labels: Int[Tensor, "batch pos"] | None = None,
         num_items_in_batch: Tensor | int | None = None,
     ) -> dict[Literal["loss"], Float[Tensor, ""]]:
@@ -240,11 +287,12 @@ class IntervenedModel(nn.Module):
             batch: prompts with answers.
             sources: what each placement's source holds, row by row.
             frozen: the constants of each row, to run only what the edits can change.
+            positions: the tokens that each placement selects, where they are known.
             labels: those of `batch`, where the Trainer counts them.
             num_items_in_batch: answer tokens in all batches of one optimiser step; the loss
                 is then the sum over this batch divided by it.
         """
-        edits = self.edits(batch, sources)
+        edits = self.edits(batch, sources, positions)
         return {"loss": answer_loss(self.model, batch, edits, frozen, num_items_in_batch)}
 
 
@@ -252,7 +300,7 @@ def answer_loss(
     model: TransformerBridge,
     batch: TokenizedBatch,
     edits: Sequence[Edit],
-    frozen: Sequence[FrozenRow] | None = None,
+    frozen: Sequence[Region] | None = None,
     answer_tokens: Tensor | int | None = None,
 ) -> Float[Tensor, ""]:
     """Cross-entropy of the answer tokens of a batch, teacher forced.

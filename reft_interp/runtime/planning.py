@@ -10,9 +10,11 @@ from transformer_lens.model_bridge import TransformerBridge
 
 from reft_interp.encoding import TokenizedBatch
 from reft_interp.models.consistency import difference
-from reft_interp.runtime.frozen import FrozenRow, freeze, frozen_bytes
-from reft_interp.runtime.placement import Edit
-from reft_interp.runtime.replaying import can_replay, first_columns, replay
+from reft_interp.runtime.batching import Rows, encode
+from reft_interp.runtime.constants import FrozenRows, RegionsOfRows, regions_of
+from reft_interp.runtime.frozen import Region
+from reft_interp.runtime.placement import Edit, Placement
+from reft_interp.runtime.replaying import can_replay, replay
 from reft_interp.runtime.running import answer_positions, run
 
 Engine = Literal["auto", "full"]
@@ -30,6 +32,12 @@ class Plan:
     replays: bool
     reason: str
     """Why the plain run, or what a replay saves."""
+    work: float = 1.0
+    """Share of the model's work on these rows that runs, counted in tokens times layers."""
+    nbytes: int = 0
+    """Memory of the constants that are kept."""
+    layers: tuple[int, int] = (0, 0)
+    """The first layer that runs, and how many the model has."""
 
     def __str__(self) -> str:
         return ("replay of the changed region: " if self.replays else "full run: ") + self.reason
@@ -37,55 +45,77 @@ class Plan:
 
 def plan(
     model: TransformerBridge,
-    batches: Sequence[TokenizedBatch],
-    edits: Sequence[Sequence[Edit]],
+    placements: Sequence[Placement],
+    rows: Rows,
     *,
     engine: Engine = "auto",
     budget: int | None = None,
 ) -> Plan:
-    """Decide how training on these batches runs.
+    """How training or scoring on some rows would run; nothing is run.
 
     Args:
         model: the hooked model.
-        batches: all rows that will be trained on.
-        edits: of each batch.
+        placements: what is done, where.
+        rows: with `prompt` and `answer`.
         engine: "full" forces the plain run.
-        budget: bytes that frozen rows may take; by default a share of the free memory.
+        budget: bytes that constants may take; a share of the free memory by default.
     """
+    batch = encode(model, rows, answers=True)
+    regions = regions_of(placements, [placement.on(batch) for placement in placements], batch)
+    reason = reason_to_run_in_full(model, regions, engine)
+    if reason is not None:
+        return Plan(False, reason)
+    return replay_plan(model, regions, FrozenRows(model, [regions], granted(model, budget)))
+
+
+def reason_to_run_in_full(
+    model: TransformerBridge, regions: RegionsOfRows, engine: Engine
+) -> str | None:
+    """Why these rows are not replayed; None if they can be, and it saves something.
+
+    Raises:
+        ValueError: an unknown engine.
+    """
+    if engine not in ("auto", "full"):
+        raise ValueError(f'engine must be "auto" or "full", got {engine!r}')
     if engine == "full":
-        return Plan(False, "it was asked for")
+        return "it was asked for"
     if not can_replay(model):
-        return Plan(False, "only decoders whose tokens share keys and values alone are replayed")
-    layer = min(edit.site.layer for edit in edits[0])
-    layers = model.cfg.n_layers
-    prefix = suffix = 0
-    for batch, some in zip(batches, edits, strict=True):
-        starts = first_columns(some, batch)
-        prefix += int((starts - batch.prompt_start).sum())
-        suffix += int((batch.answer_end - starts).sum())
-    share = (layers - layer) / layers * suffix / (prefix + suffix)
+        return "only decoders whose tokens share keys and values alone are replayed"
+    share = work(model, regions)
     if share > 1 - _LEAST_SAVING:
-        return Plan(False, f"the region is {share:.0%} of the model's work on these rows")
-    needed = frozen_bytes(model, layer, prefix, suffix)
-    if budget is None:
-        budget = int(free_memory(next(model.parameters()).device) * MEMORY_SHARE)
-    if needed > budget:
-        return Plan(
-            False, f"frozen rows need {needed / 1e6:,.0f} MB, {budget / 1e6:,.0f} MB are granted"
-        )
-    return Plan(
-        True,
-        f"{suffix / (prefix + suffix):.0%} of the tokens from layer {layer} of {layers} on, "
-        f"{share:.0%} of the full work; {needed / 1e6:,.0f} MB of constants",
+        return f"the region is {share:.0%} of the model's work on these rows"
+    return None
+
+
+def work(model: TransformerBridge, regions: RegionsOfRows) -> float:
+    """The share of the model's work on some rows that lies in their regions."""
+    layers = model.cfg.n_layers
+    return (layers - regions.layer) / layers * _share_of_tokens(regions)
+
+
+def replay_plan(model: TransformerBridge, regions: RegionsOfRows, frozen: FrozenRows) -> Plan:
+    """The plan for rows that are replayed, in words that say what is kept."""
+    share, layers = work(model, regions), model.cfg.n_layers
+    kept = frozen.kept_bytes
+    reason = (
+        f"{_share_of_tokens(regions):.0%} of the tokens from layer {regions.layer} of {layers} "
+        f"on, {share:.0%} of the full work; {kept / 1e6:,.0f} MB of constants"
     )
+    if frozen.shared_tokens:
+        reason += f", the first {frozen.shared_tokens} tokens once for all rows"
+    if frozen.kept < len(frozen):
+        reason += (
+            f" for {frozen.kept} of {len(frozen)} rows ({frozen.nbytes / 1e6:,.0f} MB would hold "
+            "all); the others are computed again for each batch, without gradient"
+        )
+    return Plan(True, reason, share, kept, (regions.layer, layers))
 
 
-def freeze_batch(
-    model: TransformerBridge, batch: TokenizedBatch, edits: Sequence[Edit]
-) -> list[FrozenRow]:
-    """The constants of a batch below and before its edits."""
-    layer = min(edit.site.layer for edit in edits)
-    return freeze(model, batch, layer, first_columns(edits, batch))
+def _share_of_tokens(regions: RegionsOfRows) -> float:
+    batch = regions.batch
+    inside = int((regions.ends - regions.starts).sum())
+    return inside / int((batch.answer_end - batch.prompt_start).sum())
 
 
 @torch.no_grad()
@@ -93,12 +123,25 @@ def agrees(
     model: TransformerBridge,
     batch: TokenizedBatch,
     edits: Sequence[Edit],
-    frozen: Sequence[FrozenRow],
+    regions: Sequence[Region],
 ) -> bool:
     """Whether a replay of a batch gives what the plain run gives, up to the dtype's rounding."""
     at = answer_positions(model, batch)
-    replayed, plain = replay(model, batch, edits, frozen, at), run(model, batch, edits, at=at)
-    return difference(model, replayed[None], plain[None]).ok
+    replayed, plain = replay(model, batch, edits, regions, at), run(model, batch, edits, at=at)
+    # An intervention that gives NaN gives it in both.
+    finite = plain.isfinite()
+    if not torch.equal(replayed.isfinite(), finite):
+        return False
+    return difference(model, replayed[None].nan_to_num(), plain[None].nan_to_num()).ok
+
+
+def granted(model: TransformerBridge, budget: int | None) -> int:
+    """Bytes that constants may take: what was given, or a share of what is free."""
+    if budget is None:
+        return int(free_memory(next(model.parameters()).device) * MEMORY_SHARE)
+    if budget < 0:
+        raise ValueError(f"memory_budget must be at least 0 bytes, got {budget}")
+    return budget
 
 
 def free_memory(device: torch.device) -> int:

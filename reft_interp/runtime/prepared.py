@@ -1,7 +1,8 @@
 """Rows with all that is constant about them: what sources hold, what lies below the edits.
 
 It is computed once and serves every training step and every intervention that is scored at the
-same sites and positions.
+same sites and positions. `prepare_each` prepares rows for several models with interventions at
+once, which then share what they can.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,18 +12,24 @@ from warnings import warn
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from transformer_lens.model_bridge import TransformerBridge
 
 from reft_interp.encoding import TokenizedBatch
-from reft_interp.runtime.batching import Rows, as_list, by_length, encode
-from reft_interp.runtime.frozen import FrozenRow
+from reft_interp.positions import Positions, PositionSelector, check_alignment
+from reft_interp.runtime.batching import Rows, as_list, encode
+from reft_interp.runtime.constants import FrozenRows, RecordedSources, SourceReads, regions_of
 from reft_interp.runtime.intervened import IntervenedModel
-from reft_interp.runtime.placement import Edit
-from reft_interp.runtime.planning import Engine, Plan, agrees, freeze_batch, plan
+from reft_interp.runtime.planning import (
+    Engine,
+    Plan,
+    agrees,
+    granted,
+    reason_to_run_in_full,
+    replay_plan,
+)
 
-Held = list[Float[Tensor, "k d"] | None]
-"""For each placement, what the source of one row holds at its k tokens."""
-Item = tuple[Mapping[str, Any], Held, FrozenRow | None]
-"""A row, what its sources hold, and its frozen constants where it is replayed."""
+# Rows on which a replay is compared with a plain run, once.
+_CHECKED = 8
 
 
 class PreparedRows:
@@ -32,11 +39,11 @@ class PreparedRows:
         intervened: decides which sources are recorded, and where.
         rows: what is trained on or scored.
         sources: for each row the prompt that is read, where an intervention needs it.
-        batch_size: rows recorded at once.
+        batch_size: rows recorded and frozen at once.
         engine: "auto" runs only what the edits can change, where that is possible and
             saves something; "full" forces the plain run. `plan` says what was decided.
-        memory_budget: bytes that frozen constants may take; a share of the free memory by
-            default.
+        memory_budget: bytes that frozen constants may take; 40 % of the free memory by
+            default. Rows past it are frozen again for each batch that needs them.
 
     Raises:
         ValueError: a row has no answer; sources are missing, superfluous or not aligned; a
@@ -53,87 +60,186 @@ class PreparedRows:
         engine: Engine = "auto",
         memory_budget: int | None = None,
     ):
+        self._encode(intervened, _Encoded(intervened.model), rows, sources)
+        _fill([self], [intervened], batch_size, engine, memory_budget)
+
+    @classmethod
+    def _encoded(
+        cls, intervened: IntervenedModel, encoded: "_Encoded", rows: Rows, sources: Rows | None
+    ) -> "PreparedRows":
+        prepared = cls.__new__(cls)
+        prepared._encode(intervened, encoded, rows, sources)
+        return prepared
+
+    def _encode(
+        self, intervened: IntervenedModel, encoded: "_Encoded", rows: Rows, sources: Rows | None
+    ) -> None:
         self.model = intervened.model
-        self.rows = as_list(rows)
-        self.held: list[Held] = [[None] * len(intervened.placements) for _ in self.rows]
-        read = None if sources is None else as_list(sources, "sources")
-        if read is not None and len(read) != len(self.rows):
-            raise ValueError(f"sources: {len(read)} for {len(self.rows)} rows; one each is needed")
-        self.sources = read
-        self.frozen: list[FrozenRow | None] = [None] * len(self.rows)
-        groups = list(by_length(self.rows, batch_size))
-        batches, edits = [], []
-        for group in groups:
-            some = [self.rows[i] for i in group]
-            batch = encode(intervened.model, some, answers=True)
-            asked = None if read is None else [read[i] for i in group]
-            batches.append(batch)
-            edits.append(intervened.edits(batch, intervened.read_sources(batch, asked)))
-        self.plan = plan(intervened.model, batches, edits, engine=engine, budget=memory_budget)
-        for group, batch, some in zip(groups, batches, edits, strict=True):
-            self._keep_sources(group, batch, some)
-        if self.plan.replays:
-            self._freeze(intervened, groups, batches, edits)
-
-    def _keep_sources(
-        self, group: Sequence[int], batch: TokenizedBatch, edits: Sequence[Edit]
-    ) -> None:
-        for j, edit in enumerate(edits):
-            if edit.source is None:
-                continue
-            parts = edit.source.split(edit.positions.counts(batch).tolist())
-            for i, part in zip(group, parts, strict=True):
-                self.held[i][j] = part
-
-    def _freeze(
-        self,
-        intervened: IntervenedModel,
-        groups: Sequence[Sequence[int]],
-        batches: Sequence[TokenizedBatch],
-        edits: Sequence[Sequence[Edit]],
-    ) -> None:
-        model = intervened.model
-        for n, (group, batch, some) in enumerate(zip(groups, batches, edits, strict=True)):
-            frozen = freeze_batch(model, batch, some)
-            if n == 0 and not _agrees_without_dropout(intervened, batch, some, frozen):
-                self.plan = Plan(False, "a replay did not give what the plain run gives")
-                warn(f"{self.plan.reason}; running in full, which is slower", stacklevel=4)
-                return
-            for i, row in zip(group, frozen, strict=True):
-                self.frozen[i] = row
+        self.rows = encoded.listed(rows)
+        self.sources = None if sources is None else encoded.listed(sources, "sources")
+        self.plan = Plan(False, "nothing has been decided yet")
+        self._batch = encoded.batch(rows, answers=True)
+        positions = [encoded.positions(p.on, rows, True) for p in intervened.placements]
+        self._columns = [[c.tolist() for c in at.split(len(self.rows))] for at in positions]
+        self._reads = _source_reads(intervened, encoded, self._batch, rows, sources)
+        self._readers = [p.intervention.needs_source for p in intervened.placements]
+        self._held: list[list[Float[Tensor, "k d"]] | None] = [None] * len(self._readers)
+        self._regions = regions_of(intervened.placements, positions, self._batch)
+        self._frozen: FrozenRows | None = None
 
     def __len__(self) -> int:
         return len(self.rows)
 
-    def __getitem__(self, index: int) -> Item:
-        return self.rows[index], self.held[index], self.frozen[index]
-
-    def collate(self, items: Sequence[Item]) -> dict[str, Any]:
-        """A batch of items, as `IntervenedModel.forward` takes it."""
-        rows, held, frozen = zip(*items, strict=True)
-        batch = encode(self.model, list(rows), answers=True)
+    def inputs(self, rows: Sequence[int]) -> dict[str, Any]:
+        """Some of the rows, in that order, as `IntervenedModel.forward` takes them."""
+        batch = self._batch.take(rows)
+        device = batch.input_ids.device
+        positions = [
+            Positions.of([columns[i] for i in rows], device=device) for columns in self._columns
+        ]
         sources = [
-            None if parts[0] is None else torch.cat([part for part in parts if part is not None])
-            for parts in zip(*held, strict=True)
+            None if held is None else torch.cat([held[i] for i in rows]) for held in self._held
         ]
         return {
             "batch": batch,
+            "positions": positions,
             # Rows without sources serve any number of edits where they were prepared.
             "sources": sources if any(part is not None for part in sources) else None,
-            "frozen": None if None in frozen else list(frozen),
+            "frozen": None if self._frozen is None else self._frozen.regions(self._regions, rows),
             "labels": batch.labels,
         }
 
 
-def _agrees_without_dropout(
-    intervened: IntervenedModel,
-    batch: TokenizedBatch,
-    edits: Sequence[Edit],
-    frozen: Sequence[FrozenRow],
-) -> bool:
+def prepare_each(
+    wanted: Sequence[tuple[IntervenedModel, Rows, Rows | None]],
+    *,
+    batch_size: int = 64,
+    engine: Engine = "auto",
+    memory_budget: int | None = None,
+    progress: bool = False,
+) -> list[PreparedRows]:
+    """`PreparedRows` for several models with interventions: each prompt is frozen once for all.
+
+    Args:
+        wanted: each with its rows and sources, as `PreparedRows` takes them. Rows that are the
+            same object are tokenized once.
+        batch_size: rows recorded and frozen at once.
+        engine: as for `PreparedRows`.
+        memory_budget: bytes that frozen constants of all together may take.
+        progress: show progress bars.
+
+    Raises:
+        ValueError: as `PreparedRows`; none given; not all of one model.
+    """
+    if not wanted:
+        raise ValueError("wanted must hold at least one model with interventions, got none")
+    model = wanted[0][0].model
+    for i, (intervened, _, _) in enumerate(wanted):
+        if intervened.model is not model:
+            raise ValueError(f"wanted: number {i} is placed in another model than number 0")
+    encoded = _Encoded(model)
+    prepared = [
+        PreparedRows._encoded(intervened, encoded, rows, sources)
+        for intervened, rows, sources in wanted
+    ]
+    _fill(prepared, [one for one, _, _ in wanted], batch_size, engine, memory_budget, progress)
+    return prepared
+
+
+def _fill(
+    prepared: Sequence[PreparedRows],
+    intervened: Sequence[IntervenedModel],
+    batch_size: int,
+    engine: Engine,
+    memory_budget: int | None,
+    progress: bool = False,
+) -> None:
+    """Record the sources and freeze the rows of all together."""
+    model = prepared[0].model
+    reads = [one._reads for one in prepared if one._reads is not None]
+    recorded = RecordedSources()
+    recorded.record(model, reads, batch_size=batch_size, progress=progress)
+    for one in prepared:
+        if one._reads is not None:
+            held = iter(recorded.of(one._reads))
+            one._held = [next(held) if reader else None for reader in one._readers]
+    replayed: list[PreparedRows] = []
+    for one in prepared:
+        reason = reason_to_run_in_full(model, one._regions, engine)
+        one.plan = Plan(False, reason or "")
+        if reason is None:
+            replayed.append(one)
+    if not replayed:
+        return
+    frozen = FrozenRows(model, [one._regions for one in replayed], granted(model, memory_budget))
+    frozen.fill(batch_size=batch_size, progress=progress)
+    for one in replayed:
+        one.plan, one._frozen = replay_plan(model, one._regions, frozen), frozen
+    lowest = min(replayed, key=lambda one: one._regions.layer)
+    if not _agrees(intervened[list(prepared).index(lowest)], lowest):
+        warn(
+            "a replay did not give what the plain run gives; running in full, which is slower",
+            stacklevel=4,
+        )
+        for one in replayed:
+            one.plan = Plan(False, "a replay did not give what the plain run gives")
+            one._frozen = None
+
+
+def _agrees(intervened: IntervenedModel, prepared: PreparedRows) -> bool:
+    inputs = prepared.inputs(range(min(_CHECKED, len(prepared))))
     training = intervened.training
     try:
-        intervened.eval()
-        return agrees(intervened.model, batch, edits, frozen)
+        intervened.eval()  # two runs under dropout differ, which says nothing of the replay
+        edits = intervened.edits(inputs["batch"], inputs["sources"], inputs["positions"])
+        return agrees(intervened.model, inputs["batch"], edits, inputs["frozen"])
     finally:
         intervened.train(training)
+
+
+class _Encoded:
+    """Rows that were tokenized, and tokens that were selected, once for all who ask for them."""
+
+    def __init__(self, model: TransformerBridge):
+        self._model = model
+        # The rows are kept beside what was made of them, so that no others take their id.
+        self._lists: dict[int, tuple[Rows, list[Mapping[str, Any]]]] = {}
+        self._batches: dict[tuple[int, bool], tuple[Rows, TokenizedBatch]] = {}
+        self._positions: dict[tuple[PositionSelector, int, bool], Positions] = {}
+
+    def listed(self, rows: Rows, argument: str = "rows") -> list[Mapping[str, Any]]:
+        if id(rows) not in self._lists:
+            self._lists[id(rows)] = rows, as_list(rows, argument)
+        return self._lists[id(rows)][1]
+
+    def batch(self, rows: Rows, *, answers: bool) -> TokenizedBatch:
+        key = id(rows), answers
+        if key not in self._batches:
+            self._batches[key] = rows, encode(self._model, rows, answers=answers)
+        return self._batches[key][1]
+
+    def positions(self, on: PositionSelector, rows: Rows, answers: bool) -> Positions:
+        key = on, id(rows), answers
+        if key not in self._positions:
+            self._positions[key] = on(self.batch(rows, answers=answers))
+        return self._positions[key]
+
+
+def _source_reads(
+    intervened: IntervenedModel,
+    encoded: _Encoded,
+    batch: TokenizedBatch,
+    rows: Rows,
+    sources: Rows | None,
+) -> SourceReads | None:
+    if not intervened.check_sources(len(batch), sources):
+        return None
+    assert sources is not None  # check_sources let none through
+    source = encoded.batch(sources, answers=False)
+    readers = [p for p in intervened.placements if p.intervention.needs_source]
+    positions = []
+    for placement in readers:
+        at = encoded.positions(placement.on, sources, False)
+        check_alignment(encoded.positions(placement.on, rows, True), at, batch, source)
+        positions.append(at)
+    return SourceReads(source, tuple(p.site for p in readers), tuple(positions))

@@ -1,37 +1,28 @@
 """Run only what edits can change, on top of what is frozen (`frozen`).
 
-Blocks below the region are passed over, tokens before it come from the cache, and the output
-layer runs only where logits are wanted. The result is that of `running.run`; `agrees` measures
-by how much it differs, and where it does too much, or where a model cannot be replayed, the
-plain run is what happens.
+Blocks below a row's region are passed over, tokens before it come from the cache, and the output
+layer runs only where logits are wanted. Rows whose regions begin at different layers run
+together: each joins at its own layer. The result is that of `running.run`; `agrees` in `planning`
+measures by how much it differs, and where it does too much, or where a model cannot be replayed,
+the plain run is what happens.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
-from torch import Tensor
+from jaxtyping import Float
+from torch import Tensor, nn
 from transformer_lens.model_bridge import TransformerBridge
 from transformers.cache_utils import DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
 
 from reft_interp.encoding import TokenizedBatch
 from reft_interp.positions import Positions
-from reft_interp.runtime.frozen import FrozenRow, padded_cache
+from reft_interp.runtime.frozen import Region, padded_cache
 from reft_interp.runtime.placement import Edit
 from reft_interp.runtime.running import hooked, is_causal
-
-
-def first_columns(edits: Sequence[Edit], batch: TokenizedBatch) -> Int[Tensor, "batch"]:
-    """For each row where its region begins: at the first token that any edit touches, and at the
-    latest at the prompt's last token, where the answer is predicted."""
-    first = batch.prompt_end - 1
-    for edit in edits:
-        at = edit.positions
-        first = first.scatter_reduce(0, at.rows, at.columns, reduce="amin")
-    return first
 
 
 def can_replay(model: TransformerBridge) -> bool:
@@ -51,72 +42,128 @@ def replay(
     model: TransformerBridge,
     batch: TokenizedBatch,
     edits: Sequence[Edit],
-    frozen: Sequence[FrozenRow],
+    regions: Sequence[Region],
     at: Positions,
-) -> Float[Tensor, "n vocab"]:
-    """Logits at the given positions of a batch under edits, computed from its frozen rows.
+    *,
+    unembed: bool = True,
+) -> Float[Tensor, "n out"]:
+    """Logits at the given positions of a batch under edits, computed from its rows' constants.
 
     Args:
         model: a decoder.
         batch: the rows, padded on either side; `edits` and `at` refer to its columns.
-        edits: at layers and tokens inside the region of every row.
-        frozen: the constants of each row.
-        at: where the logits are wanted, inside the region.
+        edits: at layers and tokens inside the region of every row that they touch.
+        regions: the constants of each row.
+        at: where the logits are wanted, inside the regions.
+        unembed: whether the output layer runs; without it the result is what enters it.
     """
-    layer = frozen[0].layer
-    starts = torch.tensor([row.start for row in frozen], device=batch.input_ids.device)
-    suffix = [len(row.stream) for row in frozen]
-    length, width = int(starts.max()), max(suffix)
-    # Columns of the replay: prefixes end and suffixes begin at the same column of all rows.
-    shift = batch.prompt_start + starts
-    columns = torch.arange(width, device=starts.device)
-    source = (shift[:, None] + columns).clamp(max=batch.input_ids.shape[1] - 1)
-    stream = frozen[0].stream.new_zeros(len(frozen), width, frozen[0].stream.shape[1])
-    mask = torch.zeros(len(frozen), length + width, dtype=torch.long, device=starts.device)
-    for i, row in enumerate(frozen):
-        stream[i, : suffix[i]] = row.stream
-        mask[i, length - row.start : length + suffix[i]] = 1
+    device = batch.input_ids.device
+    # Rows that begin lower come first: those that run in a block are then its first rows.
+    order = sorted(range(len(regions)), key=lambda i: regions[i].layer)
+    ordered = [regions[i] for i in order]
+    rank = torch.empty(len(order), dtype=torch.long)
+    rank[order] = torch.arange(len(order))
+    rank = rank.to(device)
 
-    def enter(activation: Tensor, hook: Any) -> Tensor:
-        return stream
+    starts = torch.tensor([region.start for region in ordered], device=device)
+    suffix = [len(region.stream) for region in ordered]
+    length, width = max(region.start for region in ordered), max(suffix)
+    # Columns of the replay: prefixes end and suffixes begin at the same column of all rows.
+    shift = batch.prompt_start + starts[rank]
+    columns = torch.arange(width, device=device)
+    source = (shift[:, None] + columns).clamp(max=batch.input_ids.shape[1] - 1)
+    input_ids = batch.input_ids.gather(1, source)[order]
+    past = torch.arange(length + width, device=device)
+    ends = torch.tensor(suffix, device=device)[:, None] + length
+    mask = ((past >= length - starts[:, None]) & (past < ends)).long()
+
+    def moved(positions: Positions) -> Positions:
+        return Positions(rank[positions.rows], positions.columns - shift[positions.rows])
+
+    wanted = moved(at)
+    entering: list[Tensor] = []
 
     def keep(activation: Tensor, hook: Any) -> Tensor:
-        return activation[at.rows, at.columns - shift[at.rows]][None]
+        entering.append(activation[wanted.rows, wanted.columns])
+        return entering[0][None] if unembed else entering[0][None, :0]
 
-    moved = [
-        replace(edit, positions=Positions(at_.rows, at_.columns - shift[at_.rows]))
-        for edit in edits
-        for at_ in [edit.positions]
-    ]
     with (
-        _blocks_passed_over(model, layer),
-        # On first, so that edits at the entrance of the region see the frozen stream.
-        model.hooks(fwd_hooks=[(f"blocks.{layer}.hook_in", enter)]),
-        hooked(model, moved),
+        _rows_joining(model, ordered, width),
+        hooked(model, [replace(edit, positions=moved(edit.positions)) for edit in edits]),
         model.hooks(fwd_hooks=[("unembed.hook_in", keep)]),
     ):
         logits = model(
-            batch.input_ids.gather(1, source),
+            input_ids,
             attention_mask=mask,
             position_ids=starts[:, None] + columns,
-            past_key_values=padded_cache(model, frozen),
+            past_key_values=padded_cache(ordered),
         )
-    return logits[0]
+    return logits[0] if unembed else entering[0]
 
 
 @contextmanager
-def _blocks_passed_over(model: TransformerBridge, layer: int) -> Iterator[None]:
-    """Within it, blocks below `layer` hand on what they are given."""
-    blocks = list(model.blocks)[:layer]
+def _rows_joining(
+    model: TransformerBridge, regions: Sequence[Region], width: int
+) -> Iterator[None]:
+    """Within it, blocks below all regions hand on what they are given, and the others run on the
+    rows whose regions have begun."""
+    blocks = list(model.blocks)
+    shadowed: list[nn.Module] = []
     try:
-        for block in blocks:
+        for layer, block in enumerate(blocks):
+            running = sum(region.layer <= layer for region in regions)
+            joining = [region for region in regions if region.layer == layer]
+            if running == 0:
+                forward = _pass_on
+            elif joining or running < len(regions):
+                forward = _of_rows(block, _padded_streams(joining, width), running, len(regions))
+            else:
+                break
             # Setting an attribute on a bridge block would pass it on to the wrapped layer.
-            object.__setattr__(block, "forward", _pass_on)
+            object.__setattr__(block, "forward", forward)
+            shadowed.append(block)
         yield
     finally:
-        for block in blocks:
+        for block in shadowed:
             block.__dict__.pop("forward", None)
 
 
 def _pass_on(hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
     return hidden_states
+
+
+def _of_rows(
+    block: nn.Module, joining: Float[Tensor, "joining width d"] | None, running: int, rows: int
+) -> Callable[..., Any]:
+    """A block's forward on its first rows, the last of which join here."""
+
+    def some(value: Any) -> Any:
+        if isinstance(value, tuple):
+            return tuple(some(one) for one in value)
+        # What the model hands to its blocks has one row a row of the batch (masks, rotary
+        # angles), or is the same for all.
+        if isinstance(value, Tensor) and value.ndim > 1 and len(value) == rows:
+            return value[:running]
+        return value
+
+    def forward(hidden_states: Tensor, *args: Any, **kwargs: Any) -> Any:
+        before = running - (0 if joining is None else len(joining))
+        parts = [hidden_states[:before], *([] if joining is None else [joining])]
+        stream = torch.cat(parts) if before else parts[-1]
+        return type(block).forward(
+            block, stream, *map(some, args), **{name: some(arg) for name, arg in kwargs.items()}
+        )
+
+    return forward
+
+
+def _padded_streams(
+    regions: Sequence[Region], width: int
+) -> Float[Tensor, "joining width d"] | None:
+    if not regions:
+        return None
+    first = regions[0].stream
+    padded = first.new_zeros(len(regions), width, first.shape[1])
+    for i, region in enumerate(regions):
+        padded[i, : len(region.stream)] = region.stream
+    return padded

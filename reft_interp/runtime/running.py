@@ -8,8 +8,8 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from jaxtyping import Float
-from torch import Tensor
+from jaxtyping import Float, Int
+from torch import Tensor, nn
 from transformer_lens.model_bridge import TransformerBridge
 
 from reft_interp.encoding import IGNORED, TokenizedBatch
@@ -58,6 +58,7 @@ def run(
     edits: Sequence[Edit] = (),
     *,
     at: Positions | None = None,
+    unembed: bool = True,
 ) -> Tensor:
     """Logits of a batch under edits.
 
@@ -66,9 +67,12 @@ def run(
         batch: on the model's device.
         edits: what is done on the way; none for the untouched model.
         at: where the logits are wanted; the output layer runs only there.
+        unembed: whether the output layer runs at all; without it (decoders, with `at`) the
+            result is what enters it.
 
     Returns:
-        Logits of shape [batch, pos, vocab]; with `at`, [n, vocab], one row a position.
+        Logits of shape [batch, pos, vocab]; with `at`, [n, vocab], one row a position; without
+        `unembed` [n, d_model].
     """
     with hooked(model, edits):
         if at is None:
@@ -77,11 +81,38 @@ def run(
         if not is_causal(model) or _LAST_STREAM not in model.hook_dict:
             return _forward(model, batch)[rows, columns]
 
+        entering: list[Tensor] = []
+
         def keep(stream: Tensor, hook: Any) -> Tensor:
-            return stream[rows, columns][None]
+            entering.append(stream[rows, columns])
+            return entering[0][None] if unembed else entering[0][None, :0]
 
         with model.hooks(fwd_hooks=[(_LAST_STREAM, keep)]):
-            return _forward(model, batch)[0]
+            logits = _forward(model, batch)[0]
+        return logits if unembed else entering[0]
+
+
+def can_score_tokens(model: TransformerBridge) -> bool:
+    """Whether the logits of a few tokens can be had without those of all others."""
+    return (
+        is_causal(model)
+        and _LAST_STREAM in model.hook_dict
+        and isinstance(model.unembed.original_component, nn.Linear)
+    )
+
+
+def token_logits(
+    model: TransformerBridge, entering: Float[Tensor, "n d"], tokens: Int[Tensor, "n k"]
+) -> Float[Tensor, "n k"]:
+    """Logits of k tokens a row, from what enters the output layer.
+
+    They are as its matrix gives them: a cap or a factor that the model puts on all logits, as
+    gemma2 does, keeps their order and is left out.
+    """
+    head = model.unembed.original_component
+    assert isinstance(head, nn.Linear)  # can_score_tokens said so
+    logits = (head.weight[tokens] @ entering.to(head.weight.dtype)[:, :, None])[..., 0]
+    return logits if head.bias is None else logits + head.bias[tokens]
 
 
 @torch.no_grad()

@@ -1,11 +1,21 @@
 """Train interventions in a frozen model, on transformers' Trainer.
 
-`collating` makes batches, `trainer` is the Trainer, `reft` the one call that most users need.
+`collating` makes batches, `trainer` is the Trainer, `reft` the one call that most users need,
+`cells` trains many interventions together.
 Interchanges that are trained on counterfactuals are in `causal`, on the same Trainer.
 """
 
+from reft_interp.training.cells import Cell, train_cells
 from reft_interp.training.reft import ReFTResult, fit_reft
 from reft_interp.training.results import load_result
 from reft_interp.training.trainer import InterventionTrainer, train
 
-__all__ = ["InterventionTrainer", "ReFTResult", "fit_reft", "load_result", "train"]
+__all__ = [
+    "Cell",
+    "InterventionTrainer",
+    "ReFTResult",
+    "fit_reft",
+    "load_result",
+    "train",
+    "train_cells",
+]

@@ -5,7 +5,10 @@ from typing import Any
 
 from torch.utils.data import Dataset
 
-from reft_interp.runtime.prepared import Item, PreparedRows
+from reft_interp.runtime.prepared import PreparedRows
+
+Item = tuple[PreparedRows, int]
+"""A row by its number."""
 
 
 class RowsDataset(Dataset):
@@ -22,18 +25,9 @@ class RowsDataset(Dataset):
         return len(self.prepared)
 
     def __getitem__(self, index: int) -> Item:
-        return self.prepared[index]
+        return self.prepared, index
 
 
-class Collator:
-    """Makes a batch of items.
-
-    Args:
-        prepared: the rows that the items are of.
-    """
-
-    def __init__(self, prepared: PreparedRows):
-        self.prepared = prepared
-
-    def __call__(self, items: Sequence[Item]) -> dict[str, Any]:
-        return self.prepared.collate(items)
+def collate(items: Sequence[Item]) -> dict[str, Any]:
+    """A batch of rows that were prepared together."""
+    return items[0][0].inputs([index for _, index in items])

@@ -21,7 +21,7 @@ from reft_interp.runtime import IntervenedModel
 from reft_interp.runtime.batching import Rows, device_of
 from reft_interp.runtime.prepared import PreparedRows
 from reft_interp.runtime.saving import read_tensors
-from reft_interp.training.collating import Collator, RowsDataset
+from reft_interp.training.collating import RowsDataset, collate
 
 
 class InterventionTrainer(Trainer):
@@ -57,7 +57,7 @@ class InterventionTrainer(Trainer):
         super().__init__(
             model=intervened,
             args=args,
-            data_collator=Collator(train_rows),
+            data_collator=collate,
             train_dataset=RowsDataset(train_rows),
             eval_dataset=None if evaluation_rows is None else RowsDataset(evaluation_rows),
             callbacks=list(callbacks),

@@ -11,8 +11,7 @@ from reft_interp.interventions import Intervention, VectorAddition
 from reft_interp.positions import Positions
 from reft_interp.runtime import IntervenedModel, Placement
 from reft_interp.runtime.batching import encode
-from reft_interp.runtime.planning import freeze_batch
-from reft_interp.runtime.replaying import replay
+from reft_interp.runtime.prepared import PreparedRows
 from reft_interp.runtime.running import record, run
 from reft_interp.sites import Site
 
@@ -55,12 +54,10 @@ def frozen_run(intervened: IntervenedModel) -> None:
     intervention = intervened.placements[0].intervention
     assert isinstance(intervention, Interrupted)
     error, intervention.error = intervention.error, None
-    batch = encode(intervened.model, ROWS, answers=True)
-    edits = intervened.edits(batch)
-    frozen = freeze_batch(intervened.model, batch, edits)
+    prepared = PreparedRows(intervened, ROWS)
+    assert prepared.plan.replays
     intervention.error = error
-    rows, columns = (batch.labels != -100).nonzero(as_tuple=True)
-    replay(intervened.model, batch, edits, frozen, Positions(rows, columns - 1))
+    intervened(**prepared.inputs([0, 1]))
 
 
 STAGES: dict[str, Callable[[IntervenedModel], Any]] = {
@@ -106,7 +103,7 @@ def test_nothing_stays_after_recording_was_interrupted(tiny_model):
 
 
 @pytest.mark.parametrize("layer", [0, 1])
-def test_nothing_stays_after_freezing_was_interrupted(tiny, layer):
+def test_nothing_stays_after_freezing_was_interrupted(freeze_batch, tiny, layer):
     model = tiny("llama")
     before, hooks = logits_of(model), hook_count(model)
     batch = encode(model, ROWS, answers=True)

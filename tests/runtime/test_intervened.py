@@ -17,7 +17,6 @@ from reft_interp.interventions import (
 from reft_interp.runtime import IntervenedModel, Placement
 from reft_interp.runtime.batching import encode
 from reft_interp.runtime.intervened import answer_loss
-from reft_interp.runtime.planning import freeze_batch
 from reft_interp.sites import Site
 from reft_interp.subspace import Subspace
 
@@ -65,7 +64,9 @@ def test_the_loss_is_the_cross_entropy_of_the_answer_tokens(tiny_model):
 
 @pytest.mark.parametrize("padding_side", ["left", "right"])
 @pytest.mark.parametrize("replayed", [True, False])
-def test_the_loss_does_not_depend_on_padding_or_replay(causal_model, padding_side, replayed):
+def test_the_loss_does_not_depend_on_padding_or_replay(
+    freeze_batch, causal_model, padding_side, replayed
+):
     intervened = added(causal_model)
     batch = encode(causal_model, ROWS, answers=True, padding_side=padding_side)
     edits = intervened.edits(batch)

@@ -12,7 +12,8 @@ from reft_interp.models import wrap_model
 from reft_interp.runtime import IntervenedModel, Placement
 from reft_interp.runtime.batching import encode
 from reft_interp.runtime.frozen import freeze
-from reft_interp.runtime.planning import Plan, agrees, free_memory, freeze_batch, plan
+from reft_interp.runtime.planning import Plan, agrees, free_memory, plan
+from reft_interp.runtime.regions import end_columns
 from reft_interp.runtime.replaying import can_replay
 from reft_interp.sites import Site
 
@@ -32,20 +33,21 @@ def spoilt(frozen):
     return [replace(row, stream=row.stream.roll(1, dims=-1)) for row in frozen]
 
 
-def decide(model, layer=1, on="last", **options) -> Plan:
-    batch, edits = prepared(model, layer, on)
-    return plan(model, [batch], [edits], **options)
+def decide(model, layer=1, on="last", rows=ROWS, **options) -> Plan:
+    placed = Placement(VectorAddition(torch.ones(32)), Site("resid_post", layer), on)
+    return plan(model, [placed], rows, **options)
 
 
 def test_says_what_a_replay_saves(tiny):
     model = tiny("llama")
-    batch, edits = prepared(model)
+    batch, _ = prepared(model)
     lengths = batch.answer_end - batch.prompt_start
-    suffix = batch.answer_end - batch.prompt_end + 1  # the last prompt token and the answer
+    suffix = batch.answer_end - batch.prompt_end  # the last prompt token, the answer but its last
     tokens = f"{suffix.sum() / lengths.sum():.0%} of the tokens"
     work = f"{suffix.sum() / lengths.sum() / 2:.0%} of the full work"  # one of two layers
-    decided = plan(model, [batch], [edits])
-    assert decided.replays
+    decided = decide(model)
+    assert decided.replays and decided.layers == (1, 2)
+    assert decided.work == pytest.approx(float(suffix.sum() / lengths.sum() / 2))
     assert str(decided).startswith(f"replay of the changed region: {tokens} from layer 1 of 2")
     assert work in decided.reason
 
@@ -54,8 +56,12 @@ def test_says_what_a_replay_saves(tiny):
     ("layer", "on", "options", "reason"),
     [
         (1, "last", {"engine": "full"}, "it was asked for"),
-        (0, "first", {}, "the region is 100% of the model's work"),
-        (1, "last", {"budget": 0}, r"need 0 MB, 0 MB are granted"),
+        (
+            0,
+            "first",
+            {"rows": [{"prompt": "Paris is a city in the country of " * 3, "answer": " is"}]},
+            "of the model's work on these rows",
+        ),
     ],
 )
 def test_says_why_it_runs_in_full(tiny, layer, on, options, reason):
@@ -64,15 +70,18 @@ def test_says_why_it_runs_in_full(tiny, layer, on, options, reason):
     assert reason in decided.reason and str(decided).startswith("full run: ")
 
 
-def test_the_budget_is_in_bytes(tiny):
+def test_the_budget_is_in_bytes(freeze_batch, tiny):
     model = tiny("llama")
-    batch, edits = prepared(model)
-    frozen = freeze_batch(model, batch, edits)
-    needed = sum(
-        t.numel() * t.element_size() for row in frozen for t in (row.stream, row.keys, row.values)
-    )
-    assert decide(model, budget=needed).replays
-    assert not decide(model, budget=needed - 1).replays
+    frozen = freeze_batch(model, *prepared(model))
+    needed = sum(tensor.nbytes for row in frozen for tensor in (row.stream, *row.keys, *row.values))
+    assert decide(model, budget=needed).nbytes == needed
+    assert "are computed again" not in str(decide(model, budget=needed))
+    short = decide(model, budget=needed - 1)
+    assert short.replays and 0 < short.nbytes < needed
+    assert "for 1 of 2 rows" in str(short) and "are computed again for each batch" in str(short)
+    assert decide(model, budget=0).nbytes == 0
+    with pytest.raises(ValueError, match="memory_budget must be at least 0 bytes, got -1"):
+        decide(model, budget=-1)
     assert 0 < free_memory(torch.device("cpu")) < 2**50
 
 
@@ -115,14 +124,14 @@ def test_models_with_a_state_run_in_full(tiny_parts, model_class, config):
     assert not decide(model).replays
 
 
-def test_a_replay_of_the_right_rows_agrees_and_of_others_does_not(causal_model):
+def test_a_replay_of_the_right_rows_agrees_and_of_others_does_not(freeze_batch, causal_model):
     batch, edits = prepared(causal_model)
     frozen = freeze_batch(causal_model, batch, edits)
     assert agrees(causal_model, batch, edits, frozen)
     assert not agrees(causal_model, batch, edits, spoilt(frozen))
 
 
-def test_bfloat16_rounding_is_no_disagreement(make_tiny):
+def test_bfloat16_rounding_is_no_disagreement(freeze_batch, make_tiny):
     model = make_tiny("llama", seed=1)
     model.to(torch.bfloat16)
     direft = DiReFT(2, width=32)
@@ -135,13 +144,21 @@ def test_bfloat16_rounding_is_no_disagreement(make_tiny):
     assert not agrees(model, batch, edits, spoilt(frozen))
 
 
-def test_freezing_keeps_no_more_than_the_region_needs(tiny):
+def test_freezing_keeps_no_more_than_the_regions_need(tiny):
     model = tiny("llama")
     batch, _ = prepared(model)
-    starts = batch.prompt_start + 2
-    for row, end in zip(freeze(model, batch, 1, starts), batch.answer_end.tolist(), strict=True):
-        assert (row.layer, row.start) == (1, 2)
-        assert row.stream.shape == (end - 2, 32)
-        assert row.keys.shape == row.values.shape == (1, 2, 2, 8)  # one layer, two KV heads
-        for tensor in (row.stream, row.keys, row.values):  # not a view of the whole batch
-            assert tensor.untyped_storage().nbytes() == tensor.numel() * tensor.element_size()
+    first, last = batch.prompt_start + 2, batch.prompt_start + 3
+    ends = end_columns([], batch)
+    rows = freeze(model, batch, [0, 1], (first, last), ends)
+    for row, end in zip(rows, ends.tolist(), strict=True):
+        assert row.start == 2
+        assert {layer: stream.shape for layer, stream in row.streams.items()} == {
+            0: (end - 2, 32),
+            1: (end - 2, 32),
+        }
+        assert row.keys.shape == row.values.shape == (2, 2, 3, 8)  # two layers, two KV heads
+        for tensor in (*row.streams.values(), row.keys, row.values):  # no view of the whole batch
+            assert tensor.untyped_storage().nbytes() == tensor.nbytes
+        region = row.region(1, 3)
+        assert region.stream.shape == (end - 3, 32)
+        assert [keys.shape for keys in region.keys] == [(1, 2, 3, 8)]

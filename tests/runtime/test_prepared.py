@@ -40,7 +40,7 @@ def test_any_batch_of_them_has_the_loss_of_the_rows(causal_model, engine, order)
     intervened = IntervenedModel(causal_model, swapped(causal_model).placements[1:])
     prepared = PreparedRows(intervened, ROWS, SOURCES, batch_size=2, engine=engine)
     assert prepared.plan.replays == (engine == "auto")
-    inputs = prepared.collate([prepared[i] for i in order])
+    inputs = prepared.inputs(order)
     assert (inputs["frozen"] is None) == (engine == "full")
     expected = intervened.loss([ROWS[i] for i in order], [SOURCES[i] for i in order])
     assert_close(intervened(**inputs)["loss"], expected, atol=1e-5, rtol=1e-5)
@@ -52,8 +52,8 @@ def test_sources_are_kept_for_the_placements_that_read_them(tiny):
     intervened = swapped(tiny("llama"))
     prepared = PreparedRows(intervened, ROWS, SOURCES, batch_size=2)
     assert len(prepared) == len(ROWS)
-    for i, (row, held, _) in enumerate(prepared[i] for i in range(len(ROWS))):
-        assert row == ROWS[i]
+    for i in range(len(ROWS)):
+        held = prepared.inputs([i])["sources"]
         expected = intervened.read_sources(encode(intervened.model, [ROWS[i]]), [SOURCES[i]])
         assert expected is not None and held[0] is expected[0] is None
         assert held[1] is not None and expected[1] is not None
@@ -62,7 +62,7 @@ def test_sources_are_kept_for_the_placements_that_read_them(tiny):
 
 def test_every_row_is_looked_at_before_any_step(tiny):
     intervened = swapped(tiny("llama"))
-    with pytest.raises(ValueError, match="sources: 4 for 5 rows; one each is needed"):
+    with pytest.raises(ValueError, match="sources: 4 for 5 rows; one for each is needed"):
         PreparedRows(intervened, ROWS, SOURCES[:4])
     with pytest.raises(ValueError, match="sources are missing"):
         PreparedRows(intervened, ROWS)
@@ -73,10 +73,15 @@ def test_every_row_is_looked_at_before_any_step(tiny):
         PreparedRows(IntervenedModel(tiny("llama"), placed), ROWS)
 
 
-def test_no_memory_no_replay(tiny):
-    prepared = PreparedRows(swapped(tiny("llama")), ROWS, SOURCES, memory_budget=0)
-    assert not prepared.plan.replays and "0 MB are granted" in str(prepared.plan)
-    assert prepared.frozen == [None] * len(ROWS)
+@pytest.mark.parametrize("budget", [0, 4000, None])
+def test_what_memory_does_not_hold_is_computed_again(tiny, budget):
+    intervened = swapped(tiny("llama"))
+    prepared = PreparedRows(intervened, ROWS, SOURCES, batch_size=2, memory_budget=budget)
+    assert prepared.plan.replays
+    assert ("computed again" in str(prepared.plan)) == (budget is not None)
+    order = [4, 0, 2]
+    expected = intervened.loss([ROWS[i] for i in order], [SOURCES[i] for i in order])
+    assert_close(intervened(**prepared.inputs(order))["loss"], expected, atol=1e-5, rtol=1e-5)
 
 
 def test_dropout_is_no_reason_to_run_in_full(tiny):
@@ -101,7 +106,7 @@ def test_a_replay_that_goes_wrong_is_announced_and_not_used(make_tiny):
         with pytest.warns(UserWarning, match="did not give what the plain run gives; running in"):
             prepared = PreparedRows(intervened, ROWS)
         assert not prepared.plan.replays
-        assert prepared.frozen == [None] * len(ROWS)
-        inputs = prepared.collate([prepared[0]])
+        assert prepared.inputs([0])["frozen"] is None
+        inputs = prepared.inputs([0])
         assert_close(intervened(**inputs)["loss"], intervened.loss(ROWS[:1]))
     assert PreparedRows(intervened, ROWS).plan.replays

@@ -18,9 +18,9 @@ from reft_interp.models import wrap_model
 from reft_interp.positions import Positions
 from reft_interp.runtime import IntervenedModel, Placement
 from reft_interp.runtime.batching import encode
-from reft_interp.runtime.frozen import freeze, frozen_bytes
-from reft_interp.runtime.planning import freeze_batch
-from reft_interp.runtime.replaying import can_replay, first_columns, replay
+from reft_interp.runtime.frozen import frozen_bytes
+from reft_interp.runtime.regions import first_columns
+from reft_interp.runtime.replaying import can_replay, replay
 from reft_interp.runtime.running import run
 from reft_interp.sites import Site
 
@@ -152,7 +152,9 @@ def matrix_products(model: TransformerBridge) -> Iterator[list[tuple[int, int]]]
 
 
 @pytest.mark.parametrize(("layer", "on", "padding_side"), REGIONS)
-def test_logits_and_gradients_are_those_of_the_plain_run(decoder, layer, on, padding_side):
+def test_logits_and_gradients_are_those_of_the_plain_run(
+    freeze_batch, decoder, layer, on, padding_side
+):
     intervened = IntervenedModel(
         decoder,
         [
@@ -171,7 +173,7 @@ def test_logits_and_gradients_are_those_of_the_plain_run(decoder, layer, on, pad
         untouched = run(decoder, batch, at=at)
     assert (plain - untouched).abs().max() > 0.1  # the edits matter
 
-    frozen = freeze(decoder, batch, layer, first_columns(edits, batch))
+    frozen = freeze_batch(decoder, batch, edits)
     replayed = replay(decoder, batch, edits, frozen, at)
     # Two orders of float32 sums, of numbers that random weights of 0.2 make large.
     scale = float(plain.detach().abs().max())
@@ -181,13 +183,14 @@ def test_logits_and_gradients_are_those_of_the_plain_run(decoder, layer, on, pad
 
 
 @pytest.mark.parametrize("layer", [1, 2])
-def test_only_the_region_runs(decoder, layer):
+def test_only_the_region_runs(freeze_batch, decoder, layer):
     placed = Placement(VectorAddition(torch.ones(32)), Site("resid_post", layer), "l2")
     intervened = IntervenedModel(decoder, placed)
     batch = encode(decoder, ROWS, answers=True)
     edits, at = intervened.edits(batch), answers_at(batch)
     frozen = freeze_batch(decoder, batch, edits)
-    lengths = (batch.answer_end - batch.prompt_start).tolist()
+    # The last answer token predicts nothing that is looked at.
+    lengths = (batch.answer_end - 1 - batch.prompt_start).tolist()
     starts = [
         max(0, int(end - start) - 2)
         for start, end in zip(batch.prompt_start, batch.prompt_end, strict=True)
@@ -229,7 +232,9 @@ placements = st.tuples(
     placed=[("resid_post", 1, "l1 of=answer")],
     padding_side="right",
 )
-def test_any_placements_on_any_rows_replay(tiny, architecture, rows, placed, padding_side):
+def test_any_placements_on_any_rows_replay(
+    freeze_batch, tiny, architecture, rows, placed, padding_side
+):
     model = tiny(architecture)
     intervened = IntervenedModel(
         model,
@@ -252,12 +257,13 @@ def test_the_region_holds_the_token_that_predicts_the_answer(tiny):
     batch = encode(model, ROWS, answers=True)
     for on in ("every", "l1", "f1 of=answer"):
         placed = Placement(VectorAddition(torch.ones(32)), Site("resid_post", 0), on)
-        starts = first_columns(IntervenedModel(model, placed).edits(batch), batch)
+        edits = IntervenedModel(model, placed).edits(batch)
+        starts = first_columns([edit.positions for edit in edits], batch)
         expected = batch.prompt_start if on == "every" else batch.prompt_end - 1
         assert torch.equal(starts, expected)
 
 
-def test_rows_frozen_apart_are_replayed_together(decoder):
+def test_rows_frozen_apart_are_replayed_together(freeze_batch, decoder):
     placed = Placement(stirred(LoReFT(2, width=32)), Site("resid_post", 1), "l2")
     intervened = IntervenedModel(decoder, placed)
     apart = []
@@ -272,7 +278,7 @@ def test_rows_frozen_apart_are_replayed_together(decoder):
     assert_close(replayed, plain, atol=2e-5 * float(plain.abs().max()), rtol=0)
 
 
-def test_an_interchange_replays(decoder):
+def test_an_interchange_replays(freeze_batch, decoder):
     placed = Placement(Interchange(), Site("resid_post", 1), "last")
     intervened = IntervenedModel(decoder, placed)
     batch = encode(decoder, ROWS, answers=True)
@@ -289,12 +295,12 @@ def test_only_decoders_are_replayed(tiny_model):
     assert can_replay(tiny_model) == (tiny_model.cfg.model_name != "tiny-bert")
 
 
-def test_memory_is_foretold_to_the_byte(decoder):
+def test_memory_is_foretold_to_the_byte(freeze_batch, decoder):
     placed = Placement(VectorAddition(torch.ones(32)), Site("resid_post", 1), "l2")
     batch = encode(decoder, ROWS, answers=True)
     frozen = freeze_batch(decoder, batch, IntervenedModel(decoder, placed).edits(batch))
-    tensors = [t for row in frozen for t in (row.stream, row.keys, row.values)]
+    tensors = [t for row in frozen for t in (row.stream, *row.keys, *row.values)]
     prefix = sum(row.start for row in frozen)
     suffix = sum(len(row.stream) for row in frozen)
     expected = sum(t.numel() * t.element_size() for t in tensors)
-    assert frozen_bytes(decoder, 1, prefix, suffix) == expected
+    assert frozen_bytes(decoder, [1], prefix, suffix) == expected

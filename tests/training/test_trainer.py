@@ -122,12 +122,12 @@ def test_a_replay_trains_what_the_plain_run_trains(tiny, architecture):
     assert full["loss"].iloc[-1] < full["loss"].iloc[0] - 0.1
 
 
-def test_without_memory_it_trains_in_full(tiny):
+def test_without_memory_it_trains_to_the_same(tiny):
     on = Placement(LoReFT(start=START), Site("resid_post", 1), "l1")
     without, plain = (IntervenedModel(tiny("llama"), copy.deepcopy(on)) for _ in range(2))
     fit(without, memory_budget=0)
     fit(plain, engine="full")
-    assert torch.equal(weights(without), weights(plain))
+    assert_close(weights(without), weights(plain), atol=1e-5, rtol=0)
 
 
 def test_encoders_train(tiny):

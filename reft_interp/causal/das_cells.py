@@ -1,0 +1,155 @@
+"""Many distributed alignment searches over the same pairs, trained together.
+
+Layers, tokens, ranks, seeds and learning rates of a study are its cells. Each ends where `fit_das`
+would take it alone; prompts are frozen once, sources recorded once, and the rows of many cells
+share each step.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from transformer_lens.model_bridge import TransformerBridge
+
+from reft_interp.causal.das import DASResult
+from reft_interp.causal.interchanges import On, Pairs, interchange_rows
+from reft_interp.interventions import DistributedInterchange
+from reft_interp.runtime import IntervenedModel, Placement
+from reft_interp.runtime.planning import Engine
+from reft_interp.runtime.prepared import prepare_each
+from reft_interp.sites import Site
+from reft_interp.subspace import Subspace
+from reft_interp.training import Cell, train_cells
+
+
+@dataclass(frozen=True)
+class DASCell:
+    """One search: where, and how it is trained (the defaults are those of `fit_das`).
+
+    Args:
+        site: where to look.
+        on: which tokens of base and source.
+        rank: how many directions.
+        seed: of where the search begins, of the order of pairs, and of shuffled labels.
+        start: where the search begins; a random subspace by default.
+        epochs: passes over the pairs.
+        learning_rate: of AdamW.
+        batch_size: pairs a step.
+        shuffled_labels: train on labels that were dealt out again at random, as a control: what
+            is found then, any labels would have found.
+    """
+
+    site: Site
+    on: On
+    rank: int = 1
+    seed: int = 0
+    start: Subspace | None = field(default=None, kw_only=True)
+    epochs: int = field(default=3, kw_only=True)
+    learning_rate: float = field(default=5e-3, kw_only=True)
+    batch_size: int = field(default=16, kw_only=True)
+    shuffled_labels: bool = field(default=False, kw_only=True)
+
+
+def fit_das_each(
+    model: TransformerBridge,
+    pairs: Pairs,
+    cells: Sequence[DASCell],
+    *,
+    rows_at_once: int = 128,
+    engine: Engine = "auto",
+    memory_budget: int | None = None,
+    progress: bool = True,
+) -> list[DASResult]:
+    """`fit_das` for many cells over the same pairs, trained together.
+
+    Args:
+        model: a TransformerBridge, as `load_model` gives it.
+        pairs: counterfactual rows: base, source, label, and spans where `on` names one.
+        cells: the searches.
+        rows_at_once: pairs of one step, over the cells that share it.
+        engine: "full" forces the plain run.
+        memory_budget: bytes that constants of all cells may take; 40 % of the free memory by
+            default. See `PreparedRows`.
+        progress: show progress bars.
+
+    Returns:
+        A result for each cell, in their order.
+
+    Raises:
+        ValueError: as `fit_das`, before the first step; no cells.
+    """
+    if not cells:
+        raise ValueError("cells must hold at least one cell, got none")
+    bases, sources = interchange_rows(pairs)
+    shuffled: dict[int, list[dict[str, Any]]] = {}
+    placed = [_placed(model, cell, i) for i, cell in enumerate(cells)]
+    wanted = []
+    for cell, intervened in zip(cells, placed, strict=True):
+        rows: Sequence[Mapping[str, Any]] = bases
+        if cell.shuffled_labels:
+            if cell.seed not in shuffled:
+                shuffled[cell.seed] = _shuffled(bases, cell.seed)
+            rows = shuffled[cell.seed]
+        wanted.append((intervened, rows, sources))
+    prepared = prepare_each(wanted, engine=engine, memory_budget=memory_budget, progress=progress)
+    losses = train_cells(
+        [
+            Cell(
+                intervened,
+                rows,
+                epochs=cell.epochs,
+                learning_rate=cell.learning_rate,
+                batch_size=cell.batch_size,
+                seed=cell.seed,
+            )
+            for cell, intervened, rows in zip(cells, placed, prepared, strict=True)
+        ],
+        rows_at_once=rows_at_once,
+        progress=progress,
+    )
+    return [
+        DASResult(intervened, frame, _settings(cell, len(bases), engine))
+        for cell, intervened, frame in zip(cells, placed, losses, strict=True)
+    ]
+
+
+def _placed(model: TransformerBridge, cell: DASCell, number: int) -> IntervenedModel:
+    start = cell.start
+    if start is None:
+        start = Subspace.random(cell.site.width(model), cell.rank, seed=cell.seed)
+    elif start.rank != cell.rank:
+        raise ValueError(
+            f"cells: number {number} has rank {cell.rank}, but its start has rank {start.rank}"
+        )
+    interchange = DistributedInterchange(start, trainable=True)
+    return IntervenedModel(model, Placement(interchange, cell.site, cell.on))
+
+
+def _shuffled(rows: Sequence[Mapping[str, Any]], seed: int) -> list[dict[str, Any]]:
+    """Rows whose labels were dealt out again.
+
+    Where rows have choices, what is dealt is the place of the label among them, so that each row
+    keeps an answer that fits it.
+    """
+    order = np.random.default_rng(seed).permutation(len(rows))
+    dealt = []
+    for row, other in zip(rows, (rows[i] for i in order), strict=True):
+        answer = other["answer"]
+        if row.get("choices") and other.get("choices"):
+            answer = row["choices"][list(other["choices"]).index(answer)]
+        dealt.append({**row, "answer": answer})
+    return dealt
+
+
+def _settings(cell: DASCell, pairs: int, engine: Engine) -> dict[str, Any]:
+    return {
+        "rank": cell.rank,
+        "epochs": cell.epochs,
+        "learning_rate": cell.learning_rate,
+        "batch_size": cell.batch_size,
+        "seed": cell.seed,
+        "shuffled_labels": cell.shuffled_labels,
+        "pairs": pairs,
+        "engine": engine,
+    }

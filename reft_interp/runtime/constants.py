@@ -1,0 +1,289 @@
+"""What a frozen model holds of prompts, computed once for all who train or score on them.
+
+Two kinds: what sources hold where they are read, and the frozen rows below and before the edits.
+Both are kept by content, so that cells of a sweep share them whatever their layers, positions,
+seeds and labels are, and prompts that begin alike share the keys and values of what they share.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from tqdm.auto import tqdm
+from transformer_lens.model_bridge import TransformerBridge
+
+from reft_interp.encoding import TokenizedBatch
+from reft_interp.positions import Positions
+from reft_interp.runtime.frozen import (
+    FrozenRow,
+    Region,
+    SharedPrefix,
+    freeze,
+    freeze_prefix,
+    frozen_bytes,
+)
+from reft_interp.runtime.placement import Placement
+from reft_interp.runtime.regions import end_columns, first_columns
+from reft_interp.runtime.running import record
+from reft_interp.sites import Site
+
+Tokens = tuple[int, ...]
+# A shared beginning that is shorter than this is not worth a run of its own.
+_LEAST_SHARED = 16
+
+
+@dataclass(frozen=True, eq=False)
+class RegionsOfRows:
+    """Where the changed region of each row of a batch lies."""
+
+    batch: TokenizedBatch
+    layer: int
+    starts: Int[Tensor, "batch"]
+    """Column where it begins."""
+    ends: Int[Tensor, "batch"]
+    """One past the last column that runs."""
+    tokens: list[Tokens] = field(init=False, repr=False)
+    """For each row the tokens up to its end: what its constants depend on."""
+
+    def __post_init__(self) -> None:
+        ids = self.batch.input_ids.tolist()
+        bounds = zip(self.batch.prompt_start.tolist(), self.ends.tolist(), strict=True)
+        tokens = [tuple(row[a:b]) for row, (a, b) in zip(ids, bounds, strict=True)]
+        object.__setattr__(self, "tokens", tokens)
+
+
+def regions_of(
+    placements: Sequence[Placement], positions: Sequence[Positions], batch: TokenizedBatch
+) -> RegionsOfRows:
+    """Where each row's region lies, for placements on the given positions of a batch."""
+    return RegionsOfRows(
+        batch,
+        min(placement.site.layer for placement in placements),
+        first_columns(positions, batch),
+        end_columns(positions, batch),
+    )
+
+
+class FrozenRows:
+    """Frozen rows of all regions that are asked for, each row once, while memory is granted.
+
+    Args:
+        model: a decoder that can be replayed.
+        wanted: the regions.
+        budget: bytes that are granted. Rows past it are frozen again for each batch that
+            needs them.
+    """
+
+    def __init__(self, model: TransformerBridge, wanted: Sequence[RegionsOfRows], budget: int):
+        self._model = model
+        self._wanted = list(wanted)
+        self._rows: dict[Tokens, FrozenRow] = {}
+        self.layers = sorted({regions.layer for regions in wanted})
+        # Of each row, counted from its own first token: where its first and its last region
+        # begin.
+        self._starts: dict[Tokens, tuple[int, int]] = {}
+        for regions in wanted:
+            offsets = (regions.starts - regions.batch.prompt_start).tolist()
+            for tokens, start in zip(regions.tokens, offsets, strict=True):
+                first, last = self._starts.get(tokens, (start, start))
+                self._starts[tokens] = min(first, start), max(last, start)
+        self._shared_length = self._count_shared()
+        self._shared: SharedPrefix | None = None
+        self._kept = self._within(budget)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that all rows need."""
+        return sum(map(self._bytes, self._starts)) + self._shared_bytes()
+
+    @property
+    def kept_bytes(self) -> int:
+        """Bytes of the rows that are kept, and of what all rows share."""
+        return sum(map(self._bytes, self._kept)) + self._shared_bytes()
+
+    @property
+    def shared_tokens(self) -> int:
+        """Tokens that all rows begin with, and whose keys and values are kept once."""
+        return self._shared_length
+
+    @property
+    def kept(self) -> int:
+        """Rows that are kept; the others are frozen again for each batch."""
+        return len(self._kept)
+
+    def __len__(self) -> int:
+        return len(self._starts)
+
+    def fill(self, *, batch_size: int = 64, progress: bool = False) -> None:
+        """Freeze the rows that are kept."""
+        todo: list[tuple[RegionsOfRows, list[int]]] = []
+        seen: set[Tokens] = set(self._rows)
+        for regions in self._wanted:
+            new = []
+            for i, tokens in enumerate(regions.tokens):
+                if tokens in self._kept and tokens not in seen:
+                    seen.add(tokens)
+                    new.append(i)
+            new.sort(key=lambda i: len(regions.tokens[i]))
+            todo += [(regions, new[i : i + batch_size]) for i in range(0, len(new), batch_size)]
+        for regions, group in tqdm(todo, disable=not progress, desc="freezing", leave=False):
+            batch = regions.batch.take(group)
+            tokens = [regions.tokens[i] for i in group]
+            starts = [self._starts[row] for row in tokens]
+            first, last = torch.tensor(starts, device=batch.prompt_start.device).T
+            rows = self._freeze(batch, tokens, self.layers, first, last)
+            self._rows.update(zip(tokens, rows, strict=True))
+
+    def regions(self, regions: RegionsOfRows, rows: Sequence[int]) -> list[Region]:
+        """The constants of some rows of what was asked for."""
+        chosen = [regions.tokens[i] for i in rows]
+        starts = (regions.starts - regions.batch.prompt_start)[list(rows)]
+        missing = [n for n, tokens in enumerate(chosen) if tokens not in self._rows]
+        again: dict[int, FrozenRow] = {}
+        if missing:
+            batch = regions.batch.take([rows[n] for n in missing])
+            begin = starts[missing]
+            frozen = self._freeze(
+                batch, [chosen[n] for n in missing], [regions.layer], begin, begin
+            )
+            again = dict(zip(missing, frozen, strict=True))
+        return [
+            (again[n] if n in again else self._rows[tokens]).region(regions.layer, start)
+            for n, (tokens, start) in enumerate(zip(chosen, starts.tolist(), strict=True))
+        ]
+
+    def _freeze(
+        self,
+        batch: TokenizedBatch,
+        tokens: Sequence[Tokens],
+        layers: Sequence[int],
+        first: Int[Tensor, "batch"],
+        last: Int[Tensor, "batch"],
+    ) -> list[FrozenRow]:
+        if self._shared_length and self._shared is None:
+            shared = batch.input_ids.new_tensor(tokens[0][: self._shared_length])
+            self._shared = freeze_prefix(self._model, shared)
+        lengths = torch.tensor([len(row) for row in tokens], device=first.device)
+        begin = batch.prompt_start
+        starts = (begin + first, begin + last)
+        return freeze(self._model, batch, layers, starts, begin + lengths, self._shared)
+
+    def _count_shared(self) -> int:
+        rows = list(self._starts)
+        most = min(first for first, _ in self._starts.values())
+        padded = any(int(r.batch.prompt_start.max()) > 0 for r in self._wanted)
+        if len(rows) < 2 or most < _LEAST_SHARED or padded:
+            return 0
+        low, high = min(rows), max(rows)  # what these two share, all share
+        shared = next(
+            (i for i, (a, b) in enumerate(zip(low, high, strict=False)) if a != b),
+            min(len(low), len(high)),
+        )
+        shared = min(shared, most)
+        return shared if shared >= _LEAST_SHARED else 0
+
+    def _within(self, budget: int) -> set[Tokens]:
+        kept: set[Tokens] = set()
+        left = budget - self._shared_bytes()
+        for tokens in self._starts:
+            left -= self._bytes(tokens)
+            if left < 0:
+                break
+            kept.add(tokens)
+        return kept
+
+    def _bytes(self, tokens: Tokens) -> int:
+        first, last = self._starts[tokens]
+        prefix = last - self._shared_length
+        return frozen_bytes(self._model, self.layers, prefix, len(tokens) - first)
+
+    def _shared_bytes(self) -> int:
+        return frozen_bytes(self._model, [0], self._shared_length, 0)
+
+
+@dataclass(frozen=True, eq=False)
+class SourceReads:
+    """Where the sources of some rows are read."""
+
+    batch: TokenizedBatch
+    sites: tuple[Site, ...]
+    positions: tuple[Positions, ...]
+
+
+class RecordedSources:
+    """What sources hold where they are read: each prompt, padded on the right, runs once for all
+    sites."""
+
+    def __init__(self) -> None:
+        self._held: dict[Any, Float[Tensor, "k d"]] = {}
+
+    def record(
+        self,
+        model: TransformerBridge,
+        wanted: Sequence[SourceReads],
+        *,
+        batch_size: int = 64,
+        progress: bool = False,
+    ) -> None:
+        """Run what has not been run, each prompt up to its highest site."""
+        for batch in {id(reads.batch): reads.batch for reads in wanted}.values():
+            here = [reads for reads in wanted if reads.batch is batch]
+            asked: dict[Any, tuple[Site, list[Tensor], Positions]] = {}
+            for reads in here:
+                for site, positions in zip(reads.sites, reads.positions, strict=True):
+                    asked[site, id(positions)] = site, positions.split(len(batch)), positions
+            prompts = self._prompts(batch)
+            new: dict[Any, int] = {}
+            for i, prompt in enumerate(prompts):
+                keys = [self._key(site, prompt, columns[i]) for site, columns, _ in asked.values()]
+                if any(key not in self._held for key in keys):
+                    new.setdefault((prompt, tuple(keys)), i)
+            order = sorted(new.values(), key=lambda i: len(prompts[i]))
+            groups = [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
+            for group in tqdm(groups, disable=not progress, desc="sources", leave=False):
+                self._run(model, batch, group, asked, prompts)
+
+    def _run(
+        self,
+        model: TransformerBridge,
+        batch: TokenizedBatch,
+        group: Sequence[int],
+        asked: dict[Any, tuple[Site, list[Tensor], Positions]],
+        prompts: Sequence[Tokens],
+    ) -> None:
+        some = batch.take(group)
+        at = []
+        for site, columns, _ in asked.values():
+            chosen = [columns[i] for i in group]
+            counts = torch.tensor([len(c) for c in chosen], device=some.input_ids.device)
+            rows = torch.arange(len(group), device=counts.device).repeat_interleave(counts)
+            at.append((site, Positions(rows, torch.cat(chosen))))
+        for (site, columns, _), (_, positions), held in zip(
+            asked.values(), at, record(model, some, at), strict=True
+        ):
+            for i, part in zip(group, held.split(positions.counts(some).tolist()), strict=True):
+                self._held[self._key(site, prompts[i], columns[i])] = part.clone()
+
+    def of(self, reads: SourceReads) -> list[list[Float[Tensor, "k d"]]]:
+        """For each site that is read, what the source of each row holds."""
+        prompts = self._prompts(reads.batch)
+        return [
+            [
+                self._held[self._key(site, prompt, columns)]
+                for prompt, columns in zip(prompts, positions.split(len(prompts)), strict=True)
+            ]
+            for site, positions in zip(reads.sites, reads.positions, strict=True)
+        ]
+
+    @staticmethod
+    def _prompts(batch: TokenizedBatch) -> list[Tokens]:
+        ids = batch.input_ids.tolist()
+        bounds = zip(batch.prompt_start.tolist(), batch.prompt_end.tolist(), strict=True)
+        return [tuple(row[a:b]) for row, (a, b) in zip(ids, bounds, strict=True)]
+
+    @staticmethod
+    def _key(site: Site, prompt: Tokens, columns: Tensor) -> Any:
+        return site, prompt, tuple(columns.tolist())

@@ -1,0 +1,305 @@
+"""Train many small interventions of one frozen model together, each as if it were alone.
+
+One batch holds the rows of all cells, each row edited by its own cell, so that the model's
+weights stream through memory once for all. The order of rows, the learning rate, the schedule,
+clipping and early stopping are each cell's own. transformers' Trainer knows one loss, one
+clipping and one schedule, and so cannot do this; optimiser, schedules, clipping and the order of
+rows are those that it would use, and a cell ends where `train` would take it.
+"""
+
+import warnings
+from collections.abc import Sequence
+from copy import deepcopy
+from dataclasses import dataclass, field
+from typing import Any
+
+import pandas as pd
+import torch
+from accelerate.data_loader import SeedableRandomSampler
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+from torch.nn.utils import clip_grad_norm_
+from torch.optim import AdamW
+from torch.optim.lr_scheduler import LambdaLR
+from tqdm.auto import tqdm
+from transformers import get_scheduler
+
+from reft_interp.encoding import IGNORED
+from reft_interp.runtime import IntervenedModel
+from reft_interp.runtime.joining import Share, joint_logits
+from reft_interp.runtime.prepared import PreparedRows
+from reft_interp.runtime.running import answer_positions
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One training among many: what is trained, on what, and how.
+
+    Args:
+        intervened: trained in place. No two cells share an intervention.
+        rows: what it is trained on, prepared for it (`prepare_each` shares constants).
+        evaluation_rows: what early stopping looks at, once an epoch.
+        epochs: passes over the rows.
+        learning_rate: of AdamW.
+        batch_size: rows a step.
+        seed: of the order of rows.
+        lr_scheduler_type: a schedule of transformers' `get_scheduler`.
+        warmup_steps: steps in which the learning rate rises from zero.
+        max_grad_norm: the gradient of this cell is scaled down to this norm; 0 for no limit.
+        patience: stop after so many epochs without a lower evaluation loss, and go back to the
+            best weights; never by default.
+
+    Raises:
+        ValueError: nothing to train; early stopping without evaluation rows; a number out of
+            range.
+    """
+
+    intervened: IntervenedModel
+    rows: PreparedRows
+    evaluation_rows: PreparedRows | None = None
+    epochs: int = field(default=1, kw_only=True)
+    learning_rate: float = field(default=4e-3, kw_only=True)
+    batch_size: int = field(default=16, kw_only=True)
+    seed: int = field(default=0, kw_only=True)
+    lr_scheduler_type: str = field(default="linear", kw_only=True)
+    warmup_steps: int = field(default=0, kw_only=True)
+    max_grad_norm: float = field(default=1.0, kw_only=True)
+    patience: int | None = field(default=None, kw_only=True)
+
+    def __post_init__(self) -> None:
+        if not self.intervened.trained_parameters:
+            raise ValueError(
+                "nothing to train: no intervention here has trainable parameters "
+                "(DistributedInterchange needs trainable=True)"
+            )
+        for name in ("epochs", "batch_size", "learning_rate"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name} must be above 0, got {getattr(self, name)}")
+        if self.patience is not None and (self.patience < 1 or self.evaluation_rows is None):
+            raise ValueError(
+                f"patience must be at least 1 and needs evaluation_rows, got {self.patience}"
+            )
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Batches in a pass over the rows; the last may be smaller."""
+        return -(-len(self.rows) // self.batch_size)
+
+    @property
+    def steps(self) -> int:
+        """Optimiser steps in all."""
+        return self.steps_per_epoch * self.epochs
+
+
+def train_cells(
+    cells: Sequence[Cell], *, rows_at_once: int = 128, progress: bool = True
+) -> list[pd.DataFrame]:
+    """Train cells together, in groups; each ends where `train` would take it alone.
+
+    Args:
+        cells: all of one frozen model.
+        rows_at_once: rows of one step of a group, over its cells. More save less and less, and
+            cost memory.
+        progress: show a progress bar.
+
+    Returns:
+        For each cell its losses: step, epoch, loss. A cell whose loss or gradient is no number
+        stops there, with its weights of the step before, and a warning; the others go on.
+
+    Raises:
+        ValueError: no cells, cells of several models, or two that share an intervention.
+    """
+    _check(cells)
+    runs = [_Run(cell) for cell in cells]
+    # Cells whose regions begin at similar layers share the most work.
+    order = sorted(range(len(runs)), key=lambda i: _lowest(runs[i].cell))
+    groups: list[list[_Run]] = [[]]
+    for i in order:
+        size = sum(run.cell.batch_size for run in groups[-1])
+        if groups[-1] and size + runs[i].cell.batch_size > rows_at_once:
+            groups.append([])
+        groups[-1].append(runs[i])
+    total = sum(run.cell.steps for run in runs)
+    with tqdm(total=total, disable=not progress, desc="training cells") as bar:
+        for group in groups:
+            _train_together(group, bar)
+    return [run.frame() for run in runs]
+
+
+class _Run:
+    """The state of one cell's training."""
+
+    def __init__(self, cell: Cell):
+        self.cell = cell
+        self.parameters = [p for p in cell.intervened.parameters() if p.requires_grad]
+        self.losses: list[float] = []
+        self.evaluations: list[float] = []
+        self.best: tuple[float, dict[str, Tensor]] | None = None
+        self.stopped = False
+        self._sampler = SeedableRandomSampler(range(len(cell.rows)), data_seed=cell.seed)
+        self._order: list[int] = []
+
+    @property
+    def active(self) -> bool:
+        return not self.stopped and len(self.losses) < self.cell.steps
+
+    def next_share(self) -> Share:
+        step = len(self.losses) % self.cell.steps_per_epoch
+        if step == 0:
+            self._order = list(self._sampler)
+        size = self.cell.batch_size
+        return _share(self.cell.intervened, self.cell.rows, self._order[step * size :][:size])
+
+    def step_back_or_on(self, loss: Tensor) -> bool:
+        """Clip this cell's gradient; False where it or the loss is no number."""
+        norm = clip_grad_norm_(self.parameters, self.cell.max_grad_norm or float("inf"))
+        if not (torch.isfinite(norm) and torch.isfinite(loss)):
+            step = len(self.losses) + 1
+            warnings.warn(
+                f"a cell stopped at step {step}: its loss or gradient is no number "
+                f"(loss {float(loss)}). Try a learning rate below {self.cell.learning_rate}",
+                stacklevel=5,
+            )
+            self.stop()
+            return False
+        self.losses.append(float(loss))
+        return True
+
+    def stop(self) -> None:
+        self.stopped = True
+        for parameter in self.parameters:
+            parameter.grad = None
+
+    @property
+    def at_an_evaluation(self) -> bool:
+        return bool(self.losses) and self.cell.evaluation_rows is not None and self.at_epoch_end
+
+    @property
+    def at_epoch_end(self) -> bool:
+        return len(self.losses) % self.cell.steps_per_epoch == 0
+
+    def evaluated(self, loss: float) -> None:
+        self.evaluations.append(loss)
+        if self.cell.patience is None:
+            return
+        if self.best is None or loss < self.best[0]:
+            self.best = loss, deepcopy(self.cell.intervened.state_dict())
+        best = self.evaluations.index(self.best[0])
+        if len(self.evaluations) - 1 - best >= self.cell.patience:
+            self.stop()
+
+    def finish(self) -> None:
+        if self.best is not None:
+            self.cell.intervened.load_state_dict(self.best[1])
+        self.cell.intervened.eval()
+        self.cell.intervened.zero_grad()
+
+    def frame(self) -> pd.DataFrame:
+        steps = range(1, len(self.losses) + 1)
+        epochs = [step / self.cell.steps_per_epoch for step in steps]
+        frame = pd.DataFrame({"step": steps, "epoch": epochs, "loss": self.losses})
+        if self.cell.evaluation_rows is not None:
+            ends = {(i + 1) * self.cell.steps_per_epoch: e for i, e in enumerate(self.evaluations)}
+            frame["evaluation_loss"] = [ends.get(step) for step in steps]
+        return frame
+
+
+def _train_together(runs: Sequence[_Run], bar: "tqdm[Any]") -> None:
+    optimiser = AdamW(
+        [{"params": run.parameters, "lr": run.cell.learning_rate} for run in runs],
+        weight_decay=0.0,
+    )
+    schedule = LambdaLR(optimiser, [_schedule(run) for run in runs])
+    for run in runs:
+        run.cell.intervened.train()
+    try:
+        while active := [run for run in runs if run.active]:
+            losses = _losses([run.next_share() for run in active])
+            optimiser.zero_grad()
+            torch.stack(losses).sum().backward()
+            moving = [
+                run for run, loss in zip(active, losses, strict=True)
+                if run.step_back_or_on(loss.detach())
+            ]  # fmt: skip
+            optimiser.step()
+            schedule.step()
+            bar.update(len(active))
+            _evaluate([run for run in moving if run.at_an_evaluation])
+    finally:
+        for run in runs:
+            run.finish()
+
+
+def _schedule(run: _Run) -> Any:
+    """The factor of a cell's learning rate at each step, as transformers has it."""
+    cell = run.cell
+    own = AdamW(run.parameters, lr=cell.learning_rate)
+    scheduler = get_scheduler(
+        cell.lr_scheduler_type,
+        own,
+        num_warmup_steps=cell.warmup_steps,
+        num_training_steps=cell.steps,
+    )
+    if not isinstance(scheduler, LambdaLR):
+        raise ValueError(
+            f"lr_scheduler_type must depend on the step alone, {cell.lr_scheduler_type!r} does not"
+        )
+    return scheduler.lr_lambdas[0]
+
+
+def _evaluate(runs: Sequence[_Run]) -> None:
+    """One pass over the evaluation rows of each of these cells, together."""
+    if not runs:
+        return
+    totals = [0.0] * len(runs)
+    sizes = [run.cell.batch_size for run in runs]
+    rows: list[PreparedRows] = [run.cell.evaluation_rows for run in runs]  # pyright: ignore[reportAssignmentType]
+    for run in runs:
+        run.cell.intervened.eval()
+    steps = max(-(-len(held) // size) for held, size in zip(rows, sizes, strict=True))
+    for step in range(steps):
+        here = [i for i in range(len(runs)) if step * sizes[i] < len(rows[i])]
+        chosen = [range(len(rows[i]))[step * sizes[i] :][: sizes[i]] for i in here]
+        with torch.no_grad():
+            losses = _losses(
+                [
+                    _share(runs[i].cell.intervened, rows[i], some)
+                    for i, some in zip(here, chosen, strict=True)
+                ]
+            )
+        for i, some, loss in zip(here, chosen, losses, strict=True):
+            totals[i] += float(loss) * len(some)
+    for run, total, held in zip(runs, totals, rows, strict=True):
+        run.cell.intervened.train()
+        run.evaluated(total / len(held))
+
+
+def _share(intervened: IntervenedModel, rows: PreparedRows, some: Sequence[int]) -> Share:
+    inputs = rows.inputs(some)
+    return Share(intervened, inputs, answer_positions(rows.model, inputs["batch"]))
+
+
+def _losses(shares: Sequence[Share]) -> list[Tensor]:
+    """Of each share the cross-entropy of its answer tokens, averaged over them."""
+    losses = []
+    for share, logits in zip(shares, joint_logits(shares), strict=True):
+        labels = share.inputs["batch"].labels
+        losses.append(cross_entropy(logits.float(), labels[labels != IGNORED]))
+    return losses
+
+
+def _lowest(cell: Cell) -> int:
+    return min(placement.site.layer for placement in cell.intervened.placements)
+
+
+def _check(cells: Sequence[Cell]) -> None:
+    if not cells:
+        raise ValueError("cells must hold at least one cell, got none")
+    seen: dict[int, int] = {}
+    for i, cell in enumerate(cells):
+        if cell.intervened.model is not cells[0].intervened.model:
+            raise ValueError(f"cells: number {i} is placed in another model than number 0")
+        for parameter in cell.intervened.parameters():
+            first = seen.setdefault(id(parameter), i)
+            if first != i:
+                raise ValueError(f"cells: numbers {first} and {i} share an intervention")

@@ -1,0 +1,106 @@
+"""Searches that run together find what each finds alone."""
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+import reft_interp as ri
+from reft_interp.causal.das_cells import _shuffled
+from reft_interp.interventions import DistributedInterchange, Interchange
+
+NOUNS = ("key", "door", "cat", "dog", "house", "table")
+
+
+@pytest.fixture(scope="module")
+def pairs():
+    rows = []
+    for i, noun in enumerate(NOUNS):
+        for j, other in enumerate(NOUNS):
+            base = f"The {noun}{'s' if i % 2 else ''} of the man"
+            source = f"The {other}{'s' if (i + j) % 2 else ''} of the"
+            label = " are" if (i + j) % 2 else " is"
+            rows.append(
+                {"base": base, "source": source, "label": label, "choices": [" is", " are"]}
+            )
+    return rows
+
+
+@pytest.fixture(scope="module")
+def cells():
+    return [
+        ri.DASCell(ri.Site("resid_post", 0), "last", rank=2, seed=0),
+        ri.DASCell(ri.Site("resid_post", 1), "last", rank=1, seed=1, learning_rate=1e-2),
+        ri.DASCell(ri.Site("mlp_out", 0), 1, rank=3, seed=2, epochs=2, batch_size=8),
+    ]
+
+
+def test_each_finds_what_fit_das_finds(tiny, pairs, cells):
+    model = tiny("llama")
+    for cell, found in zip(
+        cells, ri.fit_das_each(model, pairs, cells, progress=False), strict=True
+    ):
+        alone = ri.fit_das(
+            model,
+            pairs,
+            cell.site,
+            cell.on,
+            rank=cell.rank,
+            epochs=cell.epochs,
+            learning_rate=cell.learning_rate,
+            batch_size=cell.batch_size,
+            seed=cell.seed,
+            engine="full",
+            progress=False,
+        )
+        assert_close(found.subspace.basis, alone.subspace.basis, atol=1e-4, rtol=0)
+        assert found.losses["loss"].tolist() == pytest.approx(
+            alone.losses["loss"].tolist(), abs=1e-4
+        )
+        assert (found.site, found.on) == (alone.site, alone.on)
+        assert alone.settings.items() <= {**found.settings, "engine": "full"}.items()
+
+
+def test_many_interchanges_score_as_one_by_one(tiny, pairs):
+    model = tiny("gpt2")
+    asked = [
+        (Interchange(), ri.Site("resid_post", 0), "last"),
+        (DistributedInterchange(ri.Subspace.random(32, 4, seed=0)), ri.Site("resid_pre", 1), 1),
+        (ri.ZeroAblation(ri.Subspace.random(32, 8, seed=1)), ri.Site("resid_post", 1), "last"),
+        (Interchange(), ri.Site("z", 1, heads=0), "f1+l1"),
+    ]
+    found = ri.interchange_accuracies(model, pairs, asked, batch_size=50)
+    assert found[1] == ri.interchange_accuracy(model, pairs, *asked[1])
+    plain = ri.interchange_accuracies(model, pairs, asked, engine="full")
+    assert found == plain
+    assert len({score.hits for score in found}) > 1
+
+
+def test_shuffled_labels_are_the_same_labels_dealt_out_again(tiny, pairs):
+    rows = [
+        {"prompt": row["base"], "answer": row["label"], "choices": row["choices"]} for row in pairs
+    ]
+    # Rows of other words keep an answer that fits them.
+    rows[0] = {**rows[0], "choices": [" has", " have"], "answer": " has"}
+    dealt = _shuffled(rows, seed=0)
+    assert all(row["answer"] in row["choices"] for row in dealt)
+    places = [[row["choices"].index(row["answer"]) for row in some] for some in (rows, dealt)]
+    assert sum(places[0]) == sum(places[1]) and places[0] != places[1]
+    assert _shuffled(rows, seed=0) == dealt != _shuffled(rows, seed=1)
+    cells = [
+        ri.DASCell(ri.Site("resid_post", 1), "last", rank=2, shuffled_labels=shuffled)
+        for shuffled in (False, True)
+    ]
+    true, control = ri.fit_das_each(tiny("llama"), pairs, cells, progress=False)
+    assert control.settings["shuffled_labels"] and not true.settings["shuffled_labels"]
+    assert not torch.allclose(true.subspace.basis, control.subspace.basis, atol=1e-3)
+
+
+def test_bad_cells_are_refused_before_any_step(tiny, pairs):
+    model = tiny("llama")
+    with pytest.raises(ValueError, match="at least one cell"):
+        ri.fit_das_each(model, pairs, [])
+    start = ri.Subspace.random(32, 2, seed=0)
+    with pytest.raises(ValueError, match="number 0 has rank 1, but its start has rank 2"):
+        ri.fit_das_each(model, pairs, [ri.DASCell(ri.Site("z", 0), "last", start=start)])
+    with pytest.raises(ValueError, match="layer must be between 0 and 1"):
+        ri.fit_das_each(model, pairs, [ri.DASCell(ri.Site("resid_post", 7), "last")])

@@ -1,0 +1,204 @@
+"""Cells that train together end where each would end alone."""
+
+import copy
+import warnings
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from torch.testing import assert_close
+from transformers import EarlyStoppingCallback
+
+from reft_interp.interventions import DistributedInterchange, LoReFT, VectorAddition
+from reft_interp.runtime import IntervenedModel, Placement
+from reft_interp.runtime.prepared import PreparedRows, prepare_each
+from reft_interp.sites import Site
+from reft_interp.subspace import Subspace
+from reft_interp.training import Cell, train, train_cells
+
+WORDS = ("key", "keys", "door", "doors", "book", "books", "film", "films")
+ROWS = [
+    {
+        "prompt": f"The {word} near the {other}",
+        "answer": " are here" if word.endswith("s") else " is",
+    }
+    for word in WORDS
+    for other in WORDS[:4]
+]
+SOURCES = [row["prompt"] for row in reversed(ROWS)]
+
+
+def learned(model, layer=1, on="l1", seed=0) -> IntervenedModel:
+    edit = LoReFT(start=Subspace.random(32, 2, seed=seed))
+    return IntervenedModel(model, Placement(edit, Site("resid_post", layer), on))
+
+
+def swapped(model, layer=0, seed=0) -> IntervenedModel:
+    edit = DistributedInterchange(Subspace.random(32, 3, seed=seed), trainable=True)
+    return IntervenedModel(model, Placement(edit, Site("resid_post", layer), "last"))
+
+
+def weights(intervened: IntervenedModel) -> torch.Tensor:
+    return torch.cat([p.detach().flatten() for p in intervened.parameters()])
+
+
+@pytest.mark.parametrize("architecture", ["llama", "gpt2"])
+def test_each_ends_where_it_would_alone(tiny, architecture):
+    """50 steps and more, with clipping on: 1e-4 in every parameter."""
+    model = tiny(architecture)
+    kinds: list[tuple[IntervenedModel, dict[str, Any]]] = [
+        (learned(model, 1, "l1"), {"learning_rate": 4e-3, "seed": 0}),
+        (learned(model, 0, "f1+l1", seed=1), {"learning_rate": 2e-3, "seed": 1}),
+        (swapped(model), {"learning_rate": 5e-3, "seed": 2, "batch_size": 4}),
+        (swapped(model, 1, seed=3), {"lr_scheduler_type": "cosine", "warmup_steps": 5}),
+        (learned(model, 1, "l2", seed=4), {"max_grad_norm": 0.01, "lr_scheduler_type": "constant"}),
+    ]
+    together = [intervened for intervened, _ in kinds]
+    apart = copy.deepcopy(together)
+    epochs = [13, 13, 7, 13, 13]  # 52 steps, and 56 of the smaller batches
+    prepared = prepare_each([(c, ROWS, SOURCES if c.needs_source else None) for c in together])
+    cells = [
+        Cell(intervened, rows, epochs=n, **{"batch_size": 8, **options})
+        for intervened, rows, n, (_, options) in zip(together, prepared, epochs, kinds, strict=True)
+    ]
+    losses = train_cells(cells, progress=False)
+    for cell, alone, frame in zip(cells, apart, losses, strict=True):
+        expected = train(
+            alone,
+            PreparedRows(alone, ROWS, SOURCES if alone.needs_source else None, engine="full"),
+            epochs=cell.epochs,
+            learning_rate=cell.learning_rate,
+            batch_size=cell.batch_size,
+            seed=cell.seed,
+            lr_scheduler_type=cell.lr_scheduler_type,
+            warmup_steps=cell.warmup_steps,
+            max_grad_norm=cell.max_grad_norm,
+            progress=False,
+        )
+        assert frame["step"].tolist() == expected["step"].tolist()
+        assert frame["epoch"].tolist() == pytest.approx(expected["epoch"].tolist())
+        assert frame["loss"].tolist() == pytest.approx(expected["loss"].tolist(), abs=1e-4)
+        assert_close(weights(cell.intervened), weights(alone), atol=1e-4, rtol=0)
+        assert not cell.intervened.training
+        assert all(p.grad is None for p in cell.intervened.parameters())
+    assert (weights(cells[0].intervened) - weights(learned(model))).abs().max() > 0.01
+
+
+def test_clipping_is_each_cells_own(tiny):
+    """A cell with a huge gradient does not slow the one beside it."""
+    model = tiny("llama")
+    loud = [{**row, "answer": row["answer"] * 4} for row in ROWS]
+    results = []
+    for company in ([], [swapped(model, 1, seed=7)]):
+        one = learned(model)
+        prepared = prepare_each([(one, ROWS, None), *((c, loud, SOURCES) for c in company)])
+        cells = [Cell(one, prepared[0], max_grad_norm=0.05, epochs=2)]
+        cells += [
+            Cell(c, p, learning_rate=0.5, epochs=2)
+            for c, p in zip(company, prepared[1:], strict=True)
+        ]
+        train_cells(cells, progress=False)
+        results.append(weights(one))
+    assert_close(results[0], results[1], atol=1e-5, rtol=0)
+
+
+def test_groups_do_not_matter(tiny):
+    model = tiny("llama")
+    ends = []
+    for rows_at_once in (16, 1000):
+        together = [learned(model, layer, seed=seed) for layer in (1, 0) for seed in (0, 1)]
+        prepared = prepare_each([(one, ROWS, None) for one in together])
+        cells = [Cell(one, p, epochs=2) for one, p in zip(together, prepared, strict=True)]
+        losses = train_cells(cells, rows_at_once=rows_at_once, progress=False)
+        assert all(len(frame) == cell.steps for frame, cell in zip(losses, cells, strict=True))
+        ends.append(torch.stack([weights(one) for one in together]))
+    assert_close(ends[0], ends[1], atol=1e-4, rtol=0)
+
+
+def test_early_stopping_is_each_cells_own(tiny, tmp_path):
+    model = tiny("llama")
+    # What training takes probability from gets worse.
+    only = [row for row in ROWS if row["answer"] == " is"] * 2
+    opposite = [{**row, "answer": " are"} for row in only]
+    stopping, going, alone = (learned(model) for _ in range(3))
+    held, same, kept = prepare_each(
+        [(stopping, opposite, None), (going, only, None), (alone, opposite, None)]
+    )
+    rows = PreparedRows(stopping, only)
+    options: dict[str, Any] = {"epochs": 8, "learning_rate": 0.3, "patience": 2}
+    losses = train_cells(
+        [
+            Cell(stopping, rows, held, **options),
+            Cell(going, PreparedRows(going, only), same, **options),
+        ],
+        progress=False,
+    )
+    assert len(losses[0]) < len(losses[1]) == 16
+    evaluations = losses[1]["evaluation_loss"].dropna().tolist()
+    assert len(evaluations) == 8 and evaluations[-1] < evaluations[0]
+    train(
+        alone,
+        PreparedRows(alone, only),
+        kept,
+        epochs=8,
+        learning_rate=0.3,
+        progress=False,
+        checkpoints=tmp_path,
+        callbacks=[EarlyStoppingCallback(early_stopping_patience=2)],
+        load_best_model_at_end=True,
+    )
+    assert_close(weights(stopping), weights(alone), atol=1e-4, rtol=0)
+
+
+def test_a_cell_that_diverges_leaves_the_others_alone(tiny):
+    model = tiny("llama")
+    broken, whole, alone = learned(model), learned(model, seed=1), learned(model, seed=1)
+    nn.init.constant_(broken.interventions[0].get_parameter("value.bias"), float("nan"))
+    prepared = prepare_each([(one, ROWS, None) for one in (whole, broken, alone)])
+    with pytest.warns(UserWarning, match=r"stopped at step 1: its loss .* no number \(loss nan\)"):
+        losses = train_cells([Cell(whole, prepared[0]), Cell(broken, prepared[1])], progress=False)
+    assert len(losses[0]) == 2 and losses[1].empty
+    train_cells([Cell(alone, prepared[2])], progress=False)
+    assert_close(weights(whole), weights(alone), atol=1e-5, rtol=0)
+
+
+def test_what_cannot_be_trained_is_said_first(tiny):
+    model = tiny("llama")
+    one = learned(model)
+    rows = PreparedRows(one, ROWS)
+    with pytest.raises(ValueError, match="at least one cell"):
+        train_cells([])
+    fixed = IntervenedModel(model, Placement(VectorAddition(torch.ones(32)), Site("z", 0), "l1"))
+    with pytest.raises(ValueError, match="nothing to train"):
+        Cell(fixed, rows)
+    with pytest.raises(ValueError, match="batch_size must be above 0, got 0"):
+        Cell(one, rows, batch_size=0)
+    with pytest.raises(ValueError, match="needs evaluation_rows"):
+        Cell(one, rows, patience=1)
+    with pytest.raises(ValueError, match="numbers 0 and 1 share an intervention"):
+        train_cells([Cell(one, rows), Cell(one, rows)])
+    other = learned(tiny("gpt2"))
+    with pytest.raises(ValueError, match="number 1 is placed in another model"):
+        train_cells([Cell(one, rows), Cell(other, PreparedRows(other, ROWS))])
+    with pytest.raises(ValueError, match="must depend on the step alone"):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            train_cells([Cell(one, rows, lr_scheduler_type="reduce_lr_on_plateau")])
+
+
+def test_encoders_train_together_too(tiny):
+    """They are not replayed, and still run as one batch."""
+    model = tiny("bert")
+    together = [learned(model, 0, "f1+l1", seed=seed) for seed in (0, 1)]
+    apart = copy.deepcopy(together)
+    prepared = prepare_each([(one, ROWS, None) for one in together])
+    assert not any(rows.plan.replays for rows in prepared)
+    train_cells(
+        [Cell(one, p, epochs=3) for one, p in zip(together, prepared, strict=True)], progress=False
+    )
+    for one, alone in zip(together, apart, strict=True):
+        before = weights(alone)
+        train(alone, ROWS, epochs=3, progress=False)
+        assert_close(weights(one), weights(alone), atol=1e-4, rtol=0)
+        assert (weights(one) - before).abs().max() > 1e-3
