@@ -11,6 +11,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import filelock
@@ -94,6 +95,56 @@ def run(script: str, *arguments: str | Path | int | float) -> str:
     if done.returncode:
         raise RuntimeError(f"{script} failed in the peers' environment:\n{_tail(done.stderr)}")
     return done.stdout
+
+
+class Worker:
+    """A script of `peer_scripts/` that waits for questions, so that sides can take turns.
+
+    The script reads one JSON object a line from its standard input and answers each with one on
+    its standard output.
+
+    Args:
+        script: its name.
+        arguments: of its command line.
+    """
+
+    def __init__(self, script: str, *arguments: str | Path | int | float):
+        environment = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "PYTHONHOME")}
+        self._name = script
+        self._errors = tempfile.TemporaryFile("w+")
+        self._process = subprocess.Popen(
+            [str(python()), "-s", str(_SCRIPTS / script), *map(str, arguments)],
+            env=environment | {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._errors,
+            text=True,
+        )
+
+    def ask(self, **question: str | int | float | bool) -> dict:
+        """The script's answer.
+
+        Raises:
+            RuntimeError: it ended.
+        """
+        assert self._process.stdin is not None and self._process.stdout is not None
+        self._process.stdin.write(json.dumps(question) + "\n")
+        self._process.stdin.flush()
+        line = self._process.stdout.readline()
+        while line and not line.startswith("{"):  # what a library prints of itself
+            line = self._process.stdout.readline()
+        if not line:
+            status = self._process.wait()
+            self._errors.seek(0)
+            raise RuntimeError(
+                f"{self._name} ended with status {status}:\n{_tail(self._errors.read())}"
+            )
+        return json.loads(line)
+
+    def close(self) -> None:
+        """End the script."""
+        self._process.kill()
+        self._process.wait()
 
 
 def export(folder: Path, target: Path) -> Path:

@@ -2,7 +2,9 @@ from . import tasks as tasks
 from .causal import Counterfactuals as Counterfactuals
 from .causal import DASCell as DASCell
 from .causal import DASResult as DASResult
+from .causal import Patching as Patching
 from .causal import PreparedPairs as PreparedPairs
+from .causal import activation_patching as activation_patching
 from .causal import fit_das as fit_das
 from .causal import fit_das_each as fit_das_each
 from .causal import interchange_accuracies as interchange_accuracies

@@ -22,9 +22,8 @@ from transformer_lens.model_bridge import TransformerBridge
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from reft_interp.models import load_model, wrap_model
-from reft_interp.runtime.constants import FrozenRows, RegionsOfRows
+from reft_interp.runtime.constants import FrozenRows, regions_of
 from reft_interp.runtime.frozen import Region
-from reft_interp.runtime.regions import end_columns, first_columns
 
 _SHAPE: dict[str, Any] = {
     "hidden_size": 32,
@@ -217,12 +216,7 @@ def freeze_batch() -> Callable[..., list[Region]]:
 
     def freeze(model, batch, edits) -> list[Region]:
         positions = [edit.positions for edit in edits]
-        regions = RegionsOfRows(
-            batch,
-            min(edit.site.layer for edit in edits),
-            first_columns(positions, batch),
-            end_columns(positions, batch),
-        )
+        regions = regions_of(model, [edit.site for edit in edits], positions, batch)
         rows = FrozenRows(model, [regions], budget=2**40)
         rows.fill()
         return rows.regions(regions, range(len(batch)))

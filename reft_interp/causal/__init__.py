@@ -9,12 +9,15 @@ from reft_interp.causal.interchanges import (
     interchange_accuracy,
     interchange_rows,
 )
+from reft_interp.causal.patching import Patching, activation_patching
 
 __all__ = [
     "Counterfactuals",
     "DASCell",
     "DASResult",
+    "Patching",
     "PreparedPairs",
+    "activation_patching",
     "fit_das",
     "fit_das_each",
     "interchange_accuracies",

@@ -17,7 +17,7 @@ from reft_interp.interventions import DistributedInterchange, Interchange
 from reft_interp.positions import PositionSelector, parse_positions
 from reft_interp.runtime import IntervenedModel, Placement
 from reft_interp.runtime.planning import Engine
-from reft_interp.runtime.prepared import PreparedRows
+from reft_interp.runtime.prepared import Over, PreparedRows
 from reft_interp.sites import Site
 from reft_interp.subspace import Subspace
 from reft_interp.training import load_result, train
@@ -119,6 +119,7 @@ def fit_das(
     progress: bool = True,
     engine: Engine = "auto",
     memory_budget: int | None = None,
+    over: Over = "vocabulary",
     **arguments: Any,
 ) -> DASResult:
     """Find the rank-r subspace whose interchange gives the counterfactual label.
@@ -141,6 +142,8 @@ def fit_das(
         progress: show a progress bar.
         engine: "full" forces the plain run; see `PreparedRows`.
         memory_budget: bytes that constants of the pairs may take; see `PreparedRows`.
+        over: "choices" compares the label with the row's choices alone, not with all tokens:
+            another loss, and less work.
         arguments: further arguments of `training.train`.
 
     Raises:
@@ -162,11 +165,14 @@ def fit_das(
         "seed": seed,
         "pairs": len(bases),
         "engine": engine,
+        "over": over,
         **arguments,
     }
     losses = train(
         intervened,
-        PreparedRows(intervened, bases, sources, engine=engine, memory_budget=memory_budget),
+        PreparedRows(
+            intervened, bases, sources, engine=engine, memory_budget=memory_budget, over=over
+        ),
         epochs=epochs,
         learning_rate=learning_rate,
         batch_size=batch_size,

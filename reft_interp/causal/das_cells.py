@@ -17,7 +17,7 @@ from reft_interp.causal.interchanges import On, Pairs, interchange_rows
 from reft_interp.interventions import DistributedInterchange
 from reft_interp.runtime import IntervenedModel, Placement
 from reft_interp.runtime.planning import Engine
-from reft_interp.runtime.prepared import prepare_each
+from reft_interp.runtime.prepared import Over, prepare_each
 from reft_interp.sites import Site
 from reft_interp.subspace import Subspace
 from reft_interp.training import Cell, train_cells
@@ -59,6 +59,7 @@ def fit_das_each(
     rows_at_once: int = 128,
     engine: Engine = "auto",
     memory_budget: int | None = None,
+    over: Over = "vocabulary",
     progress: bool = True,
 ) -> list[DASResult]:
     """`fit_das` for many cells over the same pairs, trained together.
@@ -71,6 +72,7 @@ def fit_das_each(
         engine: "full" forces the plain run.
         memory_budget: bytes that constants of all cells may take; 40 % of the free memory by
             default. See `PreparedRows`.
+        over: as for `fit_das`.
         progress: show progress bars.
 
     Returns:
@@ -92,7 +94,9 @@ def fit_das_each(
                 shuffled[cell.seed] = _shuffled(bases, cell.seed)
             rows = shuffled[cell.seed]
         wanted.append((intervened, rows, sources))
-    prepared = prepare_each(wanted, engine=engine, memory_budget=memory_budget, progress=progress)
+    prepared = prepare_each(
+        wanted, engine=engine, memory_budget=memory_budget, over=over, progress=progress
+    )
     losses = train_cells(
         [
             Cell(
@@ -109,7 +113,7 @@ def fit_das_each(
         progress=progress,
     )
     return [
-        DASResult(intervened, frame, _settings(cell, len(bases), engine))
+        DASResult(intervened, frame, _settings(cell, len(bases), engine, over))
         for cell, intervened, frame in zip(cells, placed, losses, strict=True)
     ]
 
@@ -142,7 +146,7 @@ def _shuffled(rows: Sequence[Mapping[str, Any]], seed: int) -> list[dict[str, An
     return dealt
 
 
-def _settings(cell: DASCell, pairs: int, engine: Engine) -> dict[str, Any]:
+def _settings(cell: DASCell, pairs: int, engine: Engine, over: Over) -> dict[str, Any]:
     return {
         "rank": cell.rank,
         "epochs": cell.epochs,
@@ -152,4 +156,5 @@ def _settings(cell: DASCell, pairs: int, engine: Engine) -> dict[str, Any]:
         "shuffled_labels": cell.shuffled_labels,
         "pairs": pairs,
         "engine": engine,
+        "over": over,
     }

@@ -121,6 +121,28 @@ def interchange_accuracies(
         memory_budget: bytes that constants may take; 40 % of the free memory by default.
         progress: show a progress bar.
     """
+    scored = prepare_interchanges(
+        model, pairs, interchanges, engine=engine, budget=memory_budget, progress=progress
+    )
+    return prepared_accuracies(scored, batch_size=batch_size, progress=progress)
+
+
+def prepare_interchanges(
+    model: TransformerBridge,
+    pairs: Pairs,
+    interchanges: Sequence[tuple[Intervention, Site, On]],
+    *,
+    engine: Engine = "auto",
+    budget: int | None = None,
+    progress: bool = False,
+) -> list[tuple[IntervenedModel, PreparedRows]]:
+    """Each interchange in place, with the pairs prepared for it: what `evaluation` scores.
+
+    Raises:
+        ValueError: no interchanges, or as `PreparedRows`.
+    """
+    if not interchanges:
+        raise ValueError("interchanges must hold at least one, got none")
     bases, sources = interchange_rows(pairs)
     placed = [
         IntervenedModel(model, Placement(intervention, site, on))
@@ -129,11 +151,10 @@ def interchange_accuracies(
     prepared = prepare_each(
         [(one, bases, sources if one.needs_source else None) for one in placed],
         engine=engine,
-        memory_budget=memory_budget,
+        memory_budget=budget,
         progress=progress,
     )
-    scored = list(zip(placed, prepared, strict=True))
-    return prepared_accuracies(scored, batch_size=batch_size, progress=progress)
+    return list(zip(placed, prepared, strict=True))
 
 
 def interchange_accuracy(

@@ -3,10 +3,17 @@ run, each row edited by its own."""
 
 from collections.abc import Iterator, Sequence
 
+import numpy as np
 import torch
+from jaxtyping import Float
 from tqdm.auto import tqdm
 
-from reft_interp.evaluation.predicting import accuracy, choice_tokens, have_choices
+from reft_interp.evaluation.predicting import (
+    accuracy,
+    choice_scores,
+    choice_tokens,
+    have_choices,
+)
 from reft_interp.evaluation.results import Accuracy
 from reft_interp.positions import Positions
 from reft_interp.runtime import IntervenedModel
@@ -16,6 +23,12 @@ from reft_interp.runtime.prepared import PreparedRows
 from reft_interp.runtime.running import can_score_tokens, is_causal, token_logits
 
 Scored = tuple[IntervenedModel, PreparedRows]
+Tokens = list[tuple[tuple[int, ...], ...]]
+Scores = list[Float[np.ndarray, "choices"]]
+
+# Below so many tokens a run is bound by the weights that stream through memory, and more rows
+# are almost free.
+_FEW_TOKENS = 1024
 
 
 def prepared_accuracy(
@@ -36,7 +49,6 @@ def prepared_accuracy(
     return found
 
 
-@torch.no_grad()
 def prepared_accuracies(
     scored: Sequence[Scored], *, batch_size: int = 64, progress: bool = False
 ) -> list[Accuracy]:
@@ -44,67 +56,98 @@ def prepared_accuracies(
 
     Args:
         scored: each with its prepared rows.
-        batch_size: rows run at once, over all interventions.
+        batch_size: rows run at once, over all interventions; more where their regions are small.
         progress: show a progress bar.
 
     Raises:
         ValueError: an answer is not among its choices.
     """
-    choices: dict[int, list[tuple[tuple[int, ...], ...]]] = {}
+    offered = [have_choices(prepared.rows) for _, prepared in scored]
+    some = [one for one, has in zip(scored, offered, strict=True) if has]
+    scores = iter(prepared_choice_scores(some, batch_size=batch_size, progress=progress))
+    found = []
+    for (intervened, prepared), has in zip(scored, offered, strict=True):
+        rows = prepared.rows
+        if has:
+            said = [int(np.argmax(of_row)) for of_row in next(scores)]
+            right = [row["choices"][i] == row["answer"] for row, i in zip(rows, said, strict=True)]
+            found.append(Accuracy(sum(right), len(rows)))
+        else:
+            found.append(accuracy(intervened, rows, prepared.sources, batch_size=batch_size))
+    return found
+
+
+@torch.no_grad()
+def prepared_choice_scores(
+    scored: Sequence[Scored], *, batch_size: int = 64, progress: bool = False
+) -> list[Scores]:
+    """How each of each row's `choices` scores after its prompt, for several interventions.
+
+    Args:
+        scored: each with its prepared rows, which have `choices`.
+        batch_size: rows run at once, over all interventions; more where their regions are small.
+        progress: show a progress bar.
+
+    Returns:
+        For each intervention and each of its rows, one number a choice: logits where all choices
+        are one token, log probabilities (see `choice_scores`) otherwise. Within a row they
+        differ from one another by the same, whichever it is.
+    """
+    tokens: dict[int, Tokens] = {}
     for _, prepared in scored:
-        if id(prepared.rows) not in choices:
-            asked = have_choices(prepared.rows)
-            choices[id(prepared.rows)] = (
-                choice_tokens(prepared.model, prepared.rows) if asked else []
-            )
-    found: dict[int, Accuracy] = {}
+        if id(prepared.rows) not in tokens:
+            tokens[id(prepared.rows)] = choice_tokens(prepared.model, prepared.rows)
+    found: list[Scores] = [[np.empty(0)] * len(prepared) for _, prepared in scored]
     joined: list[int] = []
     for n, (intervened, prepared) in enumerate(scored):
-        tokens = choices[id(prepared.rows)]
-        one_token = bool(tokens) and all(len(ids) == 1 for of_row in tokens for ids in of_row)
+        of_rows = tokens[id(prepared.rows)]
+        one_token = all(len(ids) == 1 for of_row in of_rows for ids in of_row)
         # An encoder predicts a token in its own place, which prompts alone don't have.
         if one_token and is_causal(intervened.model):
             joined.append(n)
         else:
-            found[n] = accuracy(intervened, prepared.rows, prepared.sources, batch_size=batch_size)
-    hits = dict.fromkeys(joined, 0)
-    parts = list(_parts([(n, *scored[n]) for n in joined], batch_size))
+            rows, sources = prepared.rows, prepared.sources
+            found[n] = choice_scores(intervened, rows, sources, batch_size=batch_size)
+    parts = list(_parts([(n, scored[n][1]) for n in joined], batch_size))
     for together in tqdm(parts, disable=not progress, desc="scoring", leave=False):
-        shares = []
-        for n, some in together:
-            intervened, prepared = scored[n]
-            inputs = prepared.inputs(some)
-            batch = inputs["batch"]
-            every = torch.arange(len(some), device=batch.input_ids.device)
-            shares.append(Share(intervened, inputs, Positions(every, batch.prompt_end - 1)))
-        few = can_score_tokens(shares[0].intervened.model)
-        for (n, some), found_here in zip(
-            together, joint_logits(shares, unembed=not few), strict=True
-        ):
-            rows = scored[n][1].rows
-            for i, row in zip(some, found_here, strict=True):
-                ids = torch.tensor([of[0] for of in choices[id(rows)][i]], device=row.device)
-                scores = (
-                    token_logits(scored[n][0].model, row[None], ids[None])[0] if few else row[ids]
-                )
-                hits[n] += rows[i]["choices"][int(scores.argmax())] == rows[i]["answer"]
-    found |= {n: Accuracy(int(hits[n]), len(scored[n][1])) for n in joined}
-    return [found[n] for n in range(len(scored))]
+        shares = [_share(*scored[n], some) for n, some in together]
+        model = shares[0].intervened.model
+        few = can_score_tokens(model)
+        results = joint_logits(shares, unembed=not few)
+        for (n, some), result in zip(together, results, strict=True):
+            asked = [[ids[0] for ids in tokens[id(scored[n][1].rows)][i]] for i in some]
+            width = max(map(len, asked))
+            padded = torch.tensor([ids + ids[:1] * (width - len(ids)) for ids in asked])
+            padded = padded.to(result.device)
+            logits = token_logits(model, result, padded) if few else result.gather(1, padded)
+            values = logits.double().cpu().numpy()
+            for i, ids, row in zip(some, asked, values, strict=True):
+                found[n][i] = row[: len(ids)]
+    return found
+
+
+def _share(intervened: IntervenedModel, prepared: PreparedRows, rows: Sequence[int]) -> Share:
+    inputs = prepared.inputs(rows)
+    batch = inputs["batch"]
+    every = torch.arange(len(rows), device=batch.input_ids.device)
+    return Share(intervened, inputs, Positions(every, batch.prompt_end - 1))
 
 
 def _parts(
-    scored: Sequence[tuple[int, IntervenedModel, PreparedRows]], batch_size: int
+    prepared: Sequence[tuple[int, PreparedRows]], batch_size: int
 ) -> Iterator[list[tuple[int, list[int]]]]:
-    """Batches of rows of similar length, of interventions whose regions begin at similar layers."""
-    order = sorted(scored, key=lambda one: min(p.site.layer for p in one[1].placements))
-    pieces = [(n, group) for n, _, rows in order for group in by_length(rows.rows, batch_size)]
+    """Batches of rows whose regions are alike: of the same length, and from similar layers on."""
+    pieces = []
+    for n, rows in prepared:
+        for group in by_length(rows.rows, batch_size):
+            pieces.append((rows.region_length(group), rows.first_block, n, group))
     together: list[tuple[int, list[int]]] = []
-    size = 0
-    for n, group in pieces:
-        if together and size + len(group) > batch_size:
+    size = longest = 0
+    for length, _, n, group in sorted(pieces, key=lambda piece: piece[:2]):
+        size, longest = size + len(group), max(longest, length)
+        if together and size > batch_size and size * longest > _FEW_TOKENS:
             yield together
-            together, size = [], 0
+            together, size, longest = [], len(group), length
         together.append((n, group))
-        size += len(group)
     if together:
         yield together

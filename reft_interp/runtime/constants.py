@@ -25,8 +25,7 @@ from reft_interp.runtime.frozen import (
     freeze_prefix,
     frozen_bytes,
 )
-from reft_interp.runtime.placement import Placement
-from reft_interp.runtime.regions import end_columns, first_columns
+from reft_interp.runtime.regions import end_columns, first_block, first_columns
 from reft_interp.runtime.running import record
 from reft_interp.sites import Site
 
@@ -56,12 +55,15 @@ class RegionsOfRows:
 
 
 def regions_of(
-    placements: Sequence[Placement], positions: Sequence[Positions], batch: TokenizedBatch
+    model: TransformerBridge,
+    sites: Sequence[Site],
+    positions: Sequence[Positions],
+    batch: TokenizedBatch,
 ) -> RegionsOfRows:
-    """Where each row's region lies, for placements on the given positions of a batch."""
+    """Where each row's region lies, for edits at sites and on the given positions of a batch."""
     return RegionsOfRows(
         batch,
-        min(placement.site.layer for placement in placements),
+        min(first_block(site, model.cfg.n_layers) for site in sites),
         first_columns(positions, batch),
         end_columns(positions, batch),
     )

@@ -23,7 +23,13 @@ from reft_interp.runtime.generation import When, generate
 from reft_interp.runtime.placement import Edit, Placement
 from reft_interp.runtime.planning import Engine, Plan, plan
 from reft_interp.runtime.replaying import replay
-from reft_interp.runtime.running import answer_positions, is_causal, record, run
+from reft_interp.runtime.running import (
+    answer_positions,
+    is_causal,
+    logits_of_tokens,
+    record,
+    run,
+)
 from reft_interp.runtime.saving import load_placements, save_folder
 from reft_interp.showing import Shown, show
 
@@ -278,6 +284,7 @@ class IntervenedModel(nn.Module):
         sources: Sequence[Float[Tensor, "n d"] | None] | None = None,
         frozen: Sequence[Region] | None = None,
         positions: Sequence[Positions] | None = None,
+        choices: Int[Tensor, "batch k"] | None = None,
         labels: Int[Tensor, "batch pos"] | None = None,
         num_items_in_batch: Tensor | int | None = None,
     ) -> dict[Literal["loss"], Float[Tensor, ""]]:
@@ -288,12 +295,15 @@ class IntervenedModel(nn.Module):
             sources: what each placement's source holds, row by row.
             frozen: the constants of each row, to run only what the edits can change.
             positions: the tokens that each placement selects, where they are known.
+            choices: the tokens that the answer, which is one of them, is compared with; all
+                tokens by default.
             labels: those of `batch`, where the Trainer counts them.
             num_items_in_batch: answer tokens in all batches of one optimiser step; the loss
                 is then the sum over this batch divided by it.
         """
         edits = self.edits(batch, sources, positions)
-        return {"loss": answer_loss(self.model, batch, edits, frozen, num_items_in_batch)}
+        loss = answer_loss(self.model, batch, edits, frozen, num_items_in_batch, choices=choices)
+        return {"loss": loss}
 
 
 def answer_loss(
@@ -302,6 +312,8 @@ def answer_loss(
     edits: Sequence[Edit],
     frozen: Sequence[Region] | None = None,
     answer_tokens: Tensor | int | None = None,
+    *,
+    choices: Int[Tensor, "batch k"] | None = None,
 ) -> Float[Tensor, ""]:
     """Cross-entropy of the answer tokens of a batch, teacher forced.
 
@@ -312,12 +324,28 @@ def answer_loss(
         frozen: the constants of each row, to run only what the edits can change.
         answer_tokens: what the sum is divided by; this batch's number of answer tokens by
             default.
+        choices: the tokens that each row's answer of one token is compared with; all tokens by
+            default.
     """
     at = answer_positions(model, batch)
-    if frozen is None:
-        logits = run(model, batch, edits, at=at)
-    else:
-        logits = replay(model, batch, edits, frozen, at)
+
+    def result(unembed: bool) -> Tensor:
+        if frozen is None:
+            return run(model, batch, edits, at=at, unembed=unembed)
+        return replay(model, batch, edits, frozen, at, unembed=unembed)
+
     targets = batch.labels[batch.labels != IGNORED]
+    if choices is None:
+        logits = result(True)
+    else:
+        logits = logits_of_tokens(model, choices, result)
+        targets = place_among(choices, targets)
     total = cross_entropy(logits.float(), targets, reduction="sum")
     return total / (len(targets) if answer_tokens is None else answer_tokens)
+
+
+def place_among(
+    choices: Int[Tensor, "batch k"], answers: Int[Tensor, "batch"]
+) -> Int[Tensor, "batch"]:
+    """Which of each row's choices its answer is."""
+    return (choices == answers[:, None]).long().argmax(1)

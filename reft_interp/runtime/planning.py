@@ -61,7 +61,8 @@ def plan(
         budget: bytes that constants may take; a share of the free memory by default.
     """
     batch = encode(model, rows, answers=True)
-    regions = regions_of(placements, [placement.on(batch) for placement in placements], batch)
+    positions = [placement.on(batch) for placement in placements]
+    regions = regions_of(model, [placement.site for placement in placements], positions, batch)
     reason = reason_to_run_in_full(model, regions, engine)
     if reason is not None:
         return Plan(False, reason)

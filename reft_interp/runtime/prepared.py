@@ -6,11 +6,11 @@ once, which then share what they can.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 from warnings import warn
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
@@ -28,6 +28,9 @@ from reft_interp.runtime.planning import (
     replay_plan,
 )
 
+Over = Literal["vocabulary", "choices"]
+"""What an answer is compared with in training."""
+
 # Rows on which a replay is compared with a plain run, once.
 _CHECKED = 8
 
@@ -44,9 +47,12 @@ class PreparedRows:
             saves something; "full" forces the plain run. `plan` says what was decided.
         memory_budget: bytes that frozen constants may take; 40 % of the free memory by
             default. Rows past it are frozen again for each batch that needs them.
+        over: what an answer is compared with in training: "vocabulary", all tokens, or
+            "choices", those of the row alone, which spares most of the output layer.
 
     Raises:
-        ValueError: a row has no answer; sources are missing, superfluous or not aligned; a
+        ValueError: a row has no answer, or with `over="choices"` no choices of one token each,
+            as many in all rows; sources are missing, superfluous or not aligned; a
             position selector finds nothing on a row. All rows are checked before any step.
     """
 
@@ -59,36 +65,62 @@ class PreparedRows:
         batch_size: int = 64,
         engine: Engine = "auto",
         memory_budget: int | None = None,
+        over: Over = "vocabulary",
     ):
-        self._encode(intervened, _Encoded(intervened.model), rows, sources)
+        self._encode(intervened, _Encoded(intervened.model), rows, sources, over)
         _fill([self], [intervened], batch_size, engine, memory_budget)
 
     @classmethod
     def _encoded(
-        cls, intervened: IntervenedModel, encoded: "_Encoded", rows: Rows, sources: Rows | None
+        cls,
+        intervened: IntervenedModel,
+        encoded: "_Encoded",
+        rows: Rows,
+        sources: Rows | None,
+        over: Over,
     ) -> "PreparedRows":
         prepared = cls.__new__(cls)
-        prepared._encode(intervened, encoded, rows, sources)
+        prepared._encode(intervened, encoded, rows, sources, over)
         return prepared
 
     def _encode(
-        self, intervened: IntervenedModel, encoded: "_Encoded", rows: Rows, sources: Rows | None
+        self,
+        intervened: IntervenedModel,
+        encoded: "_Encoded",
+        rows: Rows,
+        sources: Rows | None,
+        over: Over,
     ) -> None:
         self.model = intervened.model
         self.rows = encoded.listed(rows)
         self.sources = None if sources is None else encoded.listed(sources, "sources")
         self.plan = Plan(False, "nothing has been decided yet")
         self._batch = encoded.batch(rows, answers=True)
+        self._choices = encoded.choices(rows) if over == "choices" else None
         positions = [encoded.positions(p.on, rows, True) for p in intervened.placements]
         self._columns = [[c.tolist() for c in at.split(len(self.rows))] for at in positions]
         self._reads = _source_reads(intervened, encoded, self._batch, rows, sources)
         self._readers = [p.intervention.needs_source for p in intervened.placements]
         self._held: list[list[Float[Tensor, "k d"]] | None] = [None] * len(self._readers)
-        self._regions = regions_of(intervened.placements, positions, self._batch)
+        self._regions = regions_of(
+            self.model, [p.site for p in intervened.placements], positions, self._batch
+        )
         self._frozen: FrozenRows | None = None
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    @property
+    def first_block(self) -> int:
+        """The first block that edits of these rows change."""
+        return self._regions.layer
+
+    def region_length(self, rows: Sequence[int]) -> int:
+        """Tokens that run of the longest of some rows."""
+        if self._frozen is None:
+            batch = self._batch
+            return int((batch.answer_end - batch.prompt_start)[list(rows)].max())
+        return int((self._regions.ends - self._regions.starts)[list(rows)].max())
 
     def inputs(self, rows: Sequence[int]) -> dict[str, Any]:
         """Some of the rows, in that order, as `IntervenedModel.forward` takes them."""
@@ -106,6 +138,7 @@ class PreparedRows:
             # Rows without sources serve any number of edits where they were prepared.
             "sources": sources if any(part is not None for part in sources) else None,
             "frozen": None if self._frozen is None else self._frozen.regions(self._regions, rows),
+            "choices": None if self._choices is None else self._choices[list(rows)],
             "labels": batch.labels,
         }
 
@@ -116,6 +149,7 @@ def prepare_each(
     batch_size: int = 64,
     engine: Engine = "auto",
     memory_budget: int | None = None,
+    over: Over = "vocabulary",
     progress: bool = False,
 ) -> list[PreparedRows]:
     """`PreparedRows` for several models with interventions: each prompt is frozen once for all.
@@ -126,6 +160,7 @@ def prepare_each(
         batch_size: rows recorded and frozen at once.
         engine: as for `PreparedRows`.
         memory_budget: bytes that frozen constants of all together may take.
+        over: as for `PreparedRows`.
         progress: show progress bars.
 
     Raises:
@@ -139,7 +174,7 @@ def prepare_each(
             raise ValueError(f"wanted: number {i} is placed in another model than number 0")
     encoded = _Encoded(model)
     prepared = [
-        PreparedRows._encoded(intervened, encoded, rows, sources)
+        PreparedRows._encoded(intervened, encoded, rows, sources, over)
         for intervened, rows, sources in wanted
     ]
     _fill(prepared, [one for one, _, _ in wanted], batch_size, engine, memory_budget, progress)
@@ -205,6 +240,7 @@ class _Encoded:
         # The rows are kept beside what was made of them, so that no others take their id.
         self._lists: dict[int, tuple[Rows, list[Mapping[str, Any]]]] = {}
         self._batches: dict[tuple[int, bool], tuple[Rows, TokenizedBatch]] = {}
+        self._choices: dict[int, Int[Tensor, "n k"]] = {}
         self._positions: dict[tuple[PositionSelector, int, bool], Positions] = {}
 
     def listed(self, rows: Rows, argument: str = "rows") -> list[Mapping[str, Any]]:
@@ -218,11 +254,41 @@ class _Encoded:
             self._batches[key] = rows, encode(self._model, rows, answers=answers)
         return self._batches[key][1]
 
+    def choices(self, rows: Rows) -> Int[Tensor, "n k"]:
+        if id(rows) not in self._choices:
+            self._choices[id(rows)] = _choices(
+                self._model, self.batch(rows, answers=True), self.listed(rows)
+            )
+        return self._choices[id(rows)]
+
     def positions(self, on: PositionSelector, rows: Rows, answers: bool) -> Positions:
         key = on, id(rows), answers
         if key not in self._positions:
             self._positions[key] = on(self.batch(rows, answers=answers))
         return self._positions[key]
+
+
+def _choices(
+    model: TransformerBridge, batch: TokenizedBatch, rows: Sequence[Mapping[str, Any]]
+) -> Int[Tensor, "n k"]:
+    ids = [
+        [model.tokenizer(choice, add_special_tokens=False)["input_ids"] for choice in choices]
+        for choices in (row.get("choices") or () for row in rows)
+    ]
+    wanted = len(ids[0])
+    for i, (row, of_row) in enumerate(zip(rows, ids, strict=True)):
+        if len(of_row) != wanted or not of_row or any(len(tokens) != 1 for tokens in of_row):
+            raise ValueError(
+                f'over="choices": row {i} must have choices of one token each, as many as row 0, '
+                f"got {row.get('choices')!r}"
+            )
+        if row["answer"] not in row["choices"]:
+            raise ValueError(
+                f"rows: row {i} has the answer {row['answer']!r}, which is not among its choices "
+                f"{row['choices']!r}"
+            )
+    flat = [[tokens[0] for tokens in of_row] for of_row in ids]
+    return torch.tensor(flat, device=batch.input_ids.device)
 
 
 def _source_reads(

@@ -11,6 +11,22 @@ from torch import Tensor
 
 from reft_interp.encoding import TokenizedBatch
 from reft_interp.selector import Positions
+from reft_interp.sites import Site
+
+
+def first_block(site: Site, layers: int) -> int:
+    """The first block whose input or inside an edit at `site` changes.
+
+    What leaves a block is what enters the next: an edit there begins with that one, but for the
+    last block.
+    """
+    return min(site.layer + (site.component == "resid_post"), layers - 1)
+
+
+def at_entrance(site: Site, layers: int) -> Site:
+    """The same place, named by the first block that an edit there changes."""
+    block = first_block(site, layers)
+    return site if block == site.layer else Site("resid_pre", block)
 
 
 def first_columns(positions: Sequence[Positions], batch: TokenizedBatch) -> Int[Tensor, "batch"]:

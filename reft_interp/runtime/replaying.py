@@ -22,6 +22,7 @@ from reft_interp.encoding import TokenizedBatch
 from reft_interp.positions import Positions
 from reft_interp.runtime.frozen import Region, padded_cache
 from reft_interp.runtime.placement import Edit
+from reft_interp.runtime.regions import at_entrance
 from reft_interp.runtime.running import hooked, is_causal
 
 
@@ -87,9 +88,15 @@ def replay(
         entering.append(activation[wanted.rows, wanted.columns])
         return entering[0][None] if unembed else entering[0][None, :0]
 
+    layers = model.cfg.n_layers
+    # In the order of the model: at the entrance of a block, what left the one before comes first.
+    inside = [
+        replace(edit, site=at_entrance(edit.site, layers), positions=moved(edit.positions))
+        for edit in sorted(edits, key=lambda edit: edit.site.depth)
+    ]
     with (
         _rows_joining(model, ordered, width),
-        hooked(model, [replace(edit, positions=moved(edit.positions)) for edit in edits]),
+        hooked(model, inside),
         model.hooks(fwd_hooks=[("unembed.hook_in", keep)]),
     ):
         logits = model(

@@ -3,7 +3,7 @@
 Every hook that is put on comes off again, whatever happens in between.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -93,22 +93,33 @@ def run(
 
 
 def can_score_tokens(model: TransformerBridge) -> bool:
-    """Whether the logits of a few tokens can be had without those of all others."""
+    """Whether the logits of a few tokens can be had without those of all others: where they are
+    a matrix times what enters it, and nothing is done to them afterwards."""
+    config = model.original_model.config
+    scaled = ("final_logit_softcapping", "logit_scale", "logits_scaling")
     return (
         is_causal(model)
         and _LAST_STREAM in model.hook_dict
         and isinstance(model.unembed.original_component, nn.Linear)
+        and not any(getattr(config, name, None) for name in scaled)
     )
+
+
+def logits_of_tokens(
+    model: TransformerBridge,
+    tokens: Int[Tensor, "n k"],
+    result: Callable[[bool], Float[Tensor, "n out"]],
+) -> Float[Tensor, "n k"]:
+    """Logits of k tokens a row, from a run that is told whether the output layer runs."""
+    if can_score_tokens(model):
+        return token_logits(model, result(False), tokens)
+    return result(True).gather(1, tokens)
 
 
 def token_logits(
     model: TransformerBridge, entering: Float[Tensor, "n d"], tokens: Int[Tensor, "n k"]
 ) -> Float[Tensor, "n k"]:
-    """Logits of k tokens a row, from what enters the output layer.
-
-    They are as its matrix gives them: a cap or a factor that the model puts on all logits, as
-    gemma2 does, keeps their order and is left out.
-    """
+    """Logits of k tokens a row, from what enters the output layer (see `can_score_tokens`)."""
     head = model.unembed.original_component
     assert isinstance(head, nn.Linear)  # can_score_tokens said so
     logits = (head.weight[tokens] @ entering.to(head.weight.dtype)[:, :, None])[..., 0]

@@ -26,9 +26,10 @@ from transformers import get_scheduler
 
 from reft_interp.encoding import IGNORED
 from reft_interp.runtime import IntervenedModel
+from reft_interp.runtime.intervened import place_among
 from reft_interp.runtime.joining import Share, joint_logits
 from reft_interp.runtime.prepared import PreparedRows
-from reft_interp.runtime.running import answer_positions
+from reft_interp.runtime.running import answer_positions, can_score_tokens, token_logits
 
 
 @dataclass(frozen=True)
@@ -281,10 +282,17 @@ def _share(intervened: IntervenedModel, rows: PreparedRows, some: Sequence[int])
 
 def _losses(shares: Sequence[Share]) -> list[Tensor]:
     """Of each share the cross-entropy of its answer tokens, averaged over them."""
+    model = shares[0].intervened.model
+    # Without the output layer only where nobody compares with all tokens.
+    few = can_score_tokens(model) and all(s.inputs["choices"] is not None for s in shares)
     losses = []
-    for share, logits in zip(shares, joint_logits(shares), strict=True):
-        labels = share.inputs["batch"].labels
-        losses.append(cross_entropy(logits.float(), labels[labels != IGNORED]))
+    for share, result in zip(shares, joint_logits(shares, unembed=not few), strict=True):
+        labels, choices = share.inputs["batch"].labels, share.inputs["choices"]
+        targets, logits = labels[labels != IGNORED], result
+        if choices is not None:
+            targets = place_among(choices, targets)
+            logits = token_logits(model, result, choices) if few else result.gather(1, choices)
+        losses.append(cross_entropy(logits.float(), targets))
     return losses
 
 

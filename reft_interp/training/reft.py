@@ -16,7 +16,7 @@ from reft_interp.positions import PositionSelector
 from reft_interp.runtime import IntervenedModel, Placement
 from reft_interp.runtime.batching import Rows
 from reft_interp.runtime.planning import Engine
-from reft_interp.runtime.prepared import PreparedRows
+from reft_interp.runtime.prepared import Over, PreparedRows
 from reft_interp.sites import Site
 from reft_interp.subspace import Subspace
 from reft_interp.training.results import load_result
@@ -98,6 +98,7 @@ def fit_reft(
     resume: bool = False,
     engine: Engine = "auto",
     memory_budget: int | None = None,
+    over: Over = "vocabulary",
     **arguments: Any,
 ) -> ReFTResult:
     """Train a ReFT by cross-entropy of the answer tokens, the model frozen.
@@ -122,6 +123,8 @@ def fit_reft(
         resume: go on from the newest checkpoint there.
         engine: "full" forces the plain run; see `PreparedRows`.
         memory_budget: bytes that constants of the rows may take; see `PreparedRows`.
+        over: "choices" compares the label with the row's choices alone, not with all tokens:
+            another loss, and less work.
         arguments: further arguments of `train`.
 
     Raises:
@@ -144,9 +147,12 @@ def fit_reft(
         "rows": len(rows),
         "shared": shared,
         "engine": engine,
+        "over": over,
         **arguments,
     }
-    prepare = partial(PreparedRows, intervened, engine=engine, memory_budget=memory_budget)
+    prepare = partial(
+        PreparedRows, intervened, engine=engine, memory_budget=memory_budget, over=over
+    )
     losses = train(
         intervened,
         prepare(rows),

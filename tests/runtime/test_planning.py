@@ -24,7 +24,7 @@ ROWS = [
 
 
 def prepared(model, layer=1, on="last"):
-    placed = Placement(VectorAddition(torch.ones(32)), Site("resid_post", layer), on)
+    placed = Placement(VectorAddition(torch.ones(32)), Site("resid_pre", layer), on)
     batch = encode(model, ROWS, answers=True)
     return batch, IntervenedModel(model, placed).edits(batch)
 
@@ -34,7 +34,7 @@ def spoilt(frozen):
 
 
 def decide(model, layer=1, on="last", rows=ROWS, **options) -> Plan:
-    placed = Placement(VectorAddition(torch.ones(32)), Site("resid_post", layer), on)
+    placed = Placement(VectorAddition(torch.ones(32)), Site("resid_pre", layer), on)
     return plan(model, [placed], rows, **options)
 
 

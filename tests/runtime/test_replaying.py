@@ -182,9 +182,19 @@ def test_logits_and_gradients_are_those_of_the_plain_run(
     assert (found - expected).norm() <= 1e-4 * expected.norm()
 
 
-@pytest.mark.parametrize("layer", [1, 2])
-def test_only_the_region_runs(freeze_batch, decoder, layer):
-    placed = Placement(VectorAddition(torch.ones(32)), Site("resid_post", layer), "l2")
+@pytest.mark.parametrize(
+    ("site", "layer"),
+    [
+        (Site("mlp_out", 1), 1),
+        (Site("resid_pre", 2), 2),
+        # What leaves a block is what enters the next.
+        (Site("resid_post", 0), 1),
+        (Site("resid_post", 2), 2),
+    ],
+    ids=str,
+)
+def test_only_the_region_runs(freeze_batch, decoder, site, layer):
+    placed = Placement(VectorAddition(torch.ones(32)), site, "l2")
     intervened = IntervenedModel(decoder, placed)
     batch = encode(decoder, ROWS, answers=True)
     edits, at = intervened.edits(batch), answers_at(batch)
@@ -296,7 +306,7 @@ def test_only_decoders_are_replayed(tiny_model):
 
 
 def test_memory_is_foretold_to_the_byte(freeze_batch, decoder):
-    placed = Placement(VectorAddition(torch.ones(32)), Site("resid_post", 1), "l2")
+    placed = Placement(VectorAddition(torch.ones(32)), Site("resid_pre", 1), "l2")
     batch = encode(decoder, ROWS, answers=True)
     frozen = freeze_batch(decoder, batch, IntervenedModel(decoder, placed).edits(batch))
     tensors = [t for row in frozen for t in (row.stream, *row.keys, *row.values)]

@@ -202,3 +202,50 @@ def test_encoders_train_together_too(tiny):
         train(alone, ROWS, epochs=3, progress=False)
         assert_close(weights(one), weights(alone), atol=1e-4, rtol=0)
         assert (weights(one) - before).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("architecture", ["llama", "gemma2"])
+@pytest.mark.parametrize("engine", ["auto", "full"])
+def test_an_answer_may_be_compared_with_its_choices_alone(tiny, architecture, engine):
+    """Alone and together, against the formula: softmax over two logits."""
+    model = tiny(architecture)
+    rows = [
+        {**row, "answer": row["answer"].split(" here")[0], "choices": [" is", " are"]}
+        for row in ROWS
+    ]
+    alone, together, full = (learned(model) for _ in range(3))
+    prepared = PreparedRows(alone, rows, engine=engine, over="choices")
+    losses = train(alone, prepared, epochs=2, progress=False)
+    ids = [model.tokenizer(c, add_special_tokens=False)["input_ids"][0] for c in (" is", " are")]
+    first = prepared.inputs([3, 8])
+    with torch.no_grad():
+        found = full(**first)["loss"]
+        logits = full.logits([rows[3]["prompt"], rows[8]["prompt"]])
+        ends = first["batch"].prompt_end - 1
+        two = logits[torch.arange(2), ends][:, ids].log_softmax(-1)
+        right = torch.tensor(
+            [ids.index(t) for t in first["batch"].labels[first["batch"].labels > 0]]
+        )
+        assert_close(found, -two[torch.arange(2), right].mean(), atol=1e-5, rtol=0)
+    (frame,) = train_cells(
+        [
+            Cell(
+                together,
+                prepare_each([(together, rows, None)], engine=engine, over="choices")[0],
+                epochs=2,
+            )
+        ],
+        progress=False,
+    )
+    assert frame["loss"].tolist() == pytest.approx(losses["loss"].tolist(), abs=1e-4)
+    assert_close(weights(together), weights(alone), atol=1e-4, rtol=0)
+    assert losses["loss"].iloc[0] == pytest.approx(torch.log(torch.tensor(2.0)).item(), abs=0.2)
+
+
+def test_choices_of_one_token_each_are_needed_for_that(tiny):
+    model = tiny("llama")
+    with pytest.raises(ValueError, match='over="choices": row 0 must have choices of one token'):
+        PreparedRows(learned(model), ROWS, over="choices")
+    rows = [{"prompt": "The key", "answer": " was", "choices": [" is", " are"]}]
+    with pytest.raises(ValueError, match="row 0 has the answer ' was'"):
+        PreparedRows(learned(model), rows, over="choices")
