@@ -123,7 +123,10 @@ def answers_at(batch) -> Positions:
 def gradients(logits: torch.Tensor, intervened: IntervenedModel) -> torch.Tensor:
     # A fixed mixture, rather than a sum: softmax sees differences of logits.
     mixture = torch.linspace(-1, 1, logits.numel()).reshape(logits.shape)
-    found = torch.autograd.grad((logits * mixture).sum(), list(intervened.parameters()))
+    parameters = list(intervened.parameters())
+    if not logits.requires_grad:  # no edit is seen by any of these logits
+        return torch.zeros(sum(p.numel() for p in parameters))
+    found = torch.autograd.grad((logits * mixture).sum(), parameters, materialize_grads=True)
     return torch.cat([g.flatten() for g in found])
 
 
@@ -221,12 +224,21 @@ def test_only_the_region_runs(freeze_batch, decoder, site, layer):
 
 WORDS = ["The", " key", " near", " doors", " is", " on", " a", " table", "?", " Paris"]
 texts = st.lists(st.sampled_from(WORDS), min_size=1, max_size=12).map("".join)
+sites = st.one_of(
+    st.builds(
+        Site,
+        st.sampled_from(["resid_pre", "attn_out", "mlp_out", "resid_post", "z"]),
+        st.integers(0, 1),
+    ),
+    st.builds(Site, st.just("z"), st.integers(0, 1), heads=st.sampled_from([0, (1, 3)])),
+    st.builds(Site, st.just("mlp_post"), st.integers(0, 1), neurons=st.sampled_from([7, (0, 5)])),
+)
 placements = st.tuples(
-    st.sampled_from(["resid_pre", "attn_out", "mlp_out", "resid_post", "z"]),
-    st.integers(0, 1),
+    sites,
     st.sampled_from(
         ["f1", "l1", "l3", "f1+l1", "every", "0", "-1", "f1 of=answer", "l1 of=answer"]
     ),
+    st.integers(1, 2),
 )
 
 
@@ -239,27 +251,32 @@ placements = st.tuples(
 )
 @example(
     rows=[("The key", " is on a table"), ("Paris", " is")],
-    placed=[("resid_post", 1, "l1 of=answer")],
+    placed=[(Site("resid_post", 1), "l1 of=answer", 2)],
     padding_side="right",
 )
 def test_any_placements_on_any_rows_replay(
     freeze_batch, tiny, architecture, rows, placed, padding_side
 ):
     model = tiny(architecture)
+    if architecture == "mixtral":  # which has no neurons
+        placed = [(Site("mlp_out", s.layer) if s.neurons else s, on, r) for s, on, r in placed]
     intervened = IntervenedModel(
         model,
         [
-            Placement(stirred(LoReFT(2, width=32), seed=i), Site(component, layer), on)
-            for i, (component, layer, on) in enumerate(placed)
+            Placement(stirred(LoReFT(min(rank, width), width=width), seed=i), site, on)
+            for i, (site, on, rank) in enumerate(placed)
+            for width in [site.width(model)]
         ],
     )
     given_rows = [{"prompt": prompt, "answer": answer} for prompt, answer in rows]
     batch = encode(model, given_rows, answers=True, padding_side=padding_side)
     edits, at = intervened.edits(batch), answers_at(batch)
-    with torch.no_grad():
-        plain = run(model, batch, edits, at=at)
-        replayed = replay(model, batch, edits, freeze_batch(model, batch, edits), at)
-    assert_close(replayed, plain, atol=2e-5 * max(1.0, float(plain.abs().max())), rtol=0)
+    plain = run(model, batch, edits, at=at)
+    replayed = replay(model, batch, edits, freeze_batch(model, batch, edits), at)
+    scale = max(1.0, float(plain.detach().abs().max()))
+    assert_close(replayed, plain, atol=2e-5 * scale, rtol=0)
+    expected, found = gradients(plain, intervened), gradients(replayed, intervened)
+    assert (found - expected).norm() <= 1e-4 * max(1.0, float(expected.norm()))
 
 
 def test_the_region_holds_the_token_that_predicts_the_answer(tiny):
