@@ -249,3 +249,29 @@ def test_choices_of_one_token_each_are_needed_for_that(tiny):
     rows = [{"prompt": "The key", "answer": " was", "choices": [" is", " are"]}]
     with pytest.raises(ValueError, match="row 0 has the answer ' was'"):
         PreparedRows(learned(model), rows, over="choices")
+
+
+def test_an_interrupt_leaves_everything_clean(tiny, monkeypatch):
+    """Weights stay those of the steps that were taken; nothing hangs on the model."""
+    model = tiny("llama")
+    hooks = sum(len(point.fwd_hooks) for point in model.hook_dict.values())
+    together = [learned(model, layer) for layer in (0, 1)]
+    prepared = prepare_each([(one, ROWS, None) for one in together])
+    cells = [Cell(one, p, epochs=2) for one, p in zip(together, prepared, strict=True)]
+    steps = []
+    real = LoReFT.forward
+
+    def interrupted(self, base, source=None):
+        steps.append(1)
+        if len(steps) == 6:  # in the third step, with blocks passed over
+            raise KeyboardInterrupt
+        return real(self, base, source)
+
+    monkeypatch.setattr(LoReFT, "forward", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        train_cells(cells, progress=False)
+    assert not any("forward" in block.__dict__ for block in model.blocks)
+    assert sum(len(point.fwd_hooks) for point in model.hook_dict.values()) == hooks
+    assert not any(one.training for one in together)
+    assert all(p.grad is None for one in together for p in one.parameters())
+    assert all(torch.isfinite(weights(one)).all() for one in together)
