@@ -20,6 +20,7 @@ from transformers.cache_utils import DynamicCache, DynamicLayer, DynamicSlidingW
 
 from reft_interp.encoding import TokenizedBatch
 from reft_interp.positions import Positions
+from reft_interp.runtime.attention import grouped
 from reft_interp.runtime.frozen import Region, padded_cache
 from reft_interp.runtime.placement import Edit
 from reft_interp.runtime.regions import at_entrance
@@ -95,6 +96,7 @@ def replay(
         for edit in sorted(edits, key=lambda edit: edit.site.depth)
     ]
     with (
+        grouped(model),
         _rows_joining(model, ordered, width),
         hooked(model, inside),
         model.hooks(fwd_hooks=[("unembed.hook_in", keep)]),
