@@ -30,6 +30,8 @@ from reft_interp.models.consistency import difference, sample_tokens
 _NAME = "reft_interp_grouped"
 # Parts of an attention bridge whose hooks fire whoever computes the attention.
 _OUTSIDE = ("q", "k", "v", "o", "hook_in", "hook_out")
+# The hook points of an attention bridge that fire only if it computes the attention.
+_inside: "WeakKeyDictionary[nn.Module, list[HookPoint]]" = WeakKeyDictionary()
 _exact: "WeakKeyDictionary[TransformerBridge, bool]" = WeakKeyDictionary()
 
 
@@ -131,10 +133,9 @@ def _looked_into(attention: nn.Module) -> bool:
     options = ("use_split_qkv_input", "use_attn_in", "use_attn_result")
     if any(getattr(config, option, False) for option in options):
         return True
-    parts = [getattr(attention, name) for name in _OUTSIDE if hasattr(attention, name)]
-    outside = {id(point) for part in parts for point in part.modules()}
-    return any(
-        point.fwd_hooks or point.bwd_hooks
-        for point in attention.modules()
-        if isinstance(point, HookPoint) and id(point) not in outside
-    )
+    if attention not in _inside:
+        parts = [getattr(attention, name) for name in _OUTSIDE if hasattr(attention, name)]
+        outside = {id(point) for part in parts for point in part.modules()}
+        points = [point for point in attention.modules() if isinstance(point, HookPoint)]
+        _inside[attention] = [point for point in points if id(point) not in outside]
+    return any(point.fwd_hooks or point.bwd_hooks for point in _inside[attention])

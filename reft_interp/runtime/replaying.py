@@ -98,8 +98,7 @@ def replay(
     with (
         grouped(model),
         _rows_joining(model, ordered, width),
-        hooked(model, inside),
-        model.hooks(fwd_hooks=[("unembed.hook_in", keep)]),
+        hooked(model, inside, [("unembed.hook_in", keep)]),
     ):
         logits = model(
             input_ids,

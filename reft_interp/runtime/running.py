@@ -38,8 +38,12 @@ def answer_positions(model: TransformerBridge, batch: TokenizedBatch) -> Positio
 
 
 @contextmanager
-def hooked(model: TransformerBridge, edits: Sequence[Edit]) -> Iterator[None]:
-    """Within it, every run of `model` on the edits' batch is edited.
+def hooked(
+    model: TransformerBridge,
+    edits: Sequence[Edit],
+    others: Sequence[tuple[str, Callable[..., Any]]] = (),
+) -> Iterator[None]:
+    """Within it, every run of `model` on the edits' batch is edited, and passes other hooks.
 
     Edits at different sites happen in the order in which the model computes the sites; edits
     at one site in the order of `edits`, each on what the one before it left.
@@ -48,7 +52,7 @@ def hooked(model: TransformerBridge, edits: Sequence[Edit]) -> Iterator[None]:
     def at(edit: Edit):
         return edit.site.hook_name, lambda activation, hook: edit.apply(activation)
 
-    with model.hooks(fwd_hooks=[at(edit) for edit in edits]):
+    with model.hooks(fwd_hooks=[*map(at, edits), *others]):
         yield
 
 
@@ -74,22 +78,22 @@ def run(
         Logits of shape [batch, pos, vocab]; with `at`, [n, vocab], one row a position; without
         `unembed` [n, d_model].
     """
-    with hooked(model, edits):
-        if at is None:
+    if at is None:
+        with hooked(model, edits):
             return _forward(model, batch)
-        rows, columns = at.rows, at.columns
-        if not is_causal(model) or _LAST_STREAM not in model.hook_dict:
+    rows, columns = at.rows, at.columns
+    if not is_causal(model) or _LAST_STREAM not in model.hook_dict:
+        with hooked(model, edits):
             return _forward(model, batch)[rows, columns]
+    entering: list[Tensor] = []
 
-        entering: list[Tensor] = []
+    def keep(stream: Tensor, hook: Any) -> Tensor:
+        entering.append(stream[rows, columns])
+        return entering[0][None] if unembed else entering[0][None, :0]
 
-        def keep(stream: Tensor, hook: Any) -> Tensor:
-            entering.append(stream[rows, columns])
-            return entering[0][None] if unembed else entering[0][None, :0]
-
-        with model.hooks(fwd_hooks=[(_LAST_STREAM, keep)]):
-            logits = _forward(model, batch)[0]
-        return logits if unembed else entering[0]
+    with hooked(model, edits, [(_LAST_STREAM, keep)]):
+        logits = _forward(model, batch)[0]
+    return logits if unembed else entering[0]
 
 
 def can_score_tokens(model: TransformerBridge) -> bool:
