@@ -1,4 +1,4 @@
-"""Activation patching over 30 layers and 40 positions of SmolLM2, against hooks.
+"""Activation patching of the outputs of 30 layers at 40 positions of SmolLM2, against hooks.
 
 16 prompts of 40 tokens; the metric is a logit difference at the last token. Ours runs once, in
 full, freezing and recording included. The peer is a loop of `run_with_hooks` over the same batch,
@@ -38,7 +38,7 @@ def main() -> None:
         {"base": b, "source": s, "label": CHOICES[i % 2], "choices": CHOICES}
         for i, (b, s) in enumerate(zip(base, source, strict=True))
     ]
-    sites = [Site("resid_pre", layer) for layer in range(model.cfg.n_layers)]
+    sites = [Site("resid_post", layer) for layer in range(model.cfg.n_layers)]
     with peak_memory() as peak:
         found = []
         ours = seconds(
@@ -50,7 +50,7 @@ def main() -> None:
     ids = tokenizer(base, return_tensors="pt")["input_ids"]
     _, cache = model.run_with_cache(
         tokenizer(source, return_tensors="pt")["input_ids"],
-        names_filter=lambda name: name.endswith("hook_resid_pre"),
+        names_filter=lambda name: name.endswith("hook_resid_post"),
     )
     first, second = (tokenizer(c)["input_ids"][0] for c in CHOICES)
     signs = torch.tensor([1.0 if i % 2 == 0 else -1.0 for i in range(PROMPTS)])
