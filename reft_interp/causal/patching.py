@@ -38,7 +38,7 @@ class Patching:
     """The same under each patch."""
 
     def to_frame(self) -> pd.DataFrame:
-        """One row a cell: site, on, logit difference, its change from the untouched model with a
+        """One row a cell: site, tokens, logit difference, its change from the untouched model with a
         95 % interval over rows (normal), n."""
         change = self.patched - self.untouched
         n = change.shape[-1]
@@ -54,7 +54,7 @@ class Patching:
                 rows.append(
                     {
                         "site": str(site),
-                        "on": on,
+                        "tokens": on,
                         "logit difference": float(self.patched[i, j].mean()),
                         "change": mean,
                         "low": mean - float(half[i, j]),
@@ -70,7 +70,7 @@ class Patching:
 
         return plotting.heatmap(
             self.to_frame(),
-            x="on",
+            x="tokens",
             y="site",
             value="change",
             value_label="change of logit difference",

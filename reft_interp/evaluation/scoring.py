@@ -127,7 +127,7 @@ def prepared_choice_scores(
 
 
 def _share(intervened: IntervenedModel, prepared: PreparedRows, rows: Sequence[int]) -> Share:
-    inputs = prepared.inputs(rows)
+    inputs = prepared.inputs(rows, intervened.placements)
     batch = inputs["batch"]
     every = torch.arange(len(rows), device=batch.input_ids.device)
     return Share(intervened, inputs, Positions(every, batch.prompt_end - 1))

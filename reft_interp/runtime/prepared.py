@@ -19,6 +19,7 @@ from reft_interp.positions import Positions, PositionSelector, check_alignment
 from reft_interp.runtime.batching import Rows, as_list, encode
 from reft_interp.runtime.constants import FrozenRows, RecordedSources, SourceReads, regions_of
 from reft_interp.runtime.intervened import IntervenedModel
+from reft_interp.runtime.placement import Placement
 from reft_interp.runtime.planning import (
     Engine,
     Plan,
@@ -27,6 +28,7 @@ from reft_interp.runtime.planning import (
     reason_to_run_in_full,
     replay_plan,
 )
+from reft_interp.runtime.regions import first_block
 
 Over = Literal["vocabulary", "choices"]
 """What an answer is compared with in training."""
@@ -98,7 +100,11 @@ class PreparedRows:
         self._batch = encoded.batch(rows, answers=True)
         self._choices = encoded.choices(rows) if over == "choices" else None
         positions = [encoded.positions(p.on, rows, True) for p in intervened.placements]
-        self._columns = [[c.tolist() for c in at.split(len(self.rows))] for at in positions]
+        self._selectors = tuple(placement.on for placement in intervened.placements)
+        self._columns = {
+            on: [columns.tolist() for columns in at.split(len(self.rows))]
+            for on, at in zip(self._selectors, positions, strict=True)
+        }
         self._reads = _source_reads(intervened, encoded, self._batch, rows, sources)
         self._readers = [p.intervention.needs_source for p in intervened.placements]
         self._held: list[list[Float[Tensor, "k d"]] | None] = [None] * len(self._readers)
@@ -122,12 +128,25 @@ class PreparedRows:
             return int((batch.answer_end - batch.prompt_start)[list(rows)].max())
         return int((self._regions.ends - self._regions.starts)[list(rows)].max())
 
-    def inputs(self, rows: Sequence[int]) -> dict[str, Any]:
-        """Some of the rows, in that order, as `IntervenedModel.forward` takes them."""
+    def inputs(
+        self, rows: Sequence[int], placements: Sequence[Placement] | None = None
+    ) -> dict[str, Any]:
+        """Some of the rows, in that order, as `IntervenedModel.forward` takes them.
+
+        Args:
+            rows: their numbers.
+            placements: of the model that will run them; those that the rows were prepared for by
+                default.
+
+        Raises:
+            ValueError: placements at other tokens, or below the layers, that the rows were
+                prepared for.
+        """
         batch = self._batch.take(rows)
+        selectors = self._selectors if placements is None else self._selected(placements)
         device = batch.input_ids.device
         positions = [
-            Positions.of([columns[i] for i in rows], device=device) for columns in self._columns
+            Positions.of([self._columns[on][i] for i in rows], device=device) for on in selectors
         ]
         sources = [
             None if held is None else torch.cat([held[i] for i in rows]) for held in self._held
@@ -141,6 +160,17 @@ class PreparedRows:
             "choices": None if self._choices is None else self._choices[list(rows)],
             "labels": batch.labels,
         }
+
+    def _selected(self, placements: Sequence[Placement]) -> list[PositionSelector]:
+        for placement in placements:
+            block = first_block(placement.site, self.model.cfg.n_layers)
+            if placement.on not in self._columns or block < self._regions.layer:
+                known = ", ".join(map(str, self._columns))
+                raise ValueError(
+                    f"{placement} needs rows that were prepared for it; these are for edits from "
+                    f"block {self._regions.layer} on, on {known}"
+                )
+        return [placement.on for placement in placements]
 
 
 def prepare_each(

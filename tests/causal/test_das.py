@@ -186,6 +186,7 @@ def test_saves_what_it_found_and_how(found, model, test_pairs, tmp_path):
         "seed": 0,
         "pairs": 160,
         "engine": "auto",
+        "over": "vocabulary",
     }
 
 

@@ -67,10 +67,10 @@ def test_the_frame_says_what_moved(tiny):
     assert set(frame["n"]) == {len(PAIRS)}
     change = (found.patched - found.untouched)[2, 1]
     row = frame.iloc[2 * len(ON) + 1]
-    assert (row["site"], row["on"]) == (str(SITES[2]), found.on[1])
+    assert (row["site"], row["tokens"]) == (str(SITES[2]), found.on[1])
     assert row["change"] == pytest.approx(change.mean())
     assert row["high"] - row["change"] == pytest.approx(1.96 * change.std(ddof=1) / 2)
-    assert found.plot().get_xlabel() == "on"
+    assert found.plot().get_xlabel() == "tokens"
 
 
 def test_what_cannot_be_patched_is_refused(tiny):

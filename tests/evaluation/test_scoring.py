@@ -63,3 +63,25 @@ def test_an_answer_is_among_its_choices(tiny):
     rows = [{"prompt": prompt, "answer": " is", "choices": ["0", "1"]} for prompt in PROMPTS]
     with pytest.raises(ValueError, match="row 0 has the answer ' is', which is not among"):
         prepared_accuracy(added, PreparedRows(added, rows))
+
+
+def test_rows_that_were_prepared_for_other_edits_are_refused(tiny):
+    model = tiny("llama")
+    rows = [{"prompt": "The key", "answer": " is", "choices": [" is", " are"]}]
+    late, early = (
+        IntervenedModel(
+            model, Placement(VectorAddition(torch.ones(32)), Site("resid_pre", layer), on)
+        )
+        for layer, on in ((1, "l1"), (0, "l1"))
+    )
+    prepared = PreparedRows(late, rows)
+    with pytest.raises(ValueError, match="needs rows that were prepared for it; these are for"):
+        prepared_accuracy(early, prepared)
+    elsewhere = IntervenedModel(
+        model, Placement(VectorAddition(torch.ones(32)), Site("resid_pre", 1), "f1")
+    )
+    with pytest.raises(ValueError, match="from block 1 on, on l1"):
+        prepared_accuracy(elsewhere, prepared)
+    # More edits at the same place are no others.
+    twice = IntervenedModel(model, [*late.placements, *late.placements])
+    assert prepared_accuracy(twice, prepared) == prepared_accuracy(twice, PreparedRows(twice, rows))

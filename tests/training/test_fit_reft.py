@@ -72,6 +72,7 @@ def test_saves_what_it_was_trained_with(tiny, tmp_path):
         "rows": len(ROWS),
         "shared": False,
         "engine": "auto",
+        "over": "vocabulary",
     }
     loaded = IntervenedModel.load(tmp_path, tiny("llama"))
     assert torch.equal(loaded.logits(ROWS[:3]), result.intervened.logits(ROWS[:3]))
