@@ -70,7 +70,7 @@ def test_the_frame_says_what_moved(tiny):
     assert (row["site"], row["tokens"]) == (str(SITES[2]), found.on[1])
     assert row["change"] == pytest.approx(change.mean())
     assert row["high"] - row["change"] == pytest.approx(1.96 * change.std(ddof=1) / 2)
-    assert found.plot().get_xlabel() == "tokens"
+    assert found.plot().get_xlabel() == "Tokens"
 
 
 def test_what_cannot_be_patched_is_refused(tiny):
