@@ -3,8 +3,8 @@
 512 training pairs of 40 tokens, 2 epochs of batch 16, rank 8; 256 held-out pairs. Ours runs in
 full, freezing and recording included. pyvene's time is that of some steps and forward passes at
 three layers, scaled to the study (sources given once a layer would be faster: both are
-measured). "One by one" is our engine with one cell in each step, on the same constants, at three
-layers and scaled. The last line of standard output is one JSON object.
+measured). "One by one" is our engine on the same constants with one cell in each step; its steps
+are timed at three layers and scaled. The last line of standard output is one JSON object.
 
     python benchmarks/das_study.py
 """

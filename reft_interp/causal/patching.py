@@ -38,8 +38,8 @@ class Patching:
     """The same under each patch."""
 
     def to_frame(self) -> pd.DataFrame:
-        """One row a cell: site, tokens, logit difference, its change from the untouched model with a
-        95 % interval over rows (normal), n."""
+        """One row a cell: site, tokens, logit difference, its change from the untouched model with
+        a 95 % interval over rows (normal), n."""
         change = self.patched - self.untouched
         n = change.shape[-1]
         half = (
