@@ -14,7 +14,7 @@ import pandas as pd
 from jaxtyping import Float
 from transformer_lens.model_bridge import TransformerBridge
 
-from reft_interp.causal.interchanges import On, Pairs, prepare_interchanges
+from reft_interp.causal.interchanges import On, Pairs, interchange_rows, prepare_interchanges
 from reft_interp.evaluation import choice_scores, prepared_choice_scores
 from reft_interp.interventions import Interchange
 from reft_interp.positions import parse_positions
@@ -105,6 +105,9 @@ def activation_patching(
     """
     if not sites or not on:
         raise ValueError(f"sites and on must not be empty, got {len(sites)} and {len(on)}")
+    rows, _ = interchange_rows(pairs)
+    # Before anything is run.
+    signs = np.array([_sign(i, row) for i, row in enumerate(rows)])
     chosen = [parse_positions(one) for one in on]
     scored = prepare_interchanges(
         model,
@@ -114,8 +117,6 @@ def activation_patching(
         budget=memory_budget,
         progress=progress,
     )
-    rows = scored[0][1].rows
-    signs = np.array([_sign(i, row) for i, row in enumerate(rows)])
     scores = prepared_choice_scores(scored, batch_size=batch_size, progress=progress)
     untouched = choice_scores(model, rows, batch_size=batch_size)
     patched = np.stack([_differences(one) for one in scores]) * signs

@@ -19,7 +19,12 @@ from reft_interp.evaluation import (
     control_subspaces,
     prepared_accuracy,
 )
-from reft_interp.interventions import DistributedInterchange, Interchange, ZeroAblation
+from reft_interp.interventions import (
+    DistributedInterchange,
+    Interchange,
+    Intervention,
+    ZeroAblation,
+)
 from reft_interp.positions import PositionSelector
 from reft_interp.runtime import IntervenedModel, Placement
 from reft_interp.runtime.batching import Rows
@@ -28,6 +33,7 @@ from reft_interp.sites import Site
 from reft_interp.subspace import Subspace
 
 Scores = tuple[Accuracy, ...]
+_WHOLE, _NONE = "whole vector", "no intervention"
 
 
 class InterchangeInside:
@@ -53,8 +59,7 @@ class InterchangeInside:
         self._model, self._pairs, self._on = model, pairs, on
         self._draws, self._seed = draws, seed
         self._prepared: dict[Site, PreparedPairs] = {}
-        self._controls: dict[tuple[Site, int | None], Scores] = {}
-        self._inside: list[tuple[Site, Subspace, Accuracy]] = []
+        self._known: dict[tuple[Site, Subspace | int | str], Scores] = {}
 
     def compare(self, subspaces: Sequence[tuple[str, Site, Subspace]]) -> Comparison:
         """IIA inside each subspace, and the controls.
@@ -75,44 +80,36 @@ class InterchangeInside:
             here = [(name, subspace) for name, where, subspace in subspaces if where == site]
             for name, subspace in here:
                 label = name if name.endswith(at) else f"{name}{at}"
-                named.append((label, (self._score(site, subspace),)))
-            controls.append((f"whole vector{at}", self._control(site, None)))
+                named.append((label, self._scores(site, subspace)))
+            controls.append((f"{_WHOLE}{at}", self._scores(site, _WHOLE)))
             for rank in sorted({subspace.rank for _, subspace in here}):
-                controls.append((f"random subspace, rank {rank}{at}", self._control(site, rank)))
-        none = self._at(sites[0]).score(None)
+                controls.append((f"random subspace, rank {rank}{at}", self._scores(site, rank)))
+        none = self._scores(sites[0], _NONE)
         where = f" at {sites[0]}" if len(sites) == 1 else ""
         return Comparison(
             f"interchange intervention accuracy{where} on {self._on}",
-            (*named, *controls, ("no intervention", (none,))),
+            (*named, *controls, (_NONE, none)),
         )
 
-    def _at(self, site: Site) -> PreparedPairs:
+    def _scores(self, site: Site, what: Subspace | int | str) -> Scores:
+        """Inside a subspace, inside random ones of a rank, or of a control by its name."""
         if site not in self._prepared:
             self._prepared[site] = PreparedPairs(self._model, self._pairs, site, self._on)
-        return self._prepared[site]
+        if (site, what) not in self._known:
+            score = self._prepared[site].score
+            self._known[site, what] = tuple(map(score, self._interventions(site, what)))
+        return self._known[site, what]
 
-    def _score(self, site: Site, subspace: Subspace) -> Accuracy:
-        for where, known, score in self._inside:
-            if where == site and known is subspace:
-                return score
-        score = self._at(site).score(DistributedInterchange(subspace))
-        self._inside.append((site, subspace, score))
-        return score
-
-    def _control(self, site: Site, rank: int | None) -> Scores:
-        if (site, rank) not in self._controls:
-            edits = (
-                [Interchange()]
-                if rank is None
-                else [
-                    DistributedInterchange(subspace)
-                    for subspace in control_subspaces(
-                        site.width(self._model), rank, self._draws, seed=self._seed
-                    )
-                ]
-            )
-            self._controls[site, rank] = tuple(self._at(site).score(edit) for edit in edits)
-        return self._controls[site, rank]
+    def _interventions(
+        self, site: Site, what: Subspace | int | str
+    ) -> Sequence[Intervention | None]:
+        if isinstance(what, str):
+            return [Interchange() if what == _WHOLE else None]
+        if isinstance(what, Subspace):
+            return [DistributedInterchange(what)]
+        width = site.width(self._model)
+        random = control_subspaces(width, what, self._draws, seed=self._seed)
+        return [DistributedInterchange(subspace) for subspace in random]
 
 
 class Removal:

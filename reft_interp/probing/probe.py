@@ -26,6 +26,7 @@ from reft_interp.probing.tokens import principal_axes, promoted_tokens
 from reft_interp.runtime import IntervenedModel
 from reft_interp.runtime.activations import activations
 from reft_interp.runtime.batching import Rows, as_list
+from reft_interp.runtime.intervened import common_model
 from reft_interp.sites import Site
 from reft_interp.subspace import Subspace
 from reft_interp.training import ReFTResult
@@ -152,16 +153,14 @@ def probe_each(
     every = [reft.intervened if isinstance(reft, ReFTResult) else reft for reft in refts]
     if not every:
         raise ValueError("refts must hold at least one trained ReFT, got none")
-    model = every[0].model
-    for i, intervened in enumerate(every):
-        if intervened.model is not model:
-            raise ValueError(f"refts: number {i} is placed in another model than number 0")
+    model = common_model("refts", every)
     subspaces = [_subspaces(intervened) for intervened in every]
+    width = against.subspace.width
     for one in (one for found, _ in subspaces for one in found):
-        if one.subspace.width != against.subspace.width:
+        if one.subspace.width != width:
             raise ValueError(
                 f"{one.label} is {one.subspace.width} wide, the DAS subspace "
-                f"{against.subspace.width}: probe against one of the same width"
+                f"{width}: probe against one of the same width"
             )
     questions = _Questions(model, against, data, as_list(task, "task"), draws, seed)
     steps = sum(len(found) + 2 for found, _ in subspaces)
@@ -185,6 +184,8 @@ class _Questions:
         seed: int,
     ):
         self.model, self.against, self.seed = model, against, seed
+        # Once: a result computes its subspace anew whenever it is asked for it.
+        self.sought = against.subspace
         self.examples = _examples(data, against.on)
         self.task = {
             "rows": task,
@@ -213,7 +214,7 @@ class _Questions:
         notes: Sequence[str],
         bar: "tqdm[Any]",
     ) -> ProbeReport:
-        against, seed = self.against, self.seed
+        against, sought, seed = self.against, self.sought, self.seed
         notes = list(notes)
         linear, tokens, angles, overlaps = [], [], [], []
         for one in found:
@@ -230,12 +231,8 @@ class _Questions:
             if one.site.component not in ("z", "mlp_post"):
                 axes = principal_axes(one.subspace, at_variable)
                 tokens.append(_labelled(promoted_tokens(self.model, axes), subspace=one.label))
-            angles.append(
-                angles_between(one.subspace, against.subspace).assign(series=f"{one.label} to DAS")
-            )
-            overlaps.append(
-                {"subspace": one.label} | overlap_beside_chance(one.subspace, against.subspace)
-            )
+            angles.append(angles_between(one.subspace, sought).assign(series=f"{one.label} to DAS"))
+            overlaps.append({"subspace": one.label} | overlap_beside_chance(one.subspace, sought))
             bar.update()
         elsewhere = sorted({str(p.site) for p in found if p.site != against.site})
         if elsewhere:
@@ -244,22 +241,21 @@ class _Questions:
                 "compare directions of different sites."
             )
         interchange = self.inside.compare(
-            [("DAS", against.site, against.subspace)]
-            + [(p.label, p.site, p.subspace) for p in found]
+            [("DAS", against.site, sought)] + [(p.label, p.site, p.subspace) for p in found]
         )
         bar.update()
         removal = self.removal.compare(
             intervened, [(one.label, one.placement, one.subspace) for one in found]
         )
         bar.update()
-        ranks = (found[0].subspace.rank, against.subspace.rank)
+        ranks = (found[0].subspace.rank, sought.rank)
         return ProbeReport(
             name=type(intervened.placements[0].intervention).__name__,
             notes=tuple(notes),
             linear=pd.concat(linear, ignore_index=True),
             tokens=pd.concat(tokens, ignore_index=True) if tokens else pd.DataFrame(),
             angles=pd.concat(angles, ignore_index=True),
-            expected_angles=random_angles(ranks, against.subspace.width, seed=seed),
+            expected_angles=random_angles(ranks, sought.width, seed=seed),
             overlaps=pd.DataFrame(overlaps),
             interchange=interchange,
             removal=removal,

@@ -7,6 +7,7 @@ seeds and labels are, and prompts that begin alike share the keys and values of 
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -46,12 +47,16 @@ class RegionsOfRows:
     """One past the last column that runs."""
     tokens: list[Tokens] = field(init=False, repr=False)
     """For each row the tokens up to its end: what its constants depend on."""
+    offsets: list[int] = field(init=False, repr=False)
+    """Where it begins, counted from the row's own first token."""
 
     def __post_init__(self) -> None:
         ids = self.batch.input_ids.tolist()
         bounds = zip(self.batch.prompt_start.tolist(), self.ends.tolist(), strict=True)
         tokens = [tuple(row[a:b]) for row, (a, b) in zip(ids, bounds, strict=True)]
         object.__setattr__(self, "tokens", tokens)
+        offsets = (self.starts - self.batch.prompt_start).tolist()
+        object.__setattr__(self, "offsets", offsets)
 
 
 def regions_of(
@@ -88,20 +93,19 @@ class FrozenRows:
         # begin.
         self._starts: dict[Tokens, tuple[int, int]] = {}
         for regions in wanted:
-            offsets = (regions.starts - regions.batch.prompt_start).tolist()
-            for tokens, start in zip(regions.tokens, offsets, strict=True):
+            for tokens, start in zip(regions.tokens, regions.offsets, strict=True):
                 first, last = self._starts.get(tokens, (start, start))
                 self._starts[tokens] = min(first, start), max(last, start)
         self._shared_length = self._count_shared()
         self._shared: SharedPrefix | None = None
         self._kept = self._within(budget)
 
-    @property
+    @cached_property
     def nbytes(self) -> int:
         """Bytes that all rows need."""
         return sum(map(self._bytes, self._starts)) + self._shared_bytes()
 
-    @property
+    @cached_property
     def kept_bytes(self) -> int:
         """Bytes of the rows that are kept, and of what all rows share."""
         return sum(map(self._bytes, self._kept)) + self._shared_bytes()
@@ -142,19 +146,19 @@ class FrozenRows:
     def regions(self, regions: RegionsOfRows, rows: Sequence[int]) -> list[Region]:
         """The constants of some rows of what was asked for."""
         chosen = [regions.tokens[i] for i in rows]
-        starts = (regions.starts - regions.batch.prompt_start)[list(rows)]
+        starts = [regions.offsets[i] for i in rows]
         missing = [n for n, tokens in enumerate(chosen) if tokens not in self._rows]
         again: dict[int, FrozenRow] = {}
         if missing:
             batch = regions.batch.take([rows[n] for n in missing])
-            begin = starts[missing]
+            begin = batch.prompt_start.new_tensor([starts[n] for n in missing])
             frozen = self._freeze(
                 batch, [chosen[n] for n in missing], [regions.layer], begin, begin
             )
             again = dict(zip(missing, frozen, strict=True))
         return [
             (again[n] if n in again else self._rows[tokens]).region(regions.layer, start)
-            for n, (tokens, start) in enumerate(zip(chosen, starts.tolist(), strict=True))
+            for n, (tokens, start) in enumerate(zip(chosen, starts, strict=True))
         ]
 
     def _freeze(
@@ -233,14 +237,14 @@ class RecordedSources:
         """Run what has not been run, each prompt up to its highest site."""
         for batch in {id(reads.batch): reads.batch for reads in wanted}.values():
             here = [reads for reads in wanted if reads.batch is batch]
-            asked: dict[Any, tuple[Site, list[Tensor], Positions]] = {}
+            asked: dict[Any, tuple[Site, list[Tensor]]] = {}
             for reads in here:
                 for site, positions in zip(reads.sites, reads.positions, strict=True):
-                    asked[site, id(positions)] = site, positions.split(len(batch)), positions
+                    asked[site, id(positions)] = site, positions.split(len(batch))
             prompts = self._prompts(batch)
             new: dict[Any, int] = {}
             for i, prompt in enumerate(prompts):
-                keys = [self._key(site, prompt, columns[i]) for site, columns, _ in asked.values()]
+                keys = [self._key(site, prompt, columns[i]) for site, columns in asked.values()]
                 if any(key not in self._held for key in keys):
                     new.setdefault((prompt, tuple(keys)), i)
             order = sorted(new.values(), key=lambda i: len(prompts[i]))
@@ -253,17 +257,17 @@ class RecordedSources:
         model: TransformerBridge,
         batch: TokenizedBatch,
         group: Sequence[int],
-        asked: dict[Any, tuple[Site, list[Tensor], Positions]],
+        asked: dict[Any, tuple[Site, list[Tensor]]],
         prompts: Sequence[Tokens],
     ) -> None:
         some = batch.take(group)
         at = []
-        for site, columns, _ in asked.values():
+        for site, columns in asked.values():
             chosen = [columns[i] for i in group]
             counts = torch.tensor([len(c) for c in chosen], device=some.input_ids.device)
             rows = torch.arange(len(group), device=counts.device).repeat_interleave(counts)
             at.append((site, Positions(rows, torch.cat(chosen))))
-        for (site, columns, _), (_, positions), held in zip(
+        for (site, columns), (_, positions), held in zip(
             asked.values(), at, record(model, some, at), strict=True
         ):
             for i, part in zip(group, held.split(positions.counts(some).tolist()), strict=True):

@@ -306,6 +306,19 @@ class IntervenedModel(nn.Module):
         return {"loss": loss}
 
 
+def common_model(argument: str, placed: Sequence[IntervenedModel]) -> TransformerBridge:
+    """The frozen model that all of these are placed in.
+
+    Raises:
+        ValueError: they are placed in several (the message names the argument and the first
+            that differs).
+    """
+    for i, intervened in enumerate(placed):
+        if intervened.model is not placed[0].model:
+            raise ValueError(f"{argument}: number {i} is placed in another model than number 0")
+    return placed[0].model
+
+
 def answer_loss(
     model: TransformerBridge,
     batch: TokenizedBatch,

@@ -63,16 +63,14 @@ def plan(
     batch = encode(model, rows, answers=True)
     positions = [placement.on(batch) for placement in placements]
     regions = regions_of(model, [placement.site for placement in placements], positions, batch)
-    reason = reason_to_run_in_full(model, regions, engine)
+    reason = reason_against_replays(model, engine) or reason_against_replaying(model, regions)
     if reason is not None:
         return Plan(False, reason)
     return replay_plan(model, regions, FrozenRows(model, [regions], granted(model, budget)))
 
 
-def reason_to_run_in_full(
-    model: TransformerBridge, regions: RegionsOfRows, engine: Engine
-) -> str | None:
-    """Why these rows are not replayed; None if they can be, and it saves something.
+def reason_against_replays(model: TransformerBridge, engine: Engine) -> str | None:
+    """Why nothing of this model is replayed; None if it can be.
 
     Raises:
         ValueError: an unknown engine.
@@ -83,6 +81,11 @@ def reason_to_run_in_full(
         return "it was asked for"
     if not can_replay(model):
         return "only decoders whose tokens share keys and values alone are replayed"
+    return None
+
+
+def reason_against_replaying(model: TransformerBridge, regions: RegionsOfRows) -> str | None:
+    """Why these rows are not replayed; None if that saves something."""
     share = work(model, regions)
     if share > 1 - _LEAST_SAVING:
         return f"the region is {share:.0%} of the model's work on these rows"

@@ -18,14 +18,15 @@ from reft_interp.encoding import TokenizedBatch
 from reft_interp.positions import Positions, PositionSelector, check_alignment
 from reft_interp.runtime.batching import Rows, as_list, encode
 from reft_interp.runtime.constants import FrozenRows, RecordedSources, SourceReads, regions_of
-from reft_interp.runtime.intervened import IntervenedModel
+from reft_interp.runtime.intervened import IntervenedModel, common_model
 from reft_interp.runtime.placement import Placement
 from reft_interp.runtime.planning import (
     Engine,
     Plan,
     agrees,
     granted,
-    reason_to_run_in_full,
+    reason_against_replaying,
+    reason_against_replays,
     replay_plan,
 )
 from reft_interp.runtime.regions import first_block
@@ -198,16 +199,13 @@ def prepare_each(
     """
     if not wanted:
         raise ValueError("wanted must hold at least one model with interventions, got none")
-    model = wanted[0][0].model
-    for i, (intervened, _, _) in enumerate(wanted):
-        if intervened.model is not model:
-            raise ValueError(f"wanted: number {i} is placed in another model than number 0")
-    encoded = _Encoded(model)
+    placed = [intervened for intervened, _, _ in wanted]
+    encoded = _Encoded(common_model("wanted", placed))
     prepared = [
         PreparedRows._encoded(intervened, encoded, rows, sources, over)
         for intervened, rows, sources in wanted
     ]
-    _fill(prepared, [one for one, _, _ in wanted], batch_size, engine, memory_budget, progress)
+    _fill(prepared, placed, batch_size, engine, memory_budget, progress)
     return prepared
 
 
@@ -229,8 +227,9 @@ def _fill(
             held = iter(recorded.of(one._reads))
             one._held = [next(held) if reader else None for reader in one._readers]
     replayed: list[PreparedRows] = []
+    of_all = reason_against_replays(model, engine)
     for one in prepared:
-        reason = reason_to_run_in_full(model, one._regions, engine)
+        reason = of_all or reason_against_replaying(model, one._regions)
         one.plan = Plan(False, reason or "")
         if reason is None:
             replayed.append(one)

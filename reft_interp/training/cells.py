@@ -26,10 +26,11 @@ from transformers import get_scheduler
 
 from reft_interp.encoding import IGNORED
 from reft_interp.runtime import IntervenedModel
-from reft_interp.runtime.intervened import place_among
+from reft_interp.runtime.intervened import common_model, place_among
 from reft_interp.runtime.joining import Share, joint_logits
 from reft_interp.runtime.prepared import PreparedRows
 from reft_interp.runtime.running import answer_positions, can_score_tokens, token_logits
+from reft_interp.training.collating import check_trainable
 
 
 @dataclass(frozen=True)
@@ -68,11 +69,7 @@ class Cell:
     patience: int | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
-        if not self.intervened.trained_parameters:
-            raise ValueError(
-                "nothing to train: no intervention here has trainable parameters "
-                "(DistributedInterchange needs trainable=True)"
-            )
+        check_trainable(self.intervened)
         for name in ("epochs", "batch_size", "learning_rate"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} must be above 0, got {getattr(self, name)}")
@@ -151,7 +148,7 @@ class _Run:
         size = self.cell.batch_size
         return _share(self.cell.intervened, self.cell.rows, self._order[step * size :][:size])
 
-    def step_back_or_on(self, loss: Tensor) -> bool:
+    def clip_and_note(self, loss: Tensor) -> bool:
         """Clip this cell's gradient; False where it or the loss is no number."""
         norm = clip_grad_norm_(self.parameters, self.cell.max_grad_norm or float("inf"))
         if not (torch.isfinite(norm) and torch.isfinite(loss)):
@@ -173,11 +170,8 @@ class _Run:
 
     @property
     def at_an_evaluation(self) -> bool:
-        return bool(self.losses) and self.cell.evaluation_rows is not None and self.at_epoch_end
-
-    @property
-    def at_epoch_end(self) -> bool:
-        return len(self.losses) % self.cell.steps_per_epoch == 0
+        at_epoch_end = len(self.losses) % self.cell.steps_per_epoch == 0
+        return self.cell.evaluation_rows is not None and at_epoch_end
 
     def evaluated(self, loss: float) -> None:
         self.evaluations.append(loss)
@@ -220,7 +214,7 @@ def _train_together(runs: Sequence[_Run], bar: "tqdm[Any]") -> None:
             torch.stack(losses).sum().backward()
             moving = [
                 run for run, loss in zip(active, losses, strict=True)
-                if run.step_back_or_on(loss.detach())
+                if run.clip_and_note(loss.detach())
             ]  # fmt: skip
             optimiser.step()
             schedule.step()
@@ -303,10 +297,9 @@ def _lowest(cell: Cell) -> int:
 def _check(cells: Sequence[Cell]) -> None:
     if not cells:
         raise ValueError("cells must hold at least one cell, got none")
+    common_model("cells", [cell.intervened for cell in cells])
     seen: dict[int, int] = {}
     for i, cell in enumerate(cells):
-        if cell.intervened.model is not cells[0].intervened.model:
-            raise ValueError(f"cells: number {i} is placed in another model than number 0")
         for parameter in cell.intervened.parameters():
             first = seen.setdefault(id(parameter), i)
             if first != i:

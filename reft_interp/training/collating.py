@@ -1,14 +1,28 @@
-"""Prepared rows as the Trainer takes them."""
+"""What training asks of a model and of its prepared rows, before the first step."""
 
 from collections.abc import Sequence
 from typing import Any
 
 from torch.utils.data import Dataset
 
+from reft_interp.runtime import IntervenedModel
 from reft_interp.runtime.prepared import PreparedRows
 
 Item = tuple[PreparedRows, int]
 """A row by its number."""
+
+
+def check_trainable(intervened: IntervenedModel) -> None:
+    """Raise unless there is something to train.
+
+    Raises:
+        ValueError: no intervention has trainable parameters.
+    """
+    if not intervened.trained_parameters:
+        raise ValueError(
+            "nothing to train: no intervention here has trainable parameters "
+            "(DistributedInterchange needs trainable=True)"
+        )
 
 
 class RowsDataset(Dataset):

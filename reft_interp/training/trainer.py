@@ -21,7 +21,7 @@ from reft_interp.runtime import IntervenedModel
 from reft_interp.runtime.batching import Rows, device_of
 from reft_interp.runtime.prepared import PreparedRows
 from reft_interp.runtime.saving import read_tensors
-from reft_interp.training.collating import RowsDataset, collate
+from reft_interp.training.collating import RowsDataset, check_trainable, collate
 
 
 class InterventionTrainer(Trainer):
@@ -46,11 +46,7 @@ class InterventionTrainer(Trainer):
         evaluation_rows: PreparedRows | None = None,
         callbacks: Sequence[TrainerCallback] = (),
     ):
-        if not intervened.trained_parameters:
-            raise ValueError(
-                "nothing to train: no intervention here has trainable parameters "
-                "(DistributedInterchange needs trainable=True)"
-            )
+        check_trainable(intervened)
         # The interventions live where the model does; several devices would need several copies
         # of the model, which nn.DataParallel cannot make.
         args._n_gpu = min(args.n_gpu, 1)

@@ -118,6 +118,24 @@ def test_several_at_once_get_the_answers_that_they_get_alone(report, fitted, pai
         pd.testing.assert_frame_equal(together.linear, separate.linear)
 
 
+def test_what_several_share_is_scored_once(fitted, pairs, monkeypatch):
+    reft, das, task = fitted
+    other = ri.fit_reft(
+        reft.intervened.model, task, ri.DiReFT(rank=3), SITE, "f1+l1", epochs=1, progress=False
+    )
+    scored = []
+    real = PreparedPairs.score
+
+    def counted(self, intervention):
+        scored.append(intervention)
+        return real(self, intervention)
+
+    monkeypatch.setattr(PreparedPairs, "score", counted)
+    ri.probe_each([reft, other], against=das, data=pairs, task=task, draws=2)
+    # DAS, whole vector, none; two random subspaces of two ranks; read and written, twice.
+    assert len(scored) == 3 + 2 * 2 + 2 * 2
+
+
 def test_several_must_be_placed_in_one_model(fitted, pairs, tiny):
     reft, das, task = fitted
     elsewhere = IntervenedModel(tiny("gpt2"), Placement(ri.LoReFT(rank=1), SITE, "l1"))
