@@ -7,7 +7,6 @@ forward and backward, in plain torch. The last line of standard output is one JS
     python benchmarks/das_step.py
 """
 
-import argparse
 import json
 import logging
 import tempfile
@@ -17,7 +16,7 @@ from pathlib import Path
 import peers
 import torch
 from safetensors.torch import save_file
-from sides import in_turns, seconds, texts
+from sides import Steps, in_turns, rounds_asked, seconds, texts
 from torch import nn
 from torch.nn.functional import cross_entropy
 from transformer_lens.tools.analysis.interchange import (
@@ -28,7 +27,6 @@ from transformer_lens.tools.analysis.interchange import (
 
 from reft_interp import (
     DistributedInterchange,
-    IntervenedModel,
     Placement,
     Site,
     Subspace,
@@ -36,7 +34,6 @@ from reft_interp import (
     load_model,
 )
 from reft_interp.models.embedded import embedded_folder
-from reft_interp.runtime.prepared import PreparedRows
 
 TOKENS = 40
 RANK = 8
@@ -49,28 +46,6 @@ CASES = {
     "16_layer_25": (16, 25, [39]),
     "16_middle": (16, 15, [19, 20, 21]),
 }
-
-
-class Ours:
-    """Steps of our engine, as `training` takes them."""
-
-    def __init__(self, model, rows: list[dict], sources: list[str], layer: int, at: list[int]):
-        start = Subspace.random(model.cfg.d_model, RANK, seed=0)
-        edit = DistributedInterchange(start, trainable=True)
-        place = Placement(edit, Site("resid_post", layer), indices(*at))
-        self.intervened = IntervenedModel(model, place)
-        self.freeze_seconds = seconds(lambda: self._prepare(rows, sources))
-        self.optimiser = torch.optim.AdamW(self.intervened.parameters(), lr=5e-3, weight_decay=0)
-
-    def _prepare(self, rows: list[dict], sources: list[str]) -> None:
-        self.prepared = PreparedRows(self.intervened, rows, sources)
-
-    def step(self) -> None:
-        """Forward, backward, optimiser."""
-        loss = self.intervened(**self.prepared.inputs(range(len(self.prepared))))["loss"]
-        self.optimiser.zero_grad()
-        loss.backward()
-        self.optimiser.step()
 
 
 def transformer_lens_step(model, base, source_ids, labels, layer: int) -> Callable[[], None]:
@@ -133,9 +108,7 @@ def limit(model, rows: int, blocks: int, tokens: int) -> Callable[[], None]:
 
 def main() -> None:
     """Run the benchmark and print its line of JSON."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--rounds", type=int, default=5)
-    given = parser.parse_args()
+    rounds = rounds_asked(__doc__)
     logging.disable(logging.WARNING)
     model = load_model("smollm2")
     tokenizer = model.tokenizer
@@ -157,7 +130,15 @@ def main() -> None:
         )
         try:
             for name, (count, layer, at) in CASES.items():
-                ours = Ours(model, rows[:count], source[:count], layer, at)
+                start = Subspace.random(model.cfg.d_model, RANK, seed=0)
+                edit = DistributedInterchange(start, trainable=True)
+                ours = Steps(
+                    model,
+                    [Placement(edit, Site("resid_post", layer), indices(*at))],
+                    rows[:count],
+                    source[:count],
+                    learning_rate=5e-3,
+                )
 
                 def pyvene(*, cached: bool, count=count, layer=layer, at=at) -> float:
                     return worker.ask(
@@ -181,7 +162,7 @@ def main() -> None:
                     products = limit(model, count, model.cfg.n_layers - layer - 1, 1)
                     sides["transformer_lens"] = lambda peer=peer: seconds(peer)
                     sides["limit"] = lambda products=products: seconds(products)
-                times = in_turns(sides, given.rounds)
+                times = in_turns(sides, rounds)
                 found[f"ours_seconds_{name}"] = times["ours"]
                 found[f"freeze_seconds_{name}"] = ours.freeze_seconds
                 for side, spent in times.items():

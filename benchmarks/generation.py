@@ -7,12 +7,11 @@ standard output is one JSON object.
     python benchmarks/generation.py
 """
 
-import argparse
 import json
 import logging
 
 import torch
-from sides import in_turns, seconds, texts
+from sides import in_turns, rounds_asked, seconds, texts
 from transformers import AutoModelForCausalLM
 
 from reft_interp import IntervenedModel, LoReFT, Placement, Site, load_model
@@ -23,9 +22,7 @@ PROMPT, NEW = 128, 64
 
 def main() -> None:
     """Run the benchmark and print its line of JSON."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--rounds", type=int, default=5)
-    given = parser.parse_args()
+    rounds = rounds_asked(__doc__)
     logging.disable(logging.WARNING)
     model = load_model("smollm2")
     plain = AutoModelForCausalLM.from_pretrained(embedded_folder(), dtype=torch.float32).eval()
@@ -62,7 +59,7 @@ def main() -> None:
             "bridge": lambda: per_token(bridge),
             "transformers": lambda: per_token(transformers),
         },
-        given.rounds,
+        rounds,
     )
     print(
         json.dumps(

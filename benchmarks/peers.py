@@ -83,12 +83,11 @@ def run(script: str, *arguments: str | Path | int | float) -> str:
     if not path.is_file():
         known = ", ".join(sorted(p.name for p in _SCRIPTS.glob("*.py")))
         raise ValueError(f"script must be one of {known}, got {script!r}")
-    environment = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "PYTHONHOME")}
     # -I would drop the script's own folder from sys.path; -s drops only the user's packages.
     command = [str(python()), "-s", str(path), *map(str, arguments)]
     done = subprocess.run(
         command,
-        env=environment | {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"},
+        env=_environment(),
         capture_output=True,
         text=True,
     )
@@ -109,12 +108,11 @@ class Worker:
     """
 
     def __init__(self, script: str, *arguments: str | Path | int | float):
-        environment = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "PYTHONHOME")}
         self._name = script
         self._errors = tempfile.TemporaryFile("w+")
         self._process = subprocess.Popen(
             [str(python()), "-s", str(_SCRIPTS / script), *map(str, arguments)],
-            env=environment | {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"},
+            env=_environment(),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._errors,
@@ -169,6 +167,12 @@ def export(folder: Path, target: Path) -> Path:
     for file in folder.glob("*.safetensors*"):
         (target / file.name).symlink_to(file.resolve())
     return target
+
+
+def _environment() -> dict[str, str]:
+    """Ours, without what would lead the peers' interpreter to our packages."""
+    kept = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "PYTHONHOME")}
+    return kept | {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
 
 
 def _logged(log: Path, *command: str | Path) -> None:

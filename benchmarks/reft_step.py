@@ -7,7 +7,6 @@ is not part of a step. The last line of standard output is one JSON object.
     python benchmarks/reft_step.py
 """
 
-import argparse
 import json
 import logging
 import tempfile
@@ -17,43 +16,20 @@ import peers
 import torch
 from lora import LoRA
 from safetensors.torch import save_file
-from sides import in_turns, seconds, texts
+from sides import Steps, in_turns, rounds_asked, seconds, texts
 
-from reft_interp import IntervenedModel, LoReFT, Placement, Site, load_model
+from reft_interp import LoReFT, Placement, Site, load_model
 from reft_interp.encoding import IGNORED
 from reft_interp.models.embedded import embedded_folder
 from reft_interp.runtime.batching import encode
-from reft_interp.runtime.prepared import PreparedRows
 
 ROWS, TOKENS, ANSWER, RANK = 4, 64, 8, 4
 CASES = {"": ((4, 10, 16, 22), 3, 3), "_late": ((20,), 0, 1)}
 
 
-class Ours:
-    """Steps of our engine, as `training` takes them."""
-
-    def __init__(self, model, rows: list[dict], layers, on: str):
-        places = [Placement(LoReFT(rank=RANK), Site("resid_post", layer), on) for layer in layers]
-        self.intervened = IntervenedModel(model, places)
-        self.freeze_seconds = seconds(lambda: self._prepare(rows))
-        self.optimiser = torch.optim.AdamW(self.intervened.parameters(), lr=4e-3, weight_decay=0.0)
-
-    def _prepare(self, rows: list[dict]) -> None:
-        self.prepared = PreparedRows(self.intervened, rows)
-
-    def step(self) -> None:
-        """Forward, backward, optimiser."""
-        loss = self.intervened(**self.prepared.inputs(range(ROWS)))["loss"]
-        self.optimiser.zero_grad()
-        loss.backward()
-        self.optimiser.step()
-
-
 def main() -> None:
     """Run the benchmark and print its line of JSON."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--rounds", type=int, default=5)
-    given = parser.parse_args()
+    rounds = rounds_asked(__doc__)
     logging.disable(logging.WARNING)
     model = load_model("smollm2")
     prompts = texts(model.tokenizer, ROWS, TOKENS - ANSWER, seed=0)
@@ -75,7 +51,10 @@ def main() -> None:
         try:
             for name, (layers, first, last) in CASES.items():
                 on = f"f{first}+l{last}" if first else f"l{last}"
-                ours = Ours(model, rows, layers, on)
+                places = [
+                    Placement(LoReFT(rank=RANK), Site("resid_post", layer), on) for layer in layers
+                ]
+                ours = Steps(model, places, rows, learning_rate=4e-3)
                 sides = {
                     "ours": lambda ours=ours: seconds(ours.step),
                     "pyreft": lambda layers=layers, first=first, last=last: worker.ask(
@@ -95,7 +74,7 @@ def main() -> None:
                         optimiser.step()
 
                     sides["lora"] = lambda: seconds(lora_step)
-                times = in_turns(sides, given.rounds)
+                times = in_turns(sides, rounds)
                 for side, spent in times.items():
                     if side != "ours":
                         found[f"{side}_over_ours{name}"] = spent / times["ours"]

@@ -6,7 +6,6 @@ One thing at a time is varied around 16 rows of 40 tokens, layer 15, rank 8, one
     python benchmarks/scaling.py
 """
 
-import argparse
 import json
 import logging
 import statistics
@@ -15,7 +14,7 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 import torch
-from sides import seconds, texts
+from sides import rounds_asked, seconds, texts
 from torch.nn.functional import cross_entropy
 
 from reft_interp import (
@@ -76,16 +75,14 @@ def measure(
 
 def main() -> None:
     """Run the benchmark, draw the plot and print its line of JSON."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--rounds", type=int, default=3)
-    given = parser.parse_args()
+    rounds = rounds_asked(__doc__, usual=3)
     logging.disable(logging.WARNING)
     model = load_model("smollm2")
     found: dict[str, dict[str, dict]] = {}
     for name, values in VARIED.items():
         found[name] = {}
         for value in values:
-            at = measure(model, **{**USUAL, name: value}, rounds=given.rounds)
+            at = measure(model, **{**USUAL, name: value}, rounds=rounds)
             found[name][str(value)] = {key: round(number, 4) for key, number in at.items()}
             print(
                 f"{name} {value}: {at['seconds']:.3f} s, {at['megabytes']:.1f} MB", file=sys.stderr

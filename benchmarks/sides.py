@@ -1,5 +1,6 @@
 """What the speed benchmarks share: prompts of a given length, sides that take turns, medians."""
 
+import argparse
 import itertools
 import random
 import statistics
@@ -9,6 +10,8 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
+
+from reft_interp import IntervenedModel, Placement, PreparedRows
 
 
 def texts(tokenizer, count: int, tokens: int, *, seed: int = 0) -> list[str]:
@@ -37,6 +40,49 @@ def seconds(work: Callable[[], object]) -> float:
     if torch.cuda.is_available():
         torch.cuda.synchronize()
     return time.perf_counter() - began
+
+
+class Steps:
+    """Training steps of our engine: forward, backward, optimiser.
+
+    Args:
+        model: the hooked model.
+        placements: what is trained, where.
+        rows: all of which are in each step.
+        sources: for each row the prompt that is read, where an intervention needs it.
+        learning_rate: of AdamW.
+    """
+
+    def __init__(
+        self,
+        model,
+        placements: list[Placement],
+        rows: list[dict],
+        sources: list[str] | None = None,
+        *,
+        learning_rate: float,
+    ):
+        self.intervened = IntervenedModel(model, placements)
+        began = time.perf_counter()
+        self.prepared = PreparedRows(self.intervened, rows, sources)
+        self.freeze_seconds = time.perf_counter() - began
+        self.optimiser = torch.optim.AdamW(
+            self.intervened.parameters(), lr=learning_rate, weight_decay=0.0
+        )
+
+    def step(self) -> None:
+        """One of them."""
+        loss = self.intervened(**self.prepared.inputs(range(len(self.prepared))))["loss"]
+        self.optimiser.zero_grad()
+        loss.backward()
+        self.optimiser.step()
+
+
+def rounds_asked(description: str | None, usual: int = 5) -> int:
+    """`--rounds` of the command line: how many turns of each side are timed."""
+    parser = argparse.ArgumentParser(description=(description or "").split("\n")[0])
+    parser.add_argument("--rounds", type=int, default=usual)
+    return parser.parse_args().rounds
 
 
 def in_turns(sides: Mapping[str, Callable[[], float]], rounds: int = 5) -> dict[str, float]:

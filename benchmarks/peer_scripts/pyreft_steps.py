@@ -6,58 +6,39 @@ no loss), prompt_length [n].
 """
 # pyright: reportMissingImports=false
 
-import argparse
-import json
-import sys
 import time
-from pathlib import Path
-from typing import Any
+from functools import lru_cache
 
 import pyreft
 import torch
-from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM
+from answering import answer_questions
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("model", type=Path)
-    parser.add_argument("inputs", type=Path)
-    arguments = parser.parse_args()
-    model = AutoModelForCausalLM.from_pretrained(arguments.model, dtype=torch.float32).eval()
-    inputs = load_file(arguments.inputs)
-    placed: dict[str, tuple[Any, Any, int]] = {}
-    for line in sys.stdin:
-        asked = json.loads(line)
-        if asked["layers"] not in placed:
-            placed.clear()
-            placed[asked["layers"]] = reft(model, asked)
-        print(json.dumps(step(*placed[asked["layers"]], inputs, asked)), flush=True)
-
-
-def reft(model, asked):
-    layers = [int(layer) for layer in asked["layers"].split(",")]
+@lru_cache(maxsize=1)
+def reft(model, layers: str, rank: int):
+    chosen = [int(layer) for layer in layers.split(",")]
     config = pyreft.ReftConfig(
         representations=[
             {
                 "layer": layer,
                 "component": "block_output",
-                "low_rank_dimension": asked["rank"],
+                "low_rank_dimension": rank,
                 "intervention": pyreft.LoreftIntervention(
                     embed_dim=model.config.hidden_size,
-                    low_rank_dimension=asked["rank"],
+                    low_rank_dimension=rank,
                     dtype=torch.float32,
                 ),
             }
-            for layer in layers
+            for layer in chosen
         ]
     )
     found = pyreft.get_reft_model(model, config)
     parameters = [p for p in found.parameters() if p.requires_grad]
-    return found, torch.optim.AdamW(parameters, lr=4e-3, weight_decay=0.0), len(layers)
+    return found, torch.optim.AdamW(parameters, lr=4e-3, weight_decay=0.0), len(chosen)
 
 
-def step(model, optimiser, places: int, inputs, asked) -> dict:
+def step(plain, inputs, asked) -> dict:
+    model, optimiser, places = reft(plain, asked["layers"], asked["rank"])
     tokens = [
         [*range(asked["first"]), *range(length - asked["last"], length)]
         for length in inputs["prompt_length"].tolist()
@@ -78,4 +59,4 @@ def step(model, optimiser, places: int, inputs, asked) -> dict:
 
 
 if __name__ == "__main__":
-    main()
+    answer_questions(__doc__, step)

@@ -9,37 +9,15 @@ INPUTS is a safetensors file: base_ids and source_ids [n pos], labels [n].
 """
 # pyright: reportMissingImports=false
 
-import argparse
-import json
-import sys
 import time
-from pathlib import Path
-from typing import Any
+from functools import lru_cache
 
 import pyvene
 import torch
-from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM
+from answering import answer_questions
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("model", type=Path)
-    parser.add_argument("inputs", type=Path)
-    arguments = parser.parse_args()
-    model = AutoModelForCausalLM.from_pretrained(arguments.model, dtype=torch.float32).eval()
-    inputs = load_file(arguments.inputs)
-    placed: dict[tuple, tuple[Any, Any, dict]] = {}
-    for line in sys.stdin:
-        asked = json.loads(line)
-        key = asked["layer"], asked["rank"], asked["count"]
-        if key not in placed:
-            placed.clear()
-            placed[key] = intervenable(model, *key)
-        answer = step(*placed[key], inputs, asked)
-        print(json.dumps(answer), flush=True)
-
-
+@lru_cache(maxsize=1)
 def intervenable(model, layer: int, rank: int, tokens: int):
     found = pyvene.IntervenableModel(
         pyvene.IntervenableConfig(
@@ -61,7 +39,8 @@ def intervenable(model, layer: int, rank: int, tokens: int):
     return found, torch.optim.Adam(parameters, lr=5e-3), {}
 
 
-def step(model, optimiser, cache, inputs, asked) -> dict:
+def step(plain, inputs, asked) -> dict:
+    model, optimiser, cache = intervenable(plain, asked["layer"], asked["rank"], asked["count"])
     rows = slice(asked.get("start", 0), asked.get("start", 0) + asked["rows"])
     base, source = inputs["base_ids"][rows], inputs["source_ids"][rows]
     labels = inputs["labels"][rows]
@@ -98,4 +77,4 @@ def peak() -> float:
 
 
 if __name__ == "__main__":
-    main()
+    answer_questions(__doc__, step)
