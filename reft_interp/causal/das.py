@@ -142,14 +142,15 @@ def fit_das(
         progress: show a progress bar.
         engine: "full" forces the plain run; see `PreparedRows`.
         memory_budget: bytes that constants of the pairs may take; see `PreparedRows`.
-        over: "choices" compares the label with the row's choices alone, not with all tokens:
-            another loss, and less work.
+        over: "vocabulary" compares the label with all tokens, "choices" with the row's choices
+            alone: another loss, and less work.
         arguments: further arguments of `training.train`.
 
     Raises:
         ValueError: a site that the model lacks, a rank above its width or unlike `start`'s,
             tokens that a pair does not have: all before the first step.
     """
+    begins = "random" if start is None else "given"
     if start is None:
         start = Subspace.random(site.width(model), 1 if rank is None else rank, seed=seed)
     elif rank not in (None, start.rank):
@@ -159,6 +160,7 @@ def fit_das(
     intervened = IntervenedModel(model, Placement(interchange, site, parse_positions(on)))
     settings = {
         "rank": start.rank,
+        "start": begins,
         "epochs": epochs,
         "learning_rate": learning_rate,
         "batch_size": batch_size,

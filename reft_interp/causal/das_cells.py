@@ -1,8 +1,9 @@
 """Many distributed alignment searches over the same pairs, trained together.
 
 Layers, tokens, ranks, seeds and learning rates of a study are its cells. Each ends where `fit_das`
-would take it alone; prompts are frozen once, sources recorded once, and the rows of many cells
-share each step.
+would take it alone (learning rate falling linearly to zero, gradients clipped to norm 1); other
+schedules and early stopping are options of `training.Cell`. Prompts are frozen once, sources
+recorded once, and the rows of many cells share each step.
 """
 
 from collections.abc import Mapping, Sequence
@@ -68,18 +69,21 @@ def fit_das_each(
         model: a TransformerBridge, as `load_model` gives it.
         pairs: counterfactual rows: base, source, label, and spans where `on` names one.
         cells: the searches.
-        rows_at_once: pairs of one step, over the cells that share it.
+        rows_at_once: pairs of one step, over the cells that share it. A cell of larger batches
+            is trained by itself.
         engine: "full" forces the plain run.
         memory_budget: bytes that constants of all cells may take; 40 % of the free memory by
             default. See `PreparedRows`.
-        over: as for `fit_das`.
+        over: "vocabulary" compares the label with all tokens, "choices" with the row's choices
+            alone: another loss, and less work.
         progress: show progress bars.
 
     Returns:
         A result for each cell, in their order.
 
     Raises:
-        ValueError: as `fit_das`, before the first step; no cells.
+        ValueError: no cells; a site that the model lacks, a rank above its width or unlike that
+            of `start`, tokens that a pair does not have: all before the first step.
     """
     if not cells:
         raise ValueError("cells must hold at least one cell, got none")
@@ -149,6 +153,7 @@ def _shuffled(rows: Sequence[Mapping[str, Any]], seed: int) -> list[dict[str, An
 def _settings(cell: DASCell, pairs: int, engine: Engine, over: Over) -> dict[str, Any]:
     return {
         "rank": cell.rank,
+        "start": "random" if cell.start is None else "given",
         "epochs": cell.epochs,
         "learning_rate": cell.learning_rate,
         "batch_size": cell.batch_size,

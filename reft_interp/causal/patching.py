@@ -1,8 +1,7 @@
 """Activation patching: what moves the answer when one token's activation comes from the source.
 
-Nothing is trained: each cell is a whole-vector interchange at one site and one selection of
-tokens (Meng et al. 2022, arXiv:2202.05262, calls it causal tracing; Geiger et al. 2021,
-arXiv:2106.02997, interchange intervention).
+Nothing is trained: each cell is an interchange intervention (Geiger et al. 2021, arXiv:2106.02997)
+of the whole vector at one site and one selection of tokens.
 """
 
 from collections.abc import Sequence
@@ -11,7 +10,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Float
+from jaxtyping import Bool, Float
+from scipy.stats import ttest_1samp
 from transformer_lens.model_bridge import TransformerBridge
 
 from reft_interp.causal.interchanges import On, Pairs, interchange_rows, prepare_interchanges
@@ -37,37 +37,54 @@ class Patching:
     patched: Float[np.ndarray, "sites on rows"] = field(repr=False)
     """The same under each patch."""
 
+    @property
+    def to_change(self) -> Bool[np.ndarray, "rows"]:
+        """In which rows the label is not what the untouched model prefers.
+
+        There a patch of the variable moves the logit difference up; elsewhere base and source
+        agree on the variable, and it moves nothing. A mean over both would hide either.
+        """
+        return self.untouched < 0
+
     def to_frame(self) -> pd.DataFrame:
-        """One row a cell: site, tokens, logit difference, its change from the untouched model with
-        a 95 % interval over rows (normal), n."""
+        """One row a cell: site, tokens, and over the rows of `to_change` the mean logit difference,
+        its change from the untouched model with a 95 % interval (Student's t over rows) and n;
+        then the mean change in the other rows ("change elsewhere") and how many they are."""
         change = self.patched - self.untouched
-        n = change.shape[-1]
-        half = (
-            1.96 * change.std(-1, ddof=1) / np.sqrt(n)
-            if n > 1
-            else np.full(change.shape[:2], np.nan)
-        )
+        moved, rest = change[..., self.to_change], change[..., ~self.to_change]
         rows = []
         for i, site in enumerate(self.sites):
             for j, on in enumerate(self.on):
-                mean = float(change[i, j].mean())
+                low, high = _interval(moved[i, j])
                 rows.append(
                     {
                         "site": str(site),
                         "tokens": on,
-                        "logit difference": float(self.patched[i, j].mean()),
-                        "change": mean,
-                        "low": mean - float(half[i, j]),
-                        "high": mean + float(half[i, j]),
-                        "n": n,
+                        "logit difference": _mean(self.patched[i, j][self.to_change]),
+                        "change": _mean(moved[i, j]),
+                        "low": low,
+                        "high": high,
+                        "n": moved.shape[-1],
+                        "change elsewhere": _mean(rest[i, j]),
+                        "n elsewhere": rest.shape[-1],
                     }
                 )
         return pd.DataFrame(rows)
 
     def plot(self) -> "Axes":
-        """A heat map of the mean change: sites down, selections of tokens across."""
+        """A heat map of the mean change over the rows of `to_change`: sites down, selections of
+        tokens across.
+
+        Raises:
+            ValueError: there is no such row.
+        """
         from reft_interp import plotting
 
+        if not self.to_change.any():
+            raise ValueError(
+                f"in all {len(self.untouched)} rows the untouched model prefers the label already: "
+                "there is no change to plot"
+            )
         return plotting.heatmap(
             self.to_frame(),
             x="tokens",
@@ -92,13 +109,20 @@ def activation_patching(
 
     Args:
         model: the hooked model.
-        pairs: counterfactual rows with two `choices`, one of which is the `label`.
+        pairs: counterfactual rows with two `choices`, one of which is the `label`: the answer that
+            base should have once the variable is the source's.
         sites: where.
         on: which tokens of base and source, one selection a column.
-        batch_size: rows run at once, over all cells; more where their regions are small.
+        batch_size: rows of one replay, over the cells that share it; a patch that changes less
+            than the whole prompt is given more rows.
         engine: "full" forces the plain run.
         memory_budget: bytes that constants may take; 40 % of the free memory by default.
         progress: show progress bars.
+
+    Returns:
+        The logit difference of every row, untouched and under each patch. Pairs of
+        `NumberAgreement` are half such that base and source agree, so that the label is the base's
+        own answer: `to_frame` and `plot` keep the two kinds apart.
 
     Raises:
         ValueError: a pair without two choices, or whose label is neither; no sites or selections.
@@ -140,3 +164,14 @@ def _sign(number: int, row) -> int:
             f"{choices} and label {row['answer']!r}"
         )
     return 1 if choices.index(row["answer"]) == 0 else -1
+
+
+def _mean(values: Float[np.ndarray, "rows"]) -> float:
+    return float(values.mean()) if len(values) else float("nan")
+
+
+def _interval(values: Float[np.ndarray, "rows"]) -> tuple[float, float]:
+    if len(values) < 2:
+        return float("nan"), float("nan")
+    found = ttest_1samp(values, 0.0).confidence_interval(0.95)
+    return float(found.low), float(found.high)

@@ -1,7 +1,10 @@
 """How a subspace lies to another: principal angles, beside those of random subspaces."""
 
+from functools import lru_cache
+
 import numpy as np
 import pandas as pd
+from jaxtyping import Float
 
 from reft_interp.subspace import Subspace, expected_overlap
 
@@ -23,11 +26,7 @@ def random_angles(
     Returns:
         Columns index, angle (the mean), low, high (the middle 95 % of the draws), in degrees.
     """
-    p, q = ranks
-    fixed = Subspace.random(width, p, seed=seed)
-    sampled = np.stack(
-        [fixed.principal_angles(Subspace.random(width, q, seed=seed + 1 + i)) for i in range(draws)]
-    )
+    sampled = _sampled_angles(ranks, width, draws, seed)
     low, high = np.quantile(sampled, [0.025, 0.975], axis=0)
     return pd.DataFrame(
         {
@@ -39,9 +38,28 @@ def random_angles(
     )
 
 
-def overlap_beside_chance(subspace: Subspace, other: Subspace) -> dict[str, float]:
-    """Overlap (mean squared cosine of the angles), and what random subspaces have."""
+def overlap_beside_chance(
+    subspace: Subspace, other: Subspace, *, draws: int = 200, seed: int = 0
+) -> dict[str, float]:
+    """Overlap (mean squared cosine of the angles) beside that of random subspaces of the same
+    ranks: their mean, which is known, and the middle 95 % of draws."""
+    ranks, width = (subspace.rank, other.rank), subspace.width
+    sampled = np.cos(np.deg2rad(_sampled_angles(ranks, width, draws, seed))) ** 2
+    low, high = np.quantile(sampled.mean(-1), [0.025, 0.975])
     return {
         "overlap": subspace.overlap(other),
-        "expected at random": expected_overlap((subspace.rank, other.rank), subspace.width),
+        "expected at random": expected_overlap(ranks, width),
+        "random low": float(low),
+        "random high": float(high),
     }
+
+
+@lru_cache(maxsize=32)
+def _sampled_angles(
+    ranks: tuple[int, int], width: int, draws: int, seed: int
+) -> Float[np.ndarray, "draws angles"]:
+    p, q = ranks
+    fixed = Subspace.random(width, p, seed=seed)
+    return np.stack(
+        [fixed.principal_angles(Subspace.random(width, q, seed=seed + 1 + i)) for i in range(draws)]
+    )

@@ -25,7 +25,7 @@ from reft_interp.probing.linear import linear_probes
 from reft_interp.probing.tokens import principal_axes, promoted_tokens
 from reft_interp.runtime import IntervenedModel
 from reft_interp.runtime.activations import activations
-from reft_interp.runtime.batching import Rows, as_list
+from reft_interp.runtime.batching import Rows, as_list, encode
 from reft_interp.runtime.intervened import common_model
 from reft_interp.sites import Site
 from reft_interp.subspace import Subspace
@@ -59,7 +59,8 @@ class ProbeReport:
     expected_angles: pd.DataFrame = field(repr=False)
     """The same of random subspaces: index, angle, low, high."""
     overlaps: pd.DataFrame = field(repr=False)
-    """Overlap with the DAS subspace: subspace, overlap, expected at random."""
+    """Overlap with the DAS subspace: subspace, overlap, expected at random, and
+    the middle 95 % of random subspaces (random low, random high)."""
     interchange: Comparison = field(repr=False)
     """IIA of the causal variable inside each subspace."""
     removal: pd.DataFrame = field(repr=False)
@@ -215,7 +216,7 @@ class _Questions:
         bar: "tqdm[Any]",
     ) -> ProbeReport:
         against, sought, seed = self.against, self.sought, self.seed
-        notes = list(notes)
+        notes = [*notes, *self._never_edited(intervened)]
         linear, tokens, angles, overlaps = [], [], [], []
         for one in found:
             at_variable, at_task = self.held(one.site)
@@ -260,6 +261,27 @@ class _Questions:
             interchange=interchange,
             removal=removal,
         )
+
+    def _never_edited(self, intervened: IntervenedModel) -> list[str]:
+        """Notes on placements that edit other tokens than those that hold the variable."""
+        batch, on = encode(self.model, self.task["rows"]), self.against.on
+        notes = []
+        for placement in intervened.placements:
+            edited = placement.on(batch).mask(batch)
+            try:
+                variable = on(batch).mask(batch)
+            except ValueError:
+                # The task's rows need not have what the counterfactual rows have, such as a span.
+                variable = torch.zeros_like(edited)
+            touched = int((edited & variable).any(-1).sum())
+            if touched < len(batch):
+                name = type(placement.intervention).__name__
+                notes.append(
+                    f"{name} edits {placement.on}. That touches {on}, where the causal variable is "
+                    f"read and swapped, in {touched} of the {len(batch)} prompts of its own task: "
+                    "what is probed there need not be what it works with."
+                )
+        return notes
 
 
 def _subspaces(intervened: IntervenedModel) -> tuple[list[Probed], list[str]]:

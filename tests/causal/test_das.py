@@ -180,6 +180,7 @@ def test_saves_what_it_found_and_how(found, model, test_pairs, tmp_path):
     assert read_notes(tmp_path)["training"] == found.settings
     assert found.settings == {
         "rank": 1,
+        "start": "random",
         "epochs": 10,
         "learning_rate": 0.05,
         "batch_size": 16,

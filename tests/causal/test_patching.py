@@ -5,6 +5,7 @@ import pytest
 import torch
 
 import reft_interp as ri
+from reft_interp.causal import Patching
 
 PAIRS = [
     {
@@ -60,17 +61,45 @@ def test_each_cell_is_a_hooked_run(tiny, architecture, options):
     assert np.abs(found.patched - found.untouched).max() > 0.01
 
 
-def test_the_frame_says_what_moved(tiny):
+def test_the_frame_keeps_rows_apart_in_which_nothing_should_move(tiny):
     found = ri.activation_patching(tiny("llama"), PAIRS, SITES, ON, progress=False)
     frame = found.to_frame()
     assert len(frame) == len(SITES) * len(ON)
-    assert set(frame["n"]) == {len(PAIRS)}
+    asked = [k for k in range(len(PAIRS)) if found.untouched[k] < 0]
+    rest = [k for k in range(len(PAIRS)) if found.untouched[k] >= 0]
+    assert asked and rest, "the pairs must have both kinds"
+    assert set(frame["n"]) == {len(asked)}
+    assert set(frame["n elsewhere"]) == {len(rest)}
     change = (found.patched - found.untouched)[2, 1]
     row = frame.iloc[2 * len(ON) + 1]
     assert (row["site"], row["tokens"]) == (str(SITES[2]), found.on[1])
-    assert row["change"] == pytest.approx(change.mean())
-    assert row["high"] - row["change"] == pytest.approx(1.96 * change.std(ddof=1) / 2)
+    assert row["change"] == pytest.approx(np.mean(change[asked]))
+    assert row["change elsewhere"] == pytest.approx(np.mean(change[rest]))
     assert found.plot().get_xlabel() == "Tokens"
+
+
+def patching(untouched, change):
+    untouched = np.array(untouched)
+    return Patching((SITES[0],), ("last",), untouched, (untouched + np.array(change))[None, None])
+
+
+def test_the_interval_is_students_over_rows():
+    # Changes 1, 2, 3: mean 2, standard error 1/√3, and t(.975, 2) = 4.302653.
+    (row,) = patching([-1.0, -2.0, -3.0, 5.0], [1.0, 2.0, 3.0, 9.0]).to_frame().to_dict("records")
+    assert (row["change"], row["n"], row["n elsewhere"]) == (2.0, 3, 1)
+    assert row["logit difference"] == pytest.approx(0.0)
+    assert row["change elsewhere"] == 9.0
+    assert row["high"] - row["change"] == pytest.approx(4.302653 / 3**0.5, abs=1e-5)
+    assert row["change"] - row["low"] == pytest.approx(4.302653 / 3**0.5, abs=1e-5)
+
+
+def test_where_too_few_rows_can_move_there_is_no_interval_and_no_plot():
+    (one,) = patching([-1.0, 1.0], [0.5, 0.0]).to_frame().to_dict("records")
+    assert one["change"] == 0.5 and np.isnan(one["low"]) and np.isnan(one["high"])
+    none = patching([1.0, 1.0], [0.5, 0.0])
+    assert np.isnan(none.to_frame()["change"]).all()
+    with pytest.raises(ValueError, match="in all 2 rows the untouched model prefers the label"):
+        none.plot()
 
 
 def test_what_cannot_be_patched_is_refused(tiny):

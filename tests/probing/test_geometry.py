@@ -33,3 +33,6 @@ def test_overlap_stands_beside_what_chance_gives():
     assert found["expected at random"] == pytest.approx(4 / 8)
     draws = [a.overlap(Subspace.random(8, 4, seed=i)) for i in range(500)]
     assert np.mean(draws) == pytest.approx(0.5, abs=0.02)
+    low, high = np.quantile(draws, [0.025, 0.975])
+    assert found["random low"] == pytest.approx(low, abs=0.06)
+    assert found["random high"] == pytest.approx(high, abs=0.06)

@@ -82,6 +82,24 @@ def test_geometry_is_that_of_the_subspaces(report, fitted):
     assert found["expected at random"] == pytest.approx(3 / written.width)
 
 
+def test_says_where_the_variable_is_probed_but_never_edited(report, fitted, pairs):
+    # "f1+l1" of "The key of the man": neither is the noun.
+    (note,) = report.notes
+    assert note.startswith("LoReFT edits f1+l1. That touches span:subject")
+    assert f"in 0 of the {len(pairs)} prompts" in note
+    assert note in str(report)
+
+    reft, das, task = fitted
+    on_noun = ri.fit_reft(
+        reft.intervened.model, task, ri.LoReFT(rank=3), SITE, "subject", epochs=1, progress=False
+    )
+    asked = {"against": das, "data": pairs, "draws": 1, "progress": False}
+    assert not ri.probe(on_noun, task=task, **asked).notes
+    spanless = [{name: row[name] for name in row if name != "spans"} for row in task]
+    (note,) = ri.probe(reft, task=spanless, **asked).notes
+    assert f"in 0 of the {len(pairs)} prompts" in note
+
+
 def test_interchange_inside_is_that_of_the_subspace(report, fitted, pairs):
     reft, das, _ = fitted
     model = reft.intervened.model
@@ -152,7 +170,7 @@ def test_what_reads_nothing_is_said_in_words(fitted, pairs):
     report = ri.probe(
         ReFTResult(bias, pd.DataFrame(), {}), against=das, data=pairs, task=task, draws=1
     )
-    assert report.notes == ("LobiReFT reads nothing: its edit is the same for every h.",)
+    assert report.notes[0] == "LobiReFT reads nothing: its edit is the same for every h."
     assert set(report.linear["subspace"]) == {"LobiReFT, writes"}
     assert "reads nothing" in str(report)
 
