@@ -13,6 +13,7 @@ from transformer_lens.model_bridge import TransformerBridge
 
 from reft_interp.encoding import TokenizedBatch
 from reft_interp.positions import Positions
+from reft_interp.runtime.attention import grouped
 from reft_interp.runtime.placement import Edit
 
 When = Literal["prompt", "every token"]
@@ -48,7 +49,7 @@ def generate(
         (edit.site.hook_name, _Continuing(edit, prompts, width, every_token=when == "every token"))
         for edit in edits
     ]
-    with model.hooks(fwd_hooks=hooks):
+    with grouped(model), model.hooks(fwd_hooks=hooks):
         tokens = model.original_model.generate(  # pyright: ignore[reportCallIssue]
             input_ids=batch.input_ids,
             attention_mask=batch.attention_mask,
