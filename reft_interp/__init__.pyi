@@ -50,7 +50,9 @@ from .runtime.prepared import prepare_each as prepare_each
 from .sites import Site as Site
 from .subspace import Subspace as Subspace
 from .training import Cell as Cell
+from .training import ReFTCell as ReFTCell
 from .training import ReFTResult as ReFTResult
 from .training import fit_reft as fit_reft
+from .training import fit_reft_each as fit_reft_each
 from .training import train as train
 from .training import train_cells as train_cells

@@ -1,20 +1,23 @@
 """Train interventions in a frozen model, on transformers' Trainer.
 
 `collating` makes batches, `trainer` is the Trainer, `reft` the one call that most users need,
-`cells` trains many interventions together.
+`cells` trains many interventions together, `reft_cells` many ReFTs in one call.
 Interchanges that are trained on counterfactuals are in `causal`, on the same Trainer.
 """
 
 from reft_interp.training.cells import Cell, train_cells
 from reft_interp.training.reft import ReFTResult, fit_reft
+from reft_interp.training.reft_cells import ReFTCell, fit_reft_each
 from reft_interp.training.results import load_result
 from reft_interp.training.trainer import InterventionTrainer, train
 
 __all__ = [
     "Cell",
     "InterventionTrainer",
+    "ReFTCell",
     "ReFTResult",
     "fit_reft",
+    "fit_reft_each",
     "load_result",
     "train",
     "train_cells",

@@ -80,6 +80,30 @@ class ReFTResult:
         return cls(*load_result(folder, model))
 
 
+def place_reft(
+    model: TransformerBridge,
+    intervention: Intervention,
+    site: Site | Sequence[Site],
+    on: str | int | Sequence[int] | PositionSelector,
+    *,
+    shared: bool,
+    seed: int,
+) -> IntervenedModel:
+    """The untrained ReFT in its places, as `fit_reft` begins with it.
+
+    Raises:
+        ValueError: no site, or one that the model lacks.
+    """
+    sites = [site] if isinstance(site, Site) else list(site)
+    if not sites:
+        raise ValueError("site must be at least one Site, got none")
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        if shared:
+            intervention = intervention.for_width(sites[0].width(model))
+        return IntervenedModel(model, [Placement(intervention, s, on) for s in sites])
+
+
 def fit_reft(
     model: TransformerBridge,
     rows: Rows,
@@ -123,22 +147,15 @@ def fit_reft(
         resume: go on from the newest checkpoint there.
         engine: "full" forces the plain run; see `PreparedRows`.
         memory_budget: bytes that constants of the rows may take; see `PreparedRows`.
-        over: "choices" compares the label with the row's choices alone, not with all tokens:
-            another loss, and less work.
+        over: "vocabulary" compares the answer with all tokens, "choices" with the row's choices
+            alone: another loss, and less work.
         arguments: further arguments of `train`.
 
     Raises:
         ValueError: a site that the model lacks, a row without answer, positions that a row
             does not have: all before the first step.
     """
-    sites = [site] if isinstance(site, Site) else list(site)
-    if not sites:
-        raise ValueError("site must be at least one Site, got none")
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        if shared:
-            intervention = intervention.for_width(sites[0].width(model))
-        intervened = IntervenedModel(model, [Placement(intervention, s, on) for s in sites])
+    intervened = place_reft(model, intervention, site, on, shared=shared, seed=seed)
     settings = {
         "epochs": epochs,
         "learning_rate": learning_rate,
