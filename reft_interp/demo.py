@@ -29,7 +29,6 @@ from reft_interp.training import ReFTResult, fit_reft
 
 _RANK = 4
 _SITE = Site("resid_post", 12)
-_REFT_ON = "f3+l3"
 
 
 @dataclass(frozen=True)
@@ -72,11 +71,11 @@ def run_demo(
     # Before minutes of work: a folder that cannot be written, data that cannot be read.
     folder = Path(out)
     folder.mkdir(parents=True, exist_ok=True)
-    task = (
-        number_naming(*task_rows, seed=seed)
-        if data is None
-        else sst2(data, n_train=task_rows[0], n_test=task_rows[1], seed=seed)
-    )
+    if data is None:
+        # Where DAS looks, so that what is probed there is what the ReFTs work with.
+        task, on = number_naming(*task_rows, seed=seed), "subject"
+    else:
+        task, on = sst2(data, n_train=task_rows[0], n_test=task_rows[1], seed=seed), "f3+l3"
 
     console.rule(f"Loading {model}")
     bridge = load_model(model)
@@ -91,7 +90,7 @@ def run_demo(
     console.rule(f"2. Two ReFTs learn a task: {task.name}")
     console.print(str(task), highlight=False)
     refts = [
-        fit_reft(bridge, task.train, template, _SITE, _REFT_ON, seed=seed)
+        fit_reft(bridge, task.train, template, _SITE, on, seed=seed)
         for template in (LoReFT(rank=_RANK), DiReFT(rank=_RANK))
     ]
     learned = Comparison(
@@ -109,7 +108,7 @@ def run_demo(
         console.print(str(one), highlight=False)
 
     console.rule("4. The report")
-    facts = _facts(bridge, counterfactuals, task, seed, began)
+    facts = _facts(bridge, counterfactuals, task, on, seed, began)
     for name, result in (("das", das), *((reft.name.lower(), reft) for reft in refts)):
         result.save(folder / "interventions" / name)
     summary = _summary(interchange, learned, probes) | {"seconds": facts["seconds"], "run": facts}
@@ -131,7 +130,12 @@ def _print(console: Console, title: str, frame: pd.DataFrame) -> None:
 
 
 def _facts(
-    bridge: Any, counterfactuals: Counterfactuals, task: LabelledTask, seed: int, began: float
+    bridge: Any,
+    counterfactuals: Counterfactuals,
+    task: LabelledTask,
+    on: str,
+    seed: int,
+    began: float,
 ) -> dict[str, Any]:
     """All that is needed to run the same again."""
     packages = ("reft-interp", "torch", "transformers", "transformer-lens", "datasets")
@@ -139,7 +143,7 @@ def _facts(
         "model": asdict(identify(bridge)),
         "site": str(_SITE),
         "rank": _RANK,
-        "reft_positions": _REFT_ON,
+        "reft_positions": on,
         "seed": seed,
         "counterfactuals": {"variable": counterfactuals.variable, "hash": counterfactuals.hash},
         "task": {"name": task.name, "hash": task.hash},
@@ -225,7 +229,10 @@ def _page(
         name="das-interchange",
     )
     page.table(interchange.to_frame(), caption=interchange.metric, name="das-interchange")
-    page.section("Two ReFTs learn a task", f"{task.description}\n\n{task}")
+    page.section(
+        "Two ReFTs learn a task",
+        f"{task.description} Both edit {facts['site']} on {facts['reft_positions']}.\n\n{task}",
+    )
     page.figure(
         learned.plot(reference=task.majority, reference_label="majority"),
         caption="Accuracy on held-out rows, 95 % Wilson intervals; the line is the majority.",
