@@ -1,4 +1,4 @@
-"""Every figure of the library: dots with intervals, principal angles, loss curves, heatmaps.
+"""Every figure of the library: dots with intervals, principal angles, loss curves, heatmaps, graphs.
 
 These functions take pandas frames and know none of our classes, so any result object can draw
 itself with one line. Next door: `report`, which puts figures into a page. Deliberately not here:
@@ -11,7 +11,8 @@ printer; figures are narrow and their letters large, so that nothing is lost on 
 """
 
 from reft_interp.plotting.cells import heatmap
+from reft_interp.plotting.graphs import graph
 from reft_interp.plotting.lines import angles, loss_curve
 from reft_interp.plotting.rows import grouped_intervals, intervals
 
-__all__ = ["angles", "grouped_intervals", "heatmap", "intervals", "loss_curve"]
+__all__ = ["angles", "graph", "grouped_intervals", "heatmap", "intervals", "loss_curve"]
