@@ -369,3 +369,10 @@ def test_in_a_notebook_each_figure_shows_itself_once():
         shown = [out for out in cell.outputs if "image/png" in out.get("data", {})]
         assert len(shown) == 1
     assert notebook.cells[2].outputs[0].text.strip() == "0"  # and it was closed
+
+
+def test_a_graph_needs_nodes_and_arrows_between_them():
+    with pytest.raises(ValueError, match="at least one node"):
+        plotting.graph({}, [])
+    with pytest.raises(ValueError, match=r"got \['z'\]"):
+        plotting.graph({"x": 0}, [("x", "z")])

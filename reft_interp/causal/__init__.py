@@ -3,23 +3,31 @@
 from reft_interp.causal.counterfactuals import Counterfactuals
 from reft_interp.causal.das import DASResult, fit_das
 from reft_interp.causal.das_cells import DASCell, fit_das_each
+from reft_interp.causal.effects import Effects, effects
+from reft_interp.causal.evidence import Evidence, gather_evidence
 from reft_interp.causal.interchanges import (
     PreparedPairs,
     interchange_accuracies,
     interchange_accuracy,
     interchange_rows,
 )
+from reft_interp.causal.model import CausalModel
 from reft_interp.causal.patching import Patching, activation_patching
 
 __all__ = [
+    "CausalModel",
     "Counterfactuals",
     "DASCell",
     "DASResult",
+    "Effects",
+    "Evidence",
     "Patching",
     "PreparedPairs",
     "activation_patching",
+    "effects",
     "fit_das",
     "fit_das_each",
+    "gather_evidence",
     "interchange_accuracies",
     "interchange_accuracy",
     "interchange_rows",

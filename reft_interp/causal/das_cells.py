@@ -39,6 +39,8 @@ class DASCell:
         batch_size: pairs a step.
         shuffled_labels: train on labels that were dealt out again at random, as a control: what
             is found then, any labels would have found.
+        resampled_pairs: train on as many pairs drawn again with replacement, by this seed: what
+            another sample of pairs would have led to.
     """
 
     site: Site
@@ -50,6 +52,7 @@ class DASCell:
     learning_rate: float = field(default=5e-3, kw_only=True)
     batch_size: int = field(default=16, kw_only=True)
     shuffled_labels: bool = field(default=False, kw_only=True)
+    resampled_pairs: int | None = field(default=None, kw_only=True)
 
 
 def fit_das_each(
@@ -88,16 +91,15 @@ def fit_das_each(
     if not cells:
         raise ValueError("cells must hold at least one cell, got none")
     bases, sources = interchange_rows(pairs)
-    shuffled: dict[int, list[dict[str, Any]]] = {}
+    known: dict[tuple[int | None, int | None], tuple[Sequence[Any], Sequence[Any]]] = {}
     placed = [_placed(model, cell, i) for i, cell in enumerate(cells)]
     wanted = []
     for cell, intervened in zip(cells, placed, strict=True):
-        rows: Sequence[Mapping[str, Any]] = bases
-        if cell.shuffled_labels:
-            if cell.seed not in shuffled:
-                shuffled[cell.seed] = _shuffled(bases, cell.seed)
-            rows = shuffled[cell.seed]
-        wanted.append((intervened, rows, sources))
+        # Rows that are the same object are tokenized once, for all cells that train on them.
+        drawn = cell.resampled_pairs, cell.seed if cell.shuffled_labels else None
+        if drawn not in known:
+            known[drawn] = _drawn(bases, sources, *drawn)
+        wanted.append((intervened, *known[drawn]))
     prepared = prepare_each(
         wanted, engine=engine, memory_budget=memory_budget, over=over, progress=progress
     )
@@ -134,6 +136,19 @@ def _placed(model: TransformerBridge, cell: DASCell, number: int) -> IntervenedM
     return IntervenedModel(model, Placement(interchange, cell.site, cell.on))
 
 
+def _drawn(
+    bases: Sequence[Mapping[str, Any]],
+    sources: Sequence[Mapping[str, Any]],
+    resampled: int | None,
+    shuffled: int | None,
+) -> tuple[Sequence[Mapping[str, Any]], Sequence[Mapping[str, Any]]]:
+    """The pairs that a cell trains on, by the seeds of what is drawn."""
+    if resampled is not None:
+        chosen = np.random.default_rng(resampled).integers(len(bases), size=len(bases))
+        bases, sources = [bases[i] for i in chosen], [sources[i] for i in chosen]
+    return (bases if shuffled is None else _shuffled(bases, shuffled)), sources
+
+
 def _shuffled(rows: Sequence[Mapping[str, Any]], seed: int) -> list[dict[str, Any]]:
     """Rows whose labels were dealt out again.
 
@@ -159,6 +174,7 @@ def _settings(cell: DASCell, pairs: int, engine: Engine, over: Over) -> dict[str
         "batch_size": cell.batch_size,
         "seed": cell.seed,
         "shuffled_labels": cell.shuffled_labels,
+        "resampled_pairs": cell.resampled_pairs,
         "pairs": pairs,
         "engine": engine,
         "over": over,

@@ -6,26 +6,33 @@
 from reft_interp.evaluation.controls import control_subspaces
 from reft_interp.evaluation.predicting import (
     accuracy,
+    answer_log_probabilities,
     answers_correctly,
     choice_scores,
+    divergences,
     predict_choices,
 )
-from reft_interp.evaluation.results import Accuracy, Comparison
+from reft_interp.evaluation.results import Accuracy, Comparison, paired_difference
 from reft_interp.evaluation.scoring import (
     prepared_accuracies,
     prepared_accuracy,
     prepared_choice_scores,
+    prepared_correct,
 )
 
 __all__ = [
     "Accuracy",
     "Comparison",
     "accuracy",
+    "answer_log_probabilities",
     "answers_correctly",
     "choice_scores",
     "control_subspaces",
+    "divergences",
+    "paired_difference",
     "predict_choices",
     "prepared_accuracies",
     "prepared_accuracy",
     "prepared_choice_scores",
+    "prepared_correct",
 ]

@@ -143,6 +143,52 @@ def choice_scores(
     return scores
 
 
+def answer_log_probabilities(
+    model: Model, rows: Rows, sources: Rows | None = None, *, batch_size: int = 64
+) -> Float[np.ndarray, "rows"]:
+    """Log probability (nats) of each row's `answer` after its `prompt`, summed over its tokens.
+
+    Args:
+        model: untouched, or with interventions.
+        rows: with `prompt` and `answer`.
+        sources: for each row the prompt that is read, where an intervention needs it.
+        batch_size: rows run at once.
+    """
+    listed = as_list(rows)
+    read = _one_for_each(listed, sources)
+    found = np.empty(len(listed))
+    for group in by_length(listed, batch_size):
+        some_sources = None if read is None else [read[i] for i in group]
+        found[group] = _answer_log_probabilities(model, [listed[i] for i in group], some_sources)
+    return found
+
+
+def divergences(
+    intervened: IntervenedModel, rows: Rows, sources: Rows | None = None, *, batch_size: int = 64
+) -> Float[np.ndarray, "rows"]:
+    """How far interventions move what comes after each prompt, whatever the answer is.
+
+    KL divergence (nats) of the distribution of the next token under the interventions from that of
+    the untouched model, D(untouched ‖ intervened).
+
+    Args:
+        intervened: the model with its interventions.
+        rows: with `prompt`.
+        sources: for each row the prompt that is read, where an intervention needs it.
+        batch_size: rows run at once.
+    """
+    listed = as_list(rows)
+    read = _one_for_each(listed, sources)
+    found = np.empty(len(listed))
+    for group in by_length(listed, batch_size):
+        some = [listed[i] for i in group]
+        some_sources = None if read is None else [read[i] for i in group]
+        untouched = _log_probabilities_after(intervened.model, some, None).double()
+        edited = _log_probabilities_after(intervened, some, some_sources).double()
+        found[group] = (untouched.exp() * (untouched - edited)).sum(-1).numpy()
+    return found
+
+
 def _one_for_each(rows: Sequence[Any], sources: Rows | None) -> list[Mapping[str, Any]] | None:
     if sources is None:
         return None
@@ -211,6 +257,7 @@ def _answer_logits(
     return at.rows, batch.labels[batch.labels != IGNORED], logits.float()
 
 
+@torch.no_grad()
 def _answer_log_probabilities(
     model: Model, rows: Sequence[Any], sources: Rows | None
 ) -> Float[Tensor, "batch"]:

@@ -5,11 +5,11 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from tqdm.auto import tqdm
 
 from reft_interp.evaluation.predicting import (
-    accuracy,
+    answers_correctly,
     choice_scores,
     choice_tokens,
     have_choices,
@@ -62,6 +62,18 @@ def prepared_accuracies(
     Raises:
         ValueError: an answer is not among its choices.
     """
+    found = prepared_correct(scored, batch_size=batch_size, progress=progress)
+    return [Accuracy(int(right.sum()), len(right)) for right in found]
+
+
+def prepared_correct(
+    scored: Sequence[Scored], *, batch_size: int = 64, progress: bool = False
+) -> list[Bool[np.ndarray, "rows"]]:
+    """Of each intervention, which of its rows it answers correctly; see `prepared_accuracies`.
+
+    Raises:
+        ValueError: an answer is not among its choices.
+    """
     offered = [have_choices(prepared.rows) for _, prepared in scored]
     some = [one for one, has in zip(scored, offered, strict=True) if has]
     scores = iter(prepared_choice_scores(some, batch_size=batch_size, progress=progress))
@@ -71,9 +83,10 @@ def prepared_accuracies(
         if has:
             said = [int(np.argmax(of_row)) for of_row in next(scores)]
             right = [row["choices"][i] == row["answer"] for row, i in zip(rows, said, strict=True)]
-            found.append(Accuracy(sum(right), len(rows)))
+            found.append(np.array(right))
         else:
-            found.append(accuracy(intervened, rows, prepared.sources, batch_size=batch_size))
+            sources = prepared.sources
+            found.append(answers_correctly(intervened, rows, sources, batch_size=batch_size))
     return found
 
 

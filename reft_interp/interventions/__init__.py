@@ -8,7 +8,11 @@ from typing import Any
 
 from reft_interp.interventions.ablation import MeanAblation, ResampleAblation, ZeroAblation
 from reft_interp.interventions.edits import Intervention
-from reft_interp.interventions.interchange import DistributedInterchange, Interchange
+from reft_interp.interventions.interchange import (
+    DistributedInterchange,
+    Interchange,
+    PlaceboInterchange,
+)
 from reft_interp.interventions.reft import (
     ConsReFT,
     DiReFT,
@@ -24,6 +28,7 @@ INTERVENTIONS: dict[str, type[Intervention]] = {
     for cls in (
         Interchange,
         DistributedInterchange,
+        PlaceboInterchange,
         LoReFT,
         NoReFT,
         ConsReFT,
@@ -64,6 +69,7 @@ __all__ = [
     "MeanAblation",
     "NoReFT",
     "NodiReFT",
+    "PlaceboInterchange",
     "ResampleAblation",
     "VectorAddition",
     "ZeroAblation",

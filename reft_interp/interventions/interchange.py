@@ -6,9 +6,9 @@ these modules run is for `runtime` to say.
 
 import torch
 
-from reft_interp.interventions.edits import Intervention, Set
+from reft_interp.interventions.edits import Add, Intervention, Set
 from reft_interp.interventions.rows import OrthonormalRows
-from reft_interp.interventions.values import OfSource
+from reft_interp.interventions.values import ChangeToSource, OfSource
 from reft_interp.subspace import Subspace
 
 
@@ -75,3 +75,37 @@ class DistributedInterchange(Set):
     @classmethod
     def _of_shape(cls, *, rank, width, **options):
         return cls(Subspace.random(width, rank, seed=0), **options)
+
+
+class PlaceboInterchange(Add):
+    """What an interchange in R would change, along other directions: h + Dᵀ(Rs − Rh).
+
+    As D and R have orthonormal rows, h moves exactly as far as under `DistributedInterchange`. A
+    control: what this does, any change of that size does.
+
+    Args:
+        subspace: R, inside which the interchange would happen.
+        along: D, of the same rank, along which h moves instead.
+
+    Raises:
+        ValueError: the two have other ranks or widths.
+    """
+
+    needs_source = True
+
+    def __init__(self, subspace: Subspace, along: Subspace):
+        if (subspace.rank, subspace.width) != (along.rank, along.width):
+            raise ValueError(
+                f"along must have the rank and width of the subspace ({subspace.rank}, "
+                f"{subspace.width}), got ({along.rank}, {along.width})"
+            )
+        super().__init__(
+            OrthonormalRows(along, trainable=False, dtype=along.basis.dtype),
+            ChangeToSource(subspace.basis),
+            {"rank": subspace.rank},
+        )
+
+    @classmethod
+    def _of_shape(cls, *, rank, width, **options):
+        some = Subspace.random(width, rank, seed=0)
+        return cls(some, some)

@@ -62,6 +62,28 @@ class OfSource(Value):
         return subtracted
 
 
+class ChangeToSource(Value):
+    """v = Rs − Rh: what an interchange inside R would change, for edits that add it elsewhere.
+
+    Args:
+        rows: R.
+    """
+
+    needs_source = True
+    rows: Tensor
+
+    def __init__(self, rows: Float[Tensor, "r d"]):
+        super().__init__()
+        self.register_buffer("rows", rows.detach().clone())
+
+    def forward(self, h, source, rows):
+        assert source is not None  # Intervention.check_input lets none through
+        return (source - h) @ self.rows.to(h.dtype).T
+
+    def reads(self, subtracted):
+        return self.rows
+
+
 class Affine(Value):
     """v = f(Wh + b) − c, learned; f is the identity by default, c exists only where asked for.
 

@@ -10,6 +10,7 @@ from .consistency import Difference
 from .environment import Diagnosis, doctor
 from .identity import ModelIdentity, identify
 from .loading import load_model, wrap_model
+from .untrained import untrained_copy
 
 __all__ = [
     "Diagnosis",
@@ -21,5 +22,6 @@ __all__ = [
     "doctor",
     "identify",
     "load_model",
+    "untrained_copy",
     "wrap_model",
 ]

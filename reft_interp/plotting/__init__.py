@@ -1,4 +1,4 @@
-"""Every figure of the library: dots with intervals, principal angles, loss curves, heatmaps, graphs.
+"""Every figure of the library: intervals, principal angles, loss curves, heatmaps, graphs.
 
 These functions take pandas frames and know none of our classes, so any result object can draw
 itself with one line. Next door: `report`, which puts figures into a page. Deliberately not here:

@@ -1,5 +1,6 @@
 """Searches that run together find what each finds alone."""
 
+import numpy as np
 import pytest
 import torch
 from torch.testing import assert_close
@@ -104,3 +105,15 @@ def test_bad_cells_are_refused_before_any_step(tiny, pairs):
         ri.fit_das_each(model, pairs, [ri.DASCell(ri.Site("z", 0), "last", start=start)])
     with pytest.raises(ValueError, match="layer must be between 0 and 1"):
         ri.fit_das_each(model, pairs, [ri.DASCell(ri.Site("resid_post", 7), "last")])
+
+
+def test_resampled_pairs_are_drawn_again_with_their_sources(tiny, pairs):
+    model = tiny("llama")
+    site = ri.Site("resid_post", 1)
+    chosen = np.random.default_rng(3).integers(len(pairs), size=len(pairs))
+    (found,) = ri.fit_das_each(
+        model, pairs, [ri.DASCell(site, "last", resampled_pairs=3)], progress=False
+    )
+    alone = ri.fit_das(model, [pairs[i] for i in chosen], site, "last", progress=False)
+    assert_close(found.subspace.basis, alone.subspace.basis, atol=1e-4, rtol=0)
+    assert found.settings["resampled_pairs"] == 3

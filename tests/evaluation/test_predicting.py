@@ -8,7 +8,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose
 
-from reft_interp.evaluation import accuracy, answers_correctly, predict_choices
+from reft_interp.evaluation import (
+    accuracy,
+    answer_log_probabilities,
+    answers_correctly,
+    divergences,
+    predict_choices,
+)
 from reft_interp.evaluation.predicting import choice_scores
 from reft_interp.interventions import Interchange, VectorAddition
 from reft_interp.runtime import IntervenedModel, Placement
@@ -215,3 +221,26 @@ def test_a_progress_bar_is_shown_where_it_is_asked_for(tiny, capsys):
     assert "scoring" in capsys.readouterr().err
     predict_choices(tiny("gpt2"), rows_with(ONE_TOKEN))
     assert capsys.readouterr().err == ""
+
+
+def test_log_probability_and_divergence_are_those_of_the_logits(tiny):
+    model = tiny("llama")
+    rows = [
+        {"prompt": "The key near the doors", "answer": " is"},
+        {"prompt": "The keys", "answer": " are old"},
+    ]
+    edited = IntervenedModel(
+        model, Placement(VectorAddition(torch.ones(32)), Site("resid_post", 0), "last")
+    )
+    said = answer_log_probabilities(model, rows)
+    kl = divergences(edited, rows)
+    for row, log_probability, divergence in zip(rows, said, kl, strict=True):
+        prompt = model.tokenizer(row["prompt"])["input_ids"]
+        answer = model.tokenizer(row["answer"], add_special_tokens=False)["input_ids"]
+        plain = model(torch.tensor([prompt + answer]))[0].log_softmax(-1)
+        by_hand = sum(plain[len(prompt) - 1 + i, token] for i, token in enumerate(answer))
+        assert_allclose(log_probability, float(by_hand), atol=1e-5)
+        p = model(torch.tensor([prompt]))[0, -1].double().softmax(-1)
+        q = edited.logits([row["prompt"]])[0, -1].double().softmax(-1)
+        assert_allclose(divergence, float((p * (p / q).log()).sum()), atol=1e-5)
+        assert divergence > 0.01

@@ -3,12 +3,13 @@
 import math
 
 import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reft_interp.evaluation import Accuracy, Comparison
+from reft_interp.evaluation import Accuracy, Comparison, paired_difference
 
 
 def wilson(hits: int, n: int) -> tuple[float, float]:
@@ -85,3 +86,17 @@ def test_draws_a_point_a_method(comparison):
         assert {"DAS", "random"} <= {name for text in drawn for name in text.split()}
     finally:
         plt.close("all")
+
+
+def test_a_paired_difference_has_the_interval_of_its_mean():
+    rng = np.random.default_rng(0)
+    first, second = rng.normal(1.0, 1.0, 2000), rng.normal(0.0, 2.0, 2000)
+    value, (low, high) = paired_difference(first, second)
+    assert value == pytest.approx((first - second).mean())
+    # By the central limit theorem; the bootstrap does not know it.
+    spread = 1.96 * (first - second).std() / 2000**0.5
+    assert high - low == pytest.approx(2 * spread, rel=0.1)
+    assert paired_difference(first, first) == (0.0, (0.0, 0.0))
+    assert paired_difference(first, second) == (value, (low, high))
+    with pytest.raises(ValueError, match="the same rows: 2000, 3"):
+        paired_difference(first, second[:3])

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.testing import assert_close
 
-from reft_interp.interventions import DistributedInterchange, Interchange
+from reft_interp.interventions import DistributedInterchange, Interchange, PlaceboInterchange
 from reft_interp.subspace import Subspace
 
 
@@ -70,3 +70,17 @@ def test_the_subspace_is_the_trained_one():
         optimizer.step()
     assert edit.subspace.principal_angles(target).max() < 0.1  # it found what was planted
     assert given_subspace.principal_angles(target).max() > 10  # and what was handed out stays
+
+
+def test_a_placebo_moves_as_far_along_other_directions():
+    inside, along = (Subspace.random(8, 3, seed=i, dtype=torch.float64) for i in range(2))
+    base, source = torch.randn(2, 5, 8, dtype=torch.float64)
+    moved = DistributedInterchange(inside, dtype=torch.float64)(base, source) - base
+    placebo = PlaceboInterchange(inside, along)
+    instead = placebo(base, source) - base
+    assert_close(instead.norm(dim=-1), moved.norm(dim=-1))
+    assert_close(along.remove(instead), torch.zeros_like(instead))
+    assert placebo.reads is not None
+    assert placebo.reads.principal_angles(inside).max() < 1e-4
+    with pytest.raises(ValueError, match="rank and width"):
+        PlaceboInterchange(inside, Subspace.random(8, 2, seed=0))

@@ -29,6 +29,7 @@ from reft_interp.interventions import (
     MeanAblation,
     NodiReFT,
     NoReFT,
+    PlaceboInterchange,
     ResampleAblation,
     VectorAddition,
     ZeroAblation,
@@ -89,6 +90,10 @@ class Tensors:
     def c(self) -> np.ndarray:
         return self._get("value.coordinates")
 
+    @property
+    def inside(self) -> np.ndarray:
+        return self._get("value.rows")
+
 
 Formula = Callable[[Tensors, np.ndarray, np.ndarray], np.ndarray]
 
@@ -118,6 +123,10 @@ CASES = {
     "DistributedInterchange, trained": Case(
         lambda dtype: DistributedInterchange(space(dtype), trainable=True, dtype=dtype),
         lambda t, h, s: h + t.R.T @ (t.R @ s - t.R @ h),
+    ),
+    "PlaceboInterchange": Case(
+        lambda dtype: PlaceboInterchange(space(dtype), Subspace.random(D, R, seed=6, dtype=dtype)),
+        lambda t, h, s: h + t.given.T @ (t.inside @ s - t.inside @ h),
     ),
     "LoReFT": Case(
         lambda dtype: LoReFT(R, D, dtype=dtype),

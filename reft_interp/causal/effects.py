@@ -1,0 +1,99 @@
+"""How far an interchange moves the answer, beside whether it does: sizes, not counts."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float
+from scipy.stats import ttest_1samp
+from transformer_lens.model_bridge import TransformerBridge
+
+from reft_interp.causal.interchanges import On, Pairs, interchange_rows
+from reft_interp.evaluation import answer_log_probabilities, divergences
+from reft_interp.interventions import Intervention
+from reft_interp.runtime import IntervenedModel, Placement
+from reft_interp.sites import Site
+
+Sizes = Float[np.ndarray, "_"]
+
+
+@dataclass(frozen=True, eq=False)
+class Effects:
+    """Of each interchange and pair, what it did to the answer's probabilities."""
+
+    probability: dict[str, Sizes] = field(repr=False)
+    """Change of the label's probability, in pairs whose label is not the base's own answer."""
+    logit_difference: dict[str, Sizes] = field(repr=False)
+    """Change of the label's log probability minus that of the base's own answer (nats), there."""
+    divergence: dict[str, Sizes] = field(repr=False)
+    """KL divergence (nats) from the untouched model's next-token distribution, in the other pairs,
+    where nothing should change."""
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row a method and measure: method, measure, value (the mean over pairs), low, high
+        (95 %, Student's t over pairs), n."""
+        measures = {
+            "probability of the label, change": self.probability,
+            "logit difference, change (nats)": self.logit_difference,
+            "KL where nothing should change (nats)": self.divergence,
+        }
+        lines = []
+        for measure, of_methods in measures.items():
+            for method, sizes in of_methods.items():
+                value, low, high = _mean(sizes)
+                lines.append(
+                    {
+                        "method": method,
+                        "measure": measure,
+                        "value": value,
+                        "low": low,
+                        "high": high,
+                        "n": len(sizes),
+                    }
+                )
+        return pd.DataFrame(lines)
+
+
+def effects(
+    model: TransformerBridge,
+    pairs: Pairs,
+    interchanges: Mapping[str, Intervention],
+    site: Site,
+    on: On,
+) -> Effects:
+    """What interchanges do to the answer, pair by pair.
+
+    Args:
+        model: the hooked model.
+        pairs: counterfactual rows with `base_answer`.
+        interchanges: by name.
+        site: where.
+        on: which tokens of base and source.
+    """
+    bases, sources = interchange_rows(pairs)
+    answers = [pair["base_answer"] for pair in cast("Sequence[Mapping[str, Any]]", pairs)]
+    own = [{**base, "answer": said} for base, said in zip(bases, answers, strict=True)]
+    changing = np.array(
+        [base["answer"] != row["answer"] for base, row in zip(bases, own, strict=True)]
+    )
+    label, answer = answer_log_probabilities(model, bases), answer_log_probabilities(model, own)
+    probability, difference, divergence = {}, {}, {}
+    for name, interchange in interchanges.items():
+        placed = IntervenedModel(model, Placement(interchange, site, on))
+        new_label = answer_log_probabilities(placed, bases, sources)
+        new_answer = answer_log_probabilities(placed, own, sources)
+        probability[name] = (np.exp(new_label) - np.exp(label))[changing]
+        difference[name] = ((new_label - new_answer) - (label - answer))[changing]
+        divergence[name] = divergences(placed, bases, sources)[~changing]
+    return Effects(probability, difference, divergence)
+
+
+def _mean(sizes: Sizes) -> tuple[float, float, float]:
+    if len(sizes) < 2:
+        return (float(sizes.mean()) if len(sizes) else float("nan")), float("nan"), float("nan")
+    if np.ptp(sizes) == 0:  # no spread, no interval of scipy's
+        return float(sizes[0]), float(sizes[0]), float(sizes[0])
+    interval = ttest_1samp(sizes, 0).confidence_interval()
+    return float(sizes.mean()), float(interval.low), float(interval.high)

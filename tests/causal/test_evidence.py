@@ -1,0 +1,124 @@
+"""Evidence: it claims what was planted, claims nothing else, and says what it was measured by."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+import reft_interp as ri
+from reft_interp.causal.evidence import CONTROLS
+from reft_interp.tasks import plantings
+
+BUDGET = {"epochs": 30, "learning_rate": 1e-2, "progress": False, "random_subspaces": 5}
+
+
+@pytest.fixture(scope="module")
+def planted() -> dict[str, ri.tasks.Planting]:
+    return {planting.name: planting for planting in plantings()}
+
+
+@pytest.fixture(scope="module")
+def true(planted) -> ri.Evidence:
+    one = planted["one layer"]
+    return ri.gather_evidence(
+        one.model, one.counterfactuals(240), one.site, one.on, rank=one.rank, **BUDGET
+    )
+
+
+def test_it_holds_where_the_variable_was_put(true, planted):
+    assert true.holds and true.failing == ()
+    assert true.iia.value > 0.99
+    assert true.subspace.principal_angles(planted["one layer"].subspace).max() < 5
+
+
+@pytest.mark.parametrize("name", ["one layer, too early", "nowhere", "decoy"])
+def test_it_does_not_hold_where_the_variable_is_not(planted, name):
+    one = planted[name]
+    found = ri.gather_evidence(
+        one.model, one.counterfactuals(240), one.site, one.on, rank=one.rank, seeds=1,
+        resamples=0, **BUDGET,
+    )  # fmt: skip
+    assert not found.holds
+    assert "no intervention" in found.failing
+    assert "not above the upper bound of: no intervention" in found.summary()
+
+
+def test_every_control_is_there_and_scored_on_the_same_pairs(true):
+    frame = true.to_frame().set_index("method")
+    assert {"DAS", "whole vector", "placebo of the same size", *CONTROLS} < set(frame.index)
+    assert set(frame["n"]) == {80}
+    assert frame.loc["no intervention", "value"] == 0.5
+    assert frame.loc["random subspace", "draws"] == 5
+    assert frame.loc["shuffled labels", "draws"] == frame.loc["untrained model", "draws"] == 3
+
+
+def test_holds_is_what_the_intervals_say(true):
+    best = max(one.interval[1] for name in CONTROLS for one in true.comparison[name])
+    assert true.holds == (true.iia.interval[0] > best)
+    worse = dict(true.hits) | {"shuffled labels": true.hits["DAS"]}
+    other = dataclasses.replace(true, hits=worse)
+    assert not other.holds and other.failing == ("shuffled labels",)
+
+
+def test_selectivity_is_the_difference_on_the_same_pairs(true):
+    frame = true.selectivity.set_index("control")
+    hits = true.hits
+    expected = hits["DAS"][0].mean() - np.mean(hits["shuffled labels"])
+    assert frame.loc["shuffled labels", "difference"] == pytest.approx(expected)
+    row = frame.loc["no intervention"]
+    assert row["low"] <= row["difference"] == 0.5 <= row["high"]
+
+
+def test_seeds_and_resamples_find_the_same_place(true):
+    frame = true.stability.set_index("run")
+    assert list(frame.index) == [
+        "seed 0", "seed 1", "seed 2", "resampled pairs 0", "resampled pairs 1",
+    ]  # fmt: skip
+    assert (frame["largest angle"] < 10).all() and (frame["overlap"] > 0.95).all()
+    assert frame["overlap at random"].iloc[0] == pytest.approx(1 / 32)
+    assert true.gap == pytest.approx(0)
+
+
+def test_effects_have_sizes(true):
+    frame = true.effects.to_frame().set_index(["method", "measure"])
+    moved = frame.loc[("DAS", "logit difference, change (nats)")]
+    assert moved["low"] > 2 and moved["n"] == 40
+    assert frame.loc[("DAS", "probability of the label, change"), "low"] > 0.1
+    still = "KL where nothing should change (nats)"
+    # The number alone moves little where it should not; the whole vector moves the mood too.
+    assert 0 <= frame.loc[("DAS", still), "value"] < frame.loc[("whole vector", still), "value"]
+
+
+def test_flags_warn_of_what_the_claim_hides(true):
+    assert true.flags == ()
+    worse = dict(true.hits) | {"DAS": (true.hits["no intervention"][0], true.hits["DAS"][1])}
+    flags = " ".join(dataclasses.replace(true, hits=worse).flags)
+    assert "changes of the same size" in flags and "seeds differ" in flags
+    assert "higher than on held-out pairs" in flags
+    whole = dict(worse) | {"whole vector": (true.hits["DAS"][0],)}
+    assert "below the plain swap" in " ".join(dataclasses.replace(true, hits=whole).flags)
+
+
+def test_the_summary_can_be_quoted(true):
+    text = true.summary()
+    for words in (
+        "planted: one layer", "rank-1", "100.0% of 80 held-out pairs", "5 draws",
+        "shuffled labels", "untrained copy", "above the upper bounds of all controls",
+    ):  # fmt: skip
+        assert words in text
+    assert "holds: True" in str(true) and "holds: True" in true._repr_html_()
+    assert true.plot().get_yticklabels()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "match"),
+    [
+        ({"seeds": 0}, "seeds must be at least 1"),
+        ({"resamples": -1}, "resamples must be at least 0"),
+        ({"random_subspaces": 0}, "random_subspaces must be at least 1"),
+    ],
+)
+def test_no_control_is_refused(planted, arguments, match):
+    one = planted["one layer"]
+    with pytest.raises(ValueError, match=match):
+        ri.gather_evidence(one.model, one.counterfactuals(12), one.site, one.on, **arguments)

@@ -1,0 +1,155 @@
+"""Tasks from causal models: the text, the labels, what is balanced and what is held out."""
+
+from typing import Any
+
+import pytest
+
+from reft_interp import CausalModel, accuracy
+from reft_interp.causal.rows import rows_of
+from reft_interp.tasks import CausalTask
+
+
+def task(**changes) -> CausalTask:
+    """Is x above y? with a third number that does not matter."""
+    given: dict[str, Any] = {
+        "causal_model": CausalModel(
+            {"x": range(12), "y": range(12), "z": range(3), "above": [False, True]},
+            {"above": lambda x, y: x > y},
+        ),
+        "output": "above",
+        "templates": ["{x} over {y} ({z}):", "Of {z}, {x} and {y}:", "{z} {x} {y} ->"],
+        "words": {"above": {True: "yes", False: " no"}},
+        "held_out": ("x",),
+    }
+    return CausalTask("comparison", **(given | changes))
+
+
+def test_a_setting_is_written_with_its_spans():
+    prompt = task().write({"x": 11, "y": 3, "z": 0})
+    assert prompt.text == "11 over 3 (0):"
+    assert {name: prompt.text[a:b] for name, (a, b) in prompt.spans.items()} == {
+        "x": "11", "y": "3", "z": "0",
+    }  # fmt: skip
+    assert prompt.answer == " yes"  # a leading space where there was none
+    assert task().choices == [" no", " yes"]
+
+
+def test_labels_are_what_the_causal_model_implies():
+    pairs = task().counterfactuals(None, "x", n=60, seed=3)
+    for row in [*rows_of(pairs.train), *rows_of(pairs.test)]:
+        x, y = int(row["source_x"]), int(row["base_y"])
+        assert row["label"] == (" yes" if x > y else " no")
+        own = int(row["base_x"]) > int(row["base_y"])
+        assert row["base_answer"] == (" yes" if own else " no")
+        assert row["base"][slice(*row["base_spans"]["x"])] == row["base_x"]
+
+
+def test_half_of_the_labels_change_and_a_seed_repeats():
+    one, two = (task().counterfactuals(None, "x", n=60, seed=3) for _ in range(2))
+    assert one.changed == {"train": 0.5, "test": 0.5}
+    assert one.hash == two.hash != task().counterfactuals(None, "x", n=60, seed=4).hash
+    assert len(one.train) == 40 and len(one.test) == 20
+
+
+def test_test_has_other_values_and_templates():
+    pairs = task().counterfactuals(None, "x", n=60)
+    values = [
+        {row[f"{side}_x"] for row in rows_of(split) for side in ("base", "source")}
+        for split in (pairs.train, pairs.test)
+    ]
+    assert not values[0] & values[1]
+
+    def shape(text: str) -> str:
+        return "".join(" " if letter.isdigit() else letter for letter in text).strip()
+
+    shapes = [
+        {" ".join(shape(row["base"]).split()) for row in rows_of(split)}
+        for split in (pairs.train, pairs.test)
+    ]
+    assert not shapes[0] & shapes[1]
+    assert "x, template" in pairs.held_out
+
+
+def test_what_a_held_out_input_alone_determines_is_in_both_splits():
+    kinds = {0: "a", 1: "a", 2: "a", 3: "b", 4: "b", 5: "b"}
+    model = CausalModel(
+        {"noun": range(6), "kind": ["a", "b"], "other": [0, 1], "out": ["a0", "a1", "b0", "b1"]},
+        {"kind": lambda noun: kinds[noun], "out": lambda kind, other: f"{kind}{other}"},
+    )
+    made = CausalTask("kinds", model, "out", ["n{noun} {other}:"], held_out=("noun",))
+    pairs = made.counterfactuals(None, "kind", n=12)
+    for split, nouns in ((pairs.train, 4), (pairs.test, 2)):
+        seen = {(row["base_noun"], row["base_kind"]) for row in rows_of(split)}
+        assert len({noun for noun, _ in seen}) <= nouns
+        assert {kind for _, kind in seen} == {"a", "b"}
+
+
+def test_one_difference_leaves_the_other_inputs_alike():
+    pairs = task().counterfactuals(None, "x", n=60, differ="one")
+    assert all(row["base_y"] == row["source_y"] for row in rows_of(pairs.train))
+    assert all(row["base_z"] == row["source_z"] for row in rows_of(pairs.train))
+    both = task().counterfactuals(None, "x", n=60)
+    assert any(row["base_y"] != row["source_y"] for row in rows_of(both.train))
+
+
+def test_several_variables_are_taken_together():
+    pairs = task().counterfactuals(None, ("x", "y"), n=60)
+    assert all(row["label"] == row["source_answer"] for row in rows_of(pairs.train))
+    assert pairs.variable == "x and y"
+
+
+def test_pairs_that_the_model_gets_wrong_are_left_out(tiny):
+    model = tiny("llama")
+    pairs = task().counterfactuals(model, "x", n=18, minimum_accuracy=0.0)
+    assert pairs.generated >= pairs.kept == 18
+    assert pairs.model_accuracy is not None and pairs.model == "tiny-llama"
+    rows = [
+        {"prompt": row["base"], "answer": row["base_answer"], "choices": row["choices"]}
+        for row in rows_of(pairs.test)
+    ]
+    assert accuracy(model, rows).value == 1.0
+
+
+def test_a_model_that_cannot_do_the_task_is_said_to(tiny):
+    with pytest.raises(ValueError, match=r"share of 1\.0 of the prompts right"):
+        task().counterfactuals(tiny("llama"), "x", n=18, minimum_accuracy=1.0)
+
+
+@pytest.mark.parametrize(
+    ("changes", "match"),
+    [
+        ({"output": "x"}, "output must be a computed variable"),
+        ({"templates": []}, "at least one text"),
+        ({"templates": ["{w}:"]}, r"names \['w'\]"),
+        ({"templates": ["hello"]}, "it names none"),
+        ({"templates": ["{x} "]}, "ends in a space"),
+        ({"words": {"above": {True: "no", False: " no"}}}, "both written ' no'"),
+        ({"held_out": ("above",)}, "inputs of three values or more"),
+    ],
+)
+def test_what_is_no_task_is_refused(changes, match):
+    with pytest.raises(ValueError, match=match):
+        task(**changes)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "match"),
+    [
+        ({"variable": "w"}, "variable must be one of"),
+        ({"variable": ()}, "at least one"),
+        ({"variable": "x", "n": 7}, "even number"),
+        ({"variable": "z"}, "Ask for fewer pairs"),  # it never changes the answer
+    ],
+)
+def test_what_cannot_be_asked_is_refused(arguments, match):
+    with pytest.raises(ValueError, match=match):
+        task().counterfactuals(None, **arguments)
+
+
+def test_a_variable_that_never_varies_is_refused():
+    model = CausalModel(
+        {"x": [0, 1, 2], "still": [1], "out": [1, 2, 3]}, {"out": lambda x, still: x + still}
+    )
+    made = CausalTask("still", model, "out", ["{x} {still}:"])
+    with pytest.raises(ValueError, match="'still' never varies"):
+        made.counterfactuals(None, "still", n=6)
