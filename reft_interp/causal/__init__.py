@@ -11,19 +11,39 @@ from reft_interp.causal.interchanges import (
     interchange_accuracy,
     interchange_rows,
 )
+from reft_interp.causal.methods import (
+    DAS,
+    PCA,
+    DifferenceOfMeans,
+    FullVector,
+    LinearDiscriminant,
+    LogisticProbe,
+    Method,
+    RandomSubspace,
+    compare_methods,
+)
 from reft_interp.causal.model import CausalModel
 from reft_interp.causal.patching import Patching, activation_patching
 
 __all__ = [
+    "DAS",
+    "PCA",
     "CausalModel",
     "Counterfactuals",
     "DASCell",
     "DASResult",
+    "DifferenceOfMeans",
     "Effects",
     "Evidence",
+    "FullVector",
+    "LinearDiscriminant",
+    "LogisticProbe",
+    "Method",
     "Patching",
     "PreparedPairs",
+    "RandomSubspace",
     "activation_patching",
+    "compare_methods",
     "effects",
     "fit_das",
     "fit_das_each",

@@ -26,6 +26,8 @@ from reft_interp.tasks.causal_task import CausalTask
 WIDTH, LAYERS = 32, 4
 _NOUNS = 24
 """Subjects, and as many companions."""
+_NUISANCE = 0.15
+"""How strongly the nouns' identity is carried along, where the variable is carried by 1."""
 _SHARPNESS = 4.0
 """Of the output: the right answer is some four nats ahead of the next one. Far sharper, and a loss
 would be content with a subspace that is only roughly right."""
@@ -117,8 +119,8 @@ def _nowhere(seed: int) -> list[Planting]:
 
 def _two_layers(seed: int) -> list[Planting]:
     build = _Build(seed)
-    build.carry(1, "subject", build.direction(0), strength=0.4)
-    build.carry(3, "subject", build.direction(0), strength=0.8)
+    build.carry(1, "subject", build.direction(0), strength=0.3)
+    build.carry(3, "subject", build.direction(0), strength=1.0)
     build.read(build.direction(0))
     return [
         build.planting(
@@ -136,7 +138,7 @@ def _decoy(seed: int) -> list[Planting]:
     # read, and were the decoy as strong, such a swap would change the answer by itself (the
     # illusion of Makelov, Lange and Nanda 2023, arXiv:2311.17030).
     build = _Build(seed)
-    build.carry(1, "subject", build.direction(0), strength=0.4)
+    build.carry(1, "subject", build.direction(0), strength=0.3)
     build.carry(3, "subject", build.direction(1))
     build.read(build.direction(1))
     return [
@@ -189,6 +191,9 @@ class _Build:
         ]
         self._ids = {word: i for i, word in enumerate(words)}
         self._maps = torch.zeros(LAYERS, WIDTH, WIDTH, dtype=torch.float64)
+        # Layer 1 carries which nouns they are, too: at the last token other things vary as well.
+        own = self._basis[10:]
+        self._maps[1] += 3 * _NUISANCE / WIDTH**0.5 * own.T @ own
         self._output = torch.zeros(len(words), WIDTH, dtype=torch.float64)
         self._embedding = self._embed(random.Random(seed), generator)
         self._companion_is_read = False

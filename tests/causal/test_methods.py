@@ -1,0 +1,105 @@
+"""Methods side by side: what each finds where the truth is known, and what they refuse."""
+
+import pytest
+import torch
+
+import reft_interp as ri
+from reft_interp.causal.methods import labelled_activations
+from reft_interp.causal.rows import rows_of
+from reft_interp.tasks import plantings
+
+FITTED = [
+    ri.DifferenceOfMeans(),
+    ri.LinearDiscriminant(),
+    ri.LogisticProbe(),
+    ri.DAS(epochs=30, learning_rate=1e-2),
+]
+
+
+@pytest.fixture(scope="module")
+def planted() -> dict[str, ri.tasks.Planting]:
+    return {planting.name: planting for planting in plantings()}
+
+
+@pytest.mark.parametrize("method", FITTED, ids=lambda method: method.name)
+def test_each_finds_the_planted_direction(planted, method):
+    one = planted["one layer"]
+    found = method.fit(one.model, one.counterfactuals(240).train, "number", one.site, one.on)
+    assert found.subspace.principal_angles(one.subspace).max() < 10
+    assert isinstance(method, ri.Method)
+
+
+def test_activations_alone_do_not_tell_a_decoy(planted):
+    one = planted["decoy"]
+    found = ri.compare_methods(
+        one.model, one.counterfactuals(240), one.site, one.on, [ri.FullVector(), *FITTED]
+    )
+    # Each reads the variable there, and no interchange there changes the answer.
+    assert found["difference of means"][0].value == found["no intervention"][0].value == 0.5
+    assert [name for name, _ in found.rows] == [
+        "whole vector", "difference of means", "LDA", "logistic probe", "DAS", "no intervention",
+    ]  # fmt: skip
+
+
+def test_pca_follows_the_variance_and_not_the_variable(planted):
+    one = planted["one layer"]
+    pairs = one.counterfactuals(240)
+    held, _ = labelled_activations(one.model, pairs.train, "number", one.site, one.on)
+    found = ri.PCA(rank=2).fit(one.model, pairs.train, "number", one.site, one.on)
+    assert found.subspace.overlap(ri.Subspace.from_pca(held, 2)) == pytest.approx(1, abs=1e-5)
+    # The subject's number and the companion's mood are all that varies at the last token.
+    assert one.subspace is not None
+    assert one.subspace.overlap(found.subspace) == pytest.approx(1, abs=1e-2)
+
+
+def test_several_values_span_a_subspace_or_its_longest_directions(planted):
+    one = planted["four values"]
+    pairs = one.counterfactuals(240).train
+    for method in (ri.DifferenceOfMeans, ri.LinearDiscriminant, ri.LogisticProbe):
+        assert method().fit(one.model, pairs, "number", one.site, one.on).subspace.rank == 3
+        found = method(rank=2).fit(one.model, pairs, "number", one.site, one.on)
+        assert found.subspace.principal_angles(one.subspace).max() < 15
+        with pytest.raises(ValueError, match="rank must be from 1 to 3"):
+            method(rank=4).fit(one.model, pairs, "number", one.site, one.on)
+
+
+def test_a_prompt_counts_once_and_has_its_value(planted):
+    one = planted["one layer"]
+    pairs = rows_of(one.counterfactuals(60).train)
+    held, values = labelled_activations(one.model, pairs, "number", one.site, one.on)
+    prompts = dict.fromkeys(row[side] for row in pairs for side in ("base", "source"))
+    assert len(held) == len(values) == len(prompts)
+    expected = torch.cat(ri.activations(one.model, list(prompts), one.site, one.on))
+    order = {prompt: i for i, prompt in enumerate(prompts)}
+    by_prompt = {row["base"]: row["base_number"] for row in pairs}
+    found = {tuple(row.tolist()): value for row, value in zip(held, values, strict=True)}
+    for prompt, value in by_prompt.items():
+        assert found[tuple(expected[order[prompt]].tolist())] == value
+
+
+def test_a_random_subspace_is_none_that_das_began_with():
+    model = plantings()[0].model
+    site = ri.Site("resid_post", 0)
+    one, two = (ri.RandomSubspace(2, seed).fit(model, [], "x", site, "last") for seed in (0, 1))
+    assert one.subspace.rank == 2
+    assert one.subspace.overlap(two.subspace) < 0.9
+    assert one.subspace.overlap(ri.Subspace.random(32, 2, seed=0)) < 0.9
+
+
+def test_what_cannot_be_fitted_is_refused(planted):
+    one = planted["one layer"]
+    pairs = one.counterfactuals(24)
+    with pytest.raises(ValueError, match="no column 'base_colour'"):
+        ri.PCA().fit(one.model, pairs.train, "colour", one.site, one.on)
+    same = [{**row, "base_number": 0, "source_number": 0} for row in rows_of(pairs.train)]
+    with pytest.raises(ValueError, match="'number' never varies"):
+        ri.DifferenceOfMeans().fit(one.model, same, "number", one.site, one.on)
+    with pytest.raises(ValueError, match="of different names"):
+        ri.compare_methods(one.model, pairs, one.site, one.on, [])
+    with pytest.raises(ValueError, match="of different names"):
+        ri.compare_methods(one.model, pairs, one.site, one.on, [ri.PCA(), ri.PCA(2)])
+    alike = [{**row, "base": "s0 c0 then", "source": "s1 c1 then"} for row in same]
+    alike[0]["base_number"] = 1
+    early = ri.Site("resid_pre", 0)  # the last token is the same word everywhere
+    with pytest.raises(ValueError, match="finds no direction"):
+        ri.DifferenceOfMeans().fit(one.model, alike[:1], "number", early, one.on)
