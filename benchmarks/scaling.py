@@ -14,6 +14,7 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 import torch
+from matplotlib.figure import Figure
 from sides import rounds_asked, seconds, texts
 from torch.nn.functional import cross_entropy
 
@@ -73,6 +74,28 @@ def measure(
     return {"seconds": taken, "megabytes": prepared[0].plan.nbytes / 1e6}
 
 
+def draw(found: dict[str, dict[str, dict]]) -> Figure:
+    """Seconds and megabytes against each thing that was varied, all on the same two scales."""
+    figure, axes = plt.subplots(2, len(found), figsize=(13, 5), sharey="row", layout="constrained")
+    for column, (name, values) in enumerate(found.items()):
+        for row, key in enumerate(("seconds", "megabytes")):
+            ax = axes[row, column]
+            ax.plot([int(value) for value in values], [at[key] for at in values.values()], "o-")
+            ax.set_xlabel(name)
+            if name != "layer":
+                ax.set_xscale("log", base=2)
+                ax.xaxis.set_major_formatter("{x:g}")
+            ax.spines[["top", "right"]].set_visible(False)
+    for row, label in enumerate(("seconds a step", "MB of constants")):
+        axes[row, 0].set_ylabel(label)
+        axes[row, 0].set_ylim(bottom=0)  # once all have drawn: they share their scale
+    figure.suptitle(
+        "DAS on SmolLM2, two CPU cores: one thing varied around "
+        + ", ".join(f"{name} {value}" for name, value in USUAL.items())
+    )
+    return figure
+
+
 def main() -> None:
     """Run the benchmark, draw the plot and print its line of JSON."""
     rounds = rounds_asked(__doc__, usual=3)
@@ -87,22 +110,7 @@ def main() -> None:
             print(
                 f"{name} {value}: {at['seconds']:.3f} s, {at['megabytes']:.1f} MB", file=sys.stderr
             )
-    figure, axes = plt.subplots(2, len(found), figsize=(13, 5), sharey="row", layout="constrained")
-    for column, (name, values) in enumerate(found.items()):
-        for row, key in enumerate(("seconds", "megabytes")):
-            ax = axes[row, column]
-            ax.plot([int(v) for v in values], [at[key] for at in values.values()], "o-")
-            ax.set(xlabel=name, ylim=(0, None))
-            if name != "layer":
-                ax.set_xscale("log", base=2)
-            ax.spines[["top", "right"]].set_visible(False)
-    axes[0, 0].set_ylabel("seconds a step")
-    axes[1, 0].set_ylabel("MB of constants")
-    figure.suptitle(
-        "DAS on SmolLM2, two CPU cores: one thing varied around "
-        + ", ".join(f"{name} {value}" for name, value in USUAL.items())
-    )
-    figure.savefig(Path(__file__).parent / "scaling.png", dpi=150)
+    draw(found).savefig(Path(__file__).parent / "scaling.png", dpi=150)
     print(json.dumps(found))
 
 

@@ -2,9 +2,9 @@
 
 A DAS step (16 rows of 40 tokens, layer 15, rank 8) at the last token, and at the first six, from
 where all tokens are run: with one thread and with all, under bfloat16 autocast, with
-`torch.compile` on the replayed blocks, with their gradients checkpointed. And how far a replay of
-a bfloat16 model is from its plain run, beside how far bfloat16 is from float32. The last line of
-standard output is one JSON object.
+`torch.compile` on the replayed blocks; and what its forward pass keeps for the backward pass. Also
+how far a replay of a bfloat16 model is from its plain run, beside how far bfloat16 is from
+float32. The last line of standard output is one JSON object.
 
     python benchmarks/settings.py
 """
@@ -17,7 +17,6 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 import torch
 from sides import Steps, in_turns, rounds_asked, seconds, texts
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
 
 from reft_interp import DistributedInterchange, Placement, Site, Subspace, load_model
 from reft_interp.runtime.joining import Share, joint_logits
@@ -55,16 +54,6 @@ def compiled(model) -> list[Callable]:
     return [
         torch.compile(block.forward, dynamic=False) for block in list(model.blocks)[LAYER + 1 :]
     ]
-
-
-def checkpointed(model) -> list[Callable]:
-    """The upper blocks' forward functions, computed again in the backward pass."""
-
-    def of(block) -> Callable:
-        plain = block.forward
-        return lambda *args, **kwargs: checkpoint(plain, *args, use_reentrant=False, **kwargs)
-
-    return [of(block) for block in list(model.blocks)[LAYER + 1 :]]
 
 
 def saved_megabytes(work: Callable[[], Tensor]) -> float:
@@ -130,25 +119,20 @@ class Case:
 
 
 def of_settings(model, rounds: int) -> dict[str, float]:
-    """Seconds of a step under each setting, and MB that a checkpointed forward pass spares."""
+    """Seconds of a step under each setting, and MB that its forward pass keeps."""
     found = {}
     for name, on in (("last", "last"), ("first_6", "f6")):
         case = Case(model, on)
-        wrapped = {"compiled": compiled(model), "checkpointed": checkpointed(model)}
+        wrapped = compiled(model)
         sides = {
             "chosen": lambda case=case: case.under(nullcontext()),
             "one_thread": lambda case=case: case.under(threads(1)),
             "autocast": lambda case=case: case.under(torch.autocast("cpu", torch.bfloat16)),
-            **{
-                side: lambda case=case, of=of: case.under(blocks_replaced(model, of))
-                for side, of in wrapped.items()
-            },
+            "compiled": lambda case=case, of=wrapped: case.under(blocks_replaced(model, of)),
         }
         times = in_turns(sides, rounds)
         found |= {f"{side}_seconds_{name}": spent for side, spent in times.items()}
         found[f"kept_megabytes_{name}"] = saved_megabytes(case.loss)
-        with blocks_replaced(model, wrapped["checkpointed"]):
-            found[f"kept_megabytes_checkpointed_{name}"] = saved_megabytes(case.loss)
     return found
 
 

@@ -1,6 +1,7 @@
 from . import tasks as tasks
 from .causal import DAS as DAS
 from .causal import PCA as PCA
+from .causal import BoundlessDAS as BoundlessDAS
 from .causal import CausalModel as CausalModel
 from .causal import Counterfactuals as Counterfactuals
 from .causal import DASCell as DASCell
@@ -11,6 +12,7 @@ from .causal import Evidence as Evidence
 from .causal import FullVector as FullVector
 from .causal import LinearDiscriminant as LinearDiscriminant
 from .causal import LogisticProbe as LogisticProbe
+from .causal import MaskSearch as MaskSearch
 from .causal import Method as Method
 from .causal import Patching as Patching
 from .causal import PreparedPairs as PreparedPairs
@@ -28,6 +30,7 @@ from .evaluation import Comparison as Comparison
 from .evaluation import accuracy as accuracy
 from .evaluation import predict_choices as predict_choices
 from .interop import load_pyreft as load_pyreft
+from .interventions import BoundlessInterchange as BoundlessInterchange
 from .interventions import Clamp as Clamp
 from .interventions import ConsReFT as ConsReFT
 from .interventions import DiReFT as DiReFT
@@ -36,6 +39,7 @@ from .interventions import Interchange as Interchange
 from .interventions import Intervention as Intervention
 from .interventions import LobiReFT as LobiReFT
 from .interventions import LoReFT as LoReFT
+from .interventions import MaskedInterchange as MaskedInterchange
 from .interventions import MeanAblation as MeanAblation
 from .interventions import NodiReFT as NodiReFT
 from .interventions import NoReFT as NoReFT
@@ -65,6 +69,9 @@ from .runtime.prepared import PreparedRows as PreparedRows
 from .runtime.prepared import prepare_each as prepare_each
 from .sites import Site as Site
 from .subspace import Subspace as Subspace
+from .sweeps import Sweep as Sweep
+from .sweeps import grid as grid
+from .sweeps import sweep as sweep
 from .training import Cell as Cell
 from .training import ReFTCell as ReFTCell
 from .training import ReFTResult as ReFTResult

@@ -14,10 +14,12 @@ from reft_interp.causal.interchanges import (
 from reft_interp.causal.methods import (
     DAS,
     PCA,
+    BoundlessDAS,
     DifferenceOfMeans,
     FullVector,
     LinearDiscriminant,
     LogisticProbe,
+    MaskSearch,
     Method,
     RandomSubspace,
     compare_methods,
@@ -28,6 +30,7 @@ from reft_interp.causal.patching import Patching, activation_patching
 __all__ = [
     "DAS",
     "PCA",
+    "BoundlessDAS",
     "CausalModel",
     "Counterfactuals",
     "DASCell",
@@ -38,6 +41,7 @@ __all__ = [
     "FullVector",
     "LinearDiscriminant",
     "LogisticProbe",
+    "MaskSearch",
     "Method",
     "Patching",
     "PreparedPairs",

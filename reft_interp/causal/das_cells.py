@@ -18,7 +18,7 @@ from reft_interp.causal.interchanges import On, Pairs, interchange_rows
 from reft_interp.interventions import DistributedInterchange
 from reft_interp.runtime import IntervenedModel, Placement
 from reft_interp.runtime.planning import Engine
-from reft_interp.runtime.prepared import Over, prepare_each
+from reft_interp.runtime.prepared import Over, PreparedRows, prepare_each
 from reft_interp.sites import Site
 from reft_interp.subspace import Subspace
 from reft_interp.training import Cell, train_cells
@@ -88,11 +88,48 @@ def fit_das_each(
         ValueError: no cells; a site that the model lacks, a rank above its width or unlike that
             of `start`, tokens that a pair does not have: all before the first step.
     """
+    prepared = prepare_das(
+        model,
+        pairs,
+        cells,
+        engine=engine,
+        memory_budget=memory_budget,
+        over=over,
+        progress=progress,
+    )
+    return train_prepared(prepared, rows_at_once=rows_at_once, progress=progress)
+
+
+@dataclass(frozen=True)
+class PreparedDAS:
+    """A search that is in place, its pairs tokenized and their constants computed."""
+
+    cell: DASCell
+    intervened: IntervenedModel
+    rows: PreparedRows
+    settings: dict[str, Any]
+
+
+def prepare_das(
+    model: TransformerBridge,
+    pairs: Pairs,
+    cells: Sequence[DASCell],
+    *,
+    engine: Engine = "auto",
+    memory_budget: int | None = None,
+    over: Over = "vocabulary",
+    progress: bool = False,
+) -> list[PreparedDAS]:
+    """The first half of `fit_das_each`: constants of all cells, which may then train in parts.
+
+    Raises:
+        ValueError: as `fit_das_each`.
+    """
     if not cells:
         raise ValueError("cells must hold at least one cell, got none")
     bases, sources = interchange_rows(pairs)
     known: dict[tuple[int | None, int | None], tuple[Sequence[Any], Sequence[Any]]] = {}
-    placed = [_placed(model, cell, i) for i, cell in enumerate(cells)]
+    placed = [place_das(model, cell) for cell in cells]
     wanted = []
     for cell, intervened in zip(cells, placed, strict=True):
         # Rows that are the same object are tokenized once, for all cells that train on them.
@@ -103,34 +140,49 @@ def fit_das_each(
     prepared = prepare_each(
         wanted, engine=engine, memory_budget=memory_budget, over=over, progress=progress
     )
+    return [
+        PreparedDAS(cell, intervened, rows, _settings(cell, len(bases), engine, over))
+        for cell, intervened, rows in zip(cells, placed, prepared, strict=True)
+    ]
+
+
+def train_prepared(
+    prepared: Sequence[PreparedDAS], *, rows_at_once: int = 128, progress: bool = True
+) -> list[DASResult]:
+    """The second half of `fit_das_each`: train searches that were prepared together."""
     losses = train_cells(
         [
             Cell(
-                intervened,
-                rows,
-                epochs=cell.epochs,
-                learning_rate=cell.learning_rate,
-                batch_size=cell.batch_size,
-                seed=cell.seed,
+                one.intervened,
+                one.rows,
+                epochs=one.cell.epochs,
+                learning_rate=one.cell.learning_rate,
+                batch_size=one.cell.batch_size,
+                seed=one.cell.seed,
             )
-            for cell, intervened, rows in zip(cells, placed, prepared, strict=True)
+            for one in prepared
         ],
         rows_at_once=rows_at_once,
         progress=progress,
     )
     return [
-        DASResult(intervened, frame, _settings(cell, len(bases), engine, over))
-        for cell, intervened, frame in zip(cells, placed, losses, strict=True)
+        DASResult(one.intervened, frame, one.settings)
+        for one, frame in zip(prepared, losses, strict=True)
     ]
 
 
-def _placed(model: TransformerBridge, cell: DASCell, number: int) -> IntervenedModel:
+def place_das(model: TransformerBridge, cell: DASCell) -> IntervenedModel:
+    """A search where it begins.
+
+    Raises:
+        ValueError: a site that the model lacks, a rank above its width or unlike that of `start`.
+    """
     start = cell.start
     if start is None:
         start = Subspace.random(cell.site.width(model), cell.rank, seed=cell.seed)
     elif start.rank != cell.rank:
         raise ValueError(
-            f"cells: number {number} has rank {cell.rank}, but its start has rank {start.rank}"
+            f"cells: {cell.site} has rank {cell.rank}, but its start has rank {start.rank}"
         )
     interchange = DistributedInterchange(start, trainable=True)
     return IntervenedModel(model, Placement(interchange, cell.site, cell.on))

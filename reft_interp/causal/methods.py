@@ -21,10 +21,19 @@ from reft_interp.causal.counterfactuals import Counterfactuals
 from reft_interp.causal.das import fit_das
 from reft_interp.causal.interchanges import On, Pairs, interchange_rows, prepare_interchanges
 from reft_interp.evaluation import Comparison, accuracy, prepared_accuracies
-from reft_interp.interventions import DistributedInterchange, Interchange, Intervention
+from reft_interp.interventions import (
+    BoundlessInterchange,
+    DistributedInterchange,
+    Interchange,
+    Intervention,
+    MaskedInterchange,
+)
+from reft_interp.runtime import IntervenedModel, Placement
 from reft_interp.runtime.activations import activations
+from reft_interp.runtime.prepared import PreparedRows
 from reft_interp.sites import Site
 from reft_interp.subspace import Subspace
+from reft_interp.training import train
 
 
 @runtime_checkable
@@ -192,6 +201,73 @@ class LogisticProbe:
         return _spanned(self, torch.from_numpy(_between(probe.coef_)).float())
 
 
+@dataclass(frozen=True)
+class BoundlessDAS:
+    """DAS that finds its own dimension (Wu et al. 2023, arXiv:2305.08809); see
+    `BoundlessInterchange`. Until the boundary has settled it takes some hundred steps.
+
+    Args:
+        sparsity: what the loss grows by for a subspace that is the whole space.
+        epochs: passes over the pairs.
+        learning_rate: of AdamW.
+        batch_size: pairs a step.
+        seed: of where the search begins, and of the order of pairs.
+    """
+
+    sparsity: float = 1.0
+    epochs: int = 10
+    learning_rate: float = 5e-2
+    batch_size: int = 16
+    seed: int = 0
+    name: str = "boundless DAS"
+
+    def fit(self, model, pairs, variable, site, on) -> Intervention:
+        width = site.width(model)
+        start = Subspace.random(width, width, seed=self.seed)
+        edit = BoundlessInterchange(start, sparsity=self.sparsity)
+        return _trained(self, edit, model, pairs, site, on)
+
+
+@dataclass(frozen=True)
+class MaskSearch:
+    """Which coordinates of a given basis carry the variable: desiderata-based masking (Davies et
+    al. 2023, arXiv:2307.03637); see `MaskedInterchange`.
+
+    Args:
+        components: the basis is so many principal components of the activations; neurons, the
+            dimensions as they are, by default.
+        basis: a basis of your own, as the directions of a dictionary; instead of components.
+        sparsity: what the loss grows by for a mask that takes all.
+        epochs: passes over the pairs.
+        learning_rate: of AdamW.
+        batch_size: pairs a step.
+        seed: of the order of pairs.
+        name: what it is called in tables.
+    """
+
+    components: int | None = None
+    basis: Subspace | None = None
+    sparsity: float = 0.1
+    epochs: int = 3
+    learning_rate: float = 5e-2
+    batch_size: int = 16
+    seed: int = 0
+    name: str = "mask"
+
+    def fit(self, model, pairs, variable, site, on) -> Intervention:
+        if self.basis is not None:
+            if self.components is not None:
+                raise ValueError("components and basis are two bases: give one of them")
+            basis = self.basis
+        elif self.components is None:
+            basis = Subspace(torch.eye(site.width(model)))
+        else:
+            held, _ = labelled_activations(model, pairs, variable, site, on)
+            basis = Subspace.from_pca(held, self.components)
+        edit = MaskedInterchange(basis, sparsity=self.sparsity)
+        return _trained(self, edit, model, pairs, site, on)
+
+
 def compare_methods(
     model: TransformerBridge,
     pairs: Counterfactuals,
@@ -263,6 +339,28 @@ def labelled_activations(
 def _between(weights: np.ndarray) -> np.ndarray:
     """What tells classes apart: one row for two classes, else differences from the first."""
     return weights if len(weights) == 1 else weights[1:] - weights[0]
+
+
+def _trained(
+    method: BoundlessDAS | MaskSearch,
+    edit: Intervention,
+    model: TransformerBridge,
+    pairs: Pairs,
+    site: Site,
+    on: On,
+) -> Intervention:
+    bases, sources = interchange_rows(pairs)
+    placed = IntervenedModel(model, Placement(edit, site, on))
+    train(
+        placed,
+        PreparedRows(placed, bases, sources),
+        epochs=method.epochs,
+        learning_rate=method.learning_rate,
+        batch_size=method.batch_size,
+        seed=method.seed,
+        progress=False,
+    )
+    return placed.eval().placements[0].intervention
 
 
 def _inside(subspace: Subspace) -> Intervention:

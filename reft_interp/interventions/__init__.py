@@ -13,6 +13,7 @@ from reft_interp.interventions.interchange import (
     Interchange,
     PlaceboInterchange,
 )
+from reft_interp.interventions.masks import BoundlessInterchange, MaskedInterchange
 from reft_interp.interventions.reft import (
     ConsReFT,
     DiReFT,
@@ -29,6 +30,8 @@ INTERVENTIONS: dict[str, type[Intervention]] = {
         Interchange,
         DistributedInterchange,
         PlaceboInterchange,
+        MaskedInterchange,
+        BoundlessInterchange,
         LoReFT,
         NoReFT,
         ConsReFT,
@@ -58,6 +61,7 @@ def build_intervention(name: str, arguments: Mapping[str, Any]) -> Intervention:
 
 __all__ = [
     "INTERVENTIONS",
+    "BoundlessInterchange",
     "Clamp",
     "ConsReFT",
     "DiReFT",
@@ -66,6 +70,7 @@ __all__ = [
     "Intervention",
     "LoReFT",
     "LobiReFT",
+    "MaskedInterchange",
     "MeanAblation",
     "NoReFT",
     "NodiReFT",

@@ -64,6 +64,14 @@ class Intervention(nn.Module):
         """The row space of what is read of h, at numerical rank; None where nothing is read."""
         raise NotImplementedError
 
+    def anneal(self, progress: float) -> None:
+        """Called before each training step with the share of the training that is done, in
+        [0, 1]; for what hardens as training goes on."""
+
+    def penalty(self) -> Float[Tensor, ""] | None:
+        """What training adds to the loss whatever the data say; None for nothing."""
+        return None
+
     def arguments(self) -> dict[str, Any]:
         """What `from_arguments` needs to build an intervention of this shape, as JSON."""
         return {

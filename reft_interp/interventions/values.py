@@ -84,6 +84,30 @@ class ChangeToSource(Value):
         return self.rows
 
 
+class Mixed(Value):
+    """v = m ⊙ Rs + (1 − m) ⊙ Rh: of each coordinate, a share of the source's.
+
+    Args:
+        mask: gives m, one number a coordinate.
+    """
+
+    needs_source = True
+
+    def __init__(self, mask: nn.Module):
+        super().__init__()
+        self.mask = mask
+
+    def forward(self, h, source, rows):
+        return h @ rows.T + self.change(h, source, rows)
+
+    def change(self, h, source, rows):
+        assert source is not None  # Intervention.check_input lets none through
+        return self.mask().to(h.dtype) * ((source - h) @ rows.T)
+
+    def reads(self, subtracted):
+        return subtracted
+
+
 class Affine(Value):
     """v = f(Wh + b) − c, learned; f is the identity by default, c exists only where asked for.
 

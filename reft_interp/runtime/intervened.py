@@ -66,10 +66,7 @@ class IntervenedModel(nn.Module):
         # state_dict() and .to().
         self._bridge = (model,)
         self.placements = tuple(placement.built_for(model) for placement in placements)
-        unique: dict[int, Intervention] = {
-            id(placement.intervention): placement.intervention for placement in self.placements
-        }
-        self.interventions = nn.ModuleList(unique.values())
+        self.interventions = nn.ModuleList(self._distinct())
         for p in model.parameters():
             self.interventions.to(p.device)
             break
@@ -303,7 +300,30 @@ class IntervenedModel(nn.Module):
         """
         edits = self.edits(batch, sources, positions)
         loss = answer_loss(self.model, batch, edits, frozen, num_items_in_batch, choices=choices)
+        penalty = self.penalty()
+        if penalty is not None:
+            # Once for each optimiser step, over however many batches its loss is summed.
+            tokens = (batch.labels != IGNORED).sum()
+            share = 1 if num_items_in_batch is None else tokens / num_items_in_batch
+            loss = loss + share * penalty
         return {"loss": loss}
+
+    def penalty(self) -> Float[Tensor, ""] | None:
+        """What the interventions add to the loss while they train; None for nothing."""
+        if not self.training:
+            return None
+        asked = [intervention.penalty() for intervention in self._distinct()]
+        given = [one for one in asked if one is not None]
+        return torch.stack(given).sum() if given else None
+
+    def anneal(self, progress: float) -> None:
+        """Tell the interventions which share of their training is done, in [0, 1]."""
+        for intervention in self._distinct():
+            intervention.anneal(progress)
+
+    def _distinct(self) -> list[Intervention]:
+        """Each intervention once, however many placements share it."""
+        return list({id(p.intervention): p.intervention for p in self.placements}.values())
 
 
 def common_model(argument: str, placed: Sequence[IntervenedModel]) -> TransformerBridge:

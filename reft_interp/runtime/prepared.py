@@ -209,6 +209,27 @@ def prepare_each(
     return prepared
 
 
+def preparation_errors(
+    wanted: Sequence[tuple[IntervenedModel, Rows, Rows | None]],
+) -> list[ValueError | None]:
+    """Of each, what `prepare_each` would raise about its rows, found without running the model.
+
+    Args:
+        wanted: as `prepare_each` takes them, all of one model.
+    """
+    if not wanted:
+        return []
+    encoded = _Encoded(common_model("wanted", [intervened for intervened, _, _ in wanted]))
+    found: list[ValueError | None] = []
+    for intervened, rows, sources in wanted:
+        try:
+            PreparedRows._encoded(intervened, encoded, rows, sources, "vocabulary")
+            found.append(None)
+        except ValueError as error:
+            found.append(error)
+    return found
+
+
 def _fill(
     prepared: Sequence[PreparedRows],
     intervened: Sequence[IntervenedModel],

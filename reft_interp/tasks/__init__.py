@@ -6,6 +6,11 @@ known. Tasks know no interventions.
 """
 
 from reft_interp.tasks.causal_task import CausalTask, Prompt
+from reft_interp.tasks.hierarchical_equality import (
+    first_object_hypothesis,
+    hierarchical_equality,
+    train_equality_model,
+)
 from reft_interp.tasks.labelled import LabelledTask
 from reft_interp.tasks.number_agreement import NumberAgreement
 from reft_interp.tasks.number_naming import number_naming
@@ -18,7 +23,10 @@ __all__ = [
     "NumberAgreement",
     "Planting",
     "Prompt",
+    "first_object_hypothesis",
+    "hierarchical_equality",
     "number_naming",
     "plantings",
     "sst2",
+    "train_equality_model",
 ]

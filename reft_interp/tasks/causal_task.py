@@ -63,6 +63,8 @@ class CausalTask:
         words: for variables whose values are not written as `str` would, the text of each value.
             Answers get a leading space where they have none.
         held_out: inputs of which a third of the values are kept for test.
+        balanced: variables whose values are drawn equally often, together; otherwise inputs are
+            drawn uniformly, and what is computed from them is as rare as it comes.
         description: what is asked, in words.
 
     Raises:
@@ -77,6 +79,7 @@ class CausalTask:
     templates: Sequence[str]
     words: Mapping[str, Words] = field(default_factory=dict, repr=False)
     held_out: Sequence[str] = ()
+    balanced: Sequence[str] = ()
     description: str = ""
 
     def __post_init__(self) -> None:
@@ -103,6 +106,11 @@ class CausalTask:
         twice = [text for text, n in Counter(self.choices).items() if n > 1]
         if twice:
             raise ValueError(f"words: two values of {self.output!r} are both written {twice[0]!r}")
+        unknown = [name for name in self.balanced if name not in model.domains]
+        if unknown:
+            raise ValueError(
+                f"balanced must name variables ({', '.join(model.domains)}), got {unknown}"
+            )
         for name in self.held_out:
             if name not in model.inputs or len(model.domains[name]) < 3:
                 raise ValueError(
@@ -339,9 +347,15 @@ class _Part:
         )
 
     def _setting(self) -> dict[str, Any]:
-        return self.task.causal_model.run(
-            {name: self.rng.choice(values) for name, values in self.allowed.items()}
-        )
+        model = self.task.causal_model
+        wanted = {name: self.rng.choice(model.domains[name]) for name in self.task.balanced}
+        for _ in range(_TRIES):
+            drawn = model.run(
+                {name: self.rng.choice(values) for name, values in self.allowed.items()}
+            )
+            if all(drawn[name] == value for name, value in wanted.items()):
+                return drawn
+        raise ValueError(f"{self.task.name}: no setting with {wanted} in {_TRIES} draws (balanced)")
 
 
 def _ancestors(model: CausalModel, names: Sequence[str]) -> set[str]:

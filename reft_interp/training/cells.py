@@ -143,6 +143,7 @@ class _Run:
 
     def next_share(self) -> Share:
         step = len(self.losses) % self.cell.steps_per_epoch
+        self.cell.intervened.anneal(len(self.losses) / self.cell.steps)
         if step == 0:
             self._order = list(self._sampler)
         size = self.cell.batch_size
@@ -275,7 +276,8 @@ def _share(intervened: IntervenedModel, rows: PreparedRows, some: Sequence[int])
 
 
 def _losses(shares: Sequence[Share]) -> list[Tensor]:
-    """Of each share the cross-entropy of its answer tokens, averaged over them."""
+    """Of each share the cross-entropy of its answer tokens, averaged over them, and what its
+    interventions ask for beside it while they train."""
     model = shares[0].intervened.model
     # Without the output layer only where nobody compares with all tokens.
     few = can_score_tokens(model) and all(s.inputs["choices"] is not None for s in shares)
@@ -286,7 +288,8 @@ def _losses(shares: Sequence[Share]) -> list[Tensor]:
         if choices is not None:
             targets = place_among(choices, targets)
             logits = token_logits(model, result, choices) if few else result.gather(1, choices)
-        losses.append(cross_entropy(logits.float(), targets))
+        loss, penalty = cross_entropy(logits.float(), targets), share.intervened.penalty()
+        losses.append(loss if penalty is None else loss + penalty)
     return losses
 
 

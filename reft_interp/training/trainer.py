@@ -61,6 +61,7 @@ class InterventionTrainer(Trainer):
         # `forward` divides by the answer tokens of a whole step, so that accumulating
         # gradients over small batches gives exactly the step of one large batch.
         self.model_accepts_loss_kwargs = True
+        self.add_callback(_Anneal(intervened))
         self.remove_callback(PrinterCallback)
         if self.pop_callback(ProgressCallback) is not None:
             self.add_callback(_Bar)
@@ -93,6 +94,16 @@ class InterventionTrainer(Trainer):
             [{name: entry[name] for name in ("step", "epoch", "loss")} for entry in logged],
             columns=["step", "epoch", "loss"],
         )
+
+
+class _Anneal(TrainerCallback):
+    """Tells interventions how far their training is, before each step."""
+
+    def __init__(self, intervened: IntervenedModel):
+        self._intervened = intervened
+
+    def on_step_begin(self, args, state, control, **kwargs):
+        self._intervened.anneal(state.global_step / state.max_steps)
 
 
 class _Bar(ProgressCallback):

@@ -103,3 +103,41 @@ def test_what_cannot_be_fitted_is_refused(planted):
     early = ri.Site("resid_pre", 0)  # the last token is the same word everywhere
     with pytest.raises(ValueError, match="finds no direction"):
         ri.DifferenceOfMeans().fit(one.model, alike[:1], "number", early, one.on)
+
+
+@pytest.mark.parametrize("name", ["one layer", "four values"])
+def test_boundless_das_finds_the_dimension(planted, name):
+    one = planted[name]
+    pairs = one.counterfactuals(240)
+    edit = ri.BoundlessDAS(epochs=60).fit(one.model, pairs.train, "number", one.site, one.on)
+    assert edit.subspace.rank == one.rank
+    assert edit.subspace.principal_angles(one.subspace).max() < 5
+    (found,) = ri.interchange_accuracies(one.model, pairs.test, [(edit, one.site, one.on)])
+    assert found.value > 0.99
+
+
+def test_a_mask_takes_the_coordinates_that_carry_the_variable(planted):
+    one = planted["one layer"]
+    assert one.subspace is not None
+    pairs = one.counterfactuals(240)
+    others = one.subspace.complement().basis[:7]
+    basis = ri.Subspace(torch.cat([others[:3], one.subspace.basis, others[3:]]))
+    edit = ri.MaskSearch(basis=basis, epochs=20).fit(
+        one.model, pairs.train, "number", one.site, one.on
+    )
+    assert isinstance(edit, ri.MaskedInterchange)
+    assert edit.chosen.tolist() == [i == 3 for i in range(8)]
+    # The direction is rotated: it takes many neurons.
+    neurons = ri.MaskSearch(epochs=20).fit(one.model, pairs.train, "number", one.site, one.on)
+    assert isinstance(neurons, ri.MaskedInterchange)
+    assert neurons.subspace.width == 32 and neurons.chosen.sum() > 3
+
+
+def test_a_mask_has_one_basis(planted):
+    one = planted["one layer"]
+    pairs = one.counterfactuals(24).train
+    found = ri.MaskSearch(components=3, epochs=1).fit(one.model, pairs, "number", one.site, one.on)
+    assert isinstance(found, ri.MaskedInterchange) and len(found.chosen) == 3
+    both = ri.MaskSearch(components=3, basis=ri.Subspace(torch.eye(32)))
+    with pytest.raises(ValueError, match="give one of them"):
+        both.fit(one.model, pairs, "number", one.site, one.on)

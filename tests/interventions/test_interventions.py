@@ -18,6 +18,7 @@ from torch.testing import assert_close
 import reft_interp.interventions as interventions
 from reft_interp.interventions import (
     INTERVENTIONS,
+    BoundlessInterchange,
     Clamp,
     ConsReFT,
     DiReFT,
@@ -26,6 +27,7 @@ from reft_interp.interventions import (
     Intervention,
     LobiReFT,
     LoReFT,
+    MaskedInterchange,
     MeanAblation,
     NodiReFT,
     NoReFT,
@@ -91,6 +93,15 @@ class Tensors:
         return self._get("value.coordinates")
 
     @property
+    def logits(self) -> np.ndarray:
+        return self._get("value.mask.logits")
+
+    @property
+    def boundary(self) -> np.ndarray:
+        ahead = D * sigmoid(self._get("value.mask.logit")) - (np.arange(D) + 0.5)
+        return sigmoid(ahead / (D / 16))
+
+    @property
     def inside(self) -> np.ndarray:
         return self._get("value.rows")
 
@@ -123,6 +134,14 @@ CASES = {
     "DistributedInterchange, trained": Case(
         lambda dtype: DistributedInterchange(space(dtype), trainable=True, dtype=dtype),
         lambda t, h, s: h + t.R.T @ (t.R @ s - t.R @ h),
+    ),
+    "MaskedInterchange, trained": Case(
+        lambda dtype: MaskedInterchange(space(dtype), dtype=dtype),
+        lambda t, h, s: h + t.given.T @ (sigmoid(t.logits) * (t.given @ s - t.given @ h)),
+    ),
+    "BoundlessInterchange, trained": Case(
+        lambda dtype: BoundlessInterchange(Subspace.random(D, D, seed=5, dtype=dtype), dtype=dtype),
+        lambda t, h, s: h + t.R.T @ (t.boundary * (t.R @ s - t.R @ h)),
     ),
     "PlaceboInterchange": Case(
         lambda dtype: PlaceboInterchange(space(dtype), Subspace.random(D, R, seed=6, dtype=dtype)),

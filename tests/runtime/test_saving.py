@@ -12,6 +12,7 @@ from torch.testing import assert_close
 
 from reft_interp.interventions import (
     INTERVENTIONS,
+    BoundlessInterchange,
     Clamp,
     ConsReFT,
     DiReFT,
@@ -19,6 +20,7 @@ from reft_interp.interventions import (
     Interchange,
     LobiReFT,
     LoReFT,
+    MaskedInterchange,
     MeanAblation,
     NoReFT,
     PlaceboInterchange,
@@ -39,6 +41,8 @@ EXAMPLES = [
     Interchange(),
     DistributedInterchange(SPACE),
     DistributedInterchange(SPACE, trainable=True),
+    MaskedInterchange(SPACE, sparsity=0.2),
+    BoundlessInterchange(Subspace.random(32, 32, seed=1)),
     PlaceboInterchange(SPACE, Subspace.random(32, 2, seed=9)),
     LoReFT(2, dropout=0.2),
     LoReFT(2, dtype=torch.bfloat16),

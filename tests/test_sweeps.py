@@ -1,0 +1,179 @@
+"""Sweeps: cells are those of `fit_das`; killing, sharing and failing change none of them."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from pandas.testing import assert_frame_equal
+
+import reft_interp as ri
+from reft_interp.tasks import plantings
+
+SETTINGS = {"epochs": 4, "learning_rate": 2e-2}
+# What a process of its own runs: the same model, pairs and cells as the tests.
+SCRIPT = """
+import sys
+import torch
+torch.set_num_threads(1)
+import reft_interp as ri
+from reft_interp.tasks import plantings
+
+one = plantings()[0]
+cells = ri.grid(
+    [ri.Site("resid_post", layer) for layer in (0, 2)], ["last", 0], ranks=(1, 2), seeds=(0, 1),
+    epochs=4, learning_rate=2e-2,
+)
+ri.sweep(one.model, one.counterfactuals(90), cells, sys.argv[1], rows_at_once=32, progress=False)
+"""
+
+
+@pytest.fixture(scope="module")
+def planted() -> ri.tasks.Planting:
+    return plantings()[0]
+
+
+@pytest.fixture(scope="module")
+def pairs(planted) -> ri.Counterfactuals:
+    return planted.counterfactuals(90)
+
+
+@pytest.fixture(scope="module")
+def cells() -> list[ri.DASCell]:
+    sites = [ri.Site("resid_post", layer) for layer in (0, 2)]
+    return ri.grid(sites, ["last", 0], ranks=(1, 2), seeds=(0, 1), **SETTINGS)
+
+
+def run(planted, pairs, cells, folder) -> ri.Sweep:
+    return ri.sweep(planted.model, pairs, cells, folder, rows_at_once=32, progress=False)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(planted, pairs, cells, tmp_path_factory) -> ri.Sweep:
+    return run(planted, pairs, cells, tmp_path_factory.mktemp("sweep"))
+
+
+def test_a_cell_is_what_fit_das_finds_and_scores(planted, pairs, cells, undisturbed):
+    number = 5
+    cell, row = cells[number], undisturbed.frame.iloc[number]
+    assert (row["cell"], row["layer"], row["tokens"]) == (number, cell.site.layer, "indices:0")
+    alone = ri.fit_das(
+        planted.model, pairs.train, cell.site, cell.on, rank=cell.rank, seed=cell.seed,
+        progress=False, **SETTINGS,
+    )  # fmt: skip
+    found = undisturbed.subspace(number)
+    assert found.principal_angles(alone.subspace).max() < 0.1
+    scores = alone.evaluate(pairs.test, random_subspaces=1)
+    assert row["iia"] == scores["DAS"][0].value
+    assert (row["low"], row["high"]) == scores["DAS"][0].interval
+    whole = undisturbed.frame[
+        (undisturbed.frame["method"] == "whole vector")
+        & (undisturbed.frame["site"] == str(cell.site))
+        & (undisturbed.frame["tokens"] == "indices:0")
+    ]
+    assert whole["iia"].item() == scores["whole vector"][0].value
+    assert undisturbed.no_intervention == scores["no intervention"][0]
+
+
+def test_it_finds_where_the_variable_is(undisturbed):
+    best = undisturbed.frame[undisturbed.frame["method"] == "DAS"].sort_values("iia").iloc[-1]
+    assert best["iia"] > 0.95
+    assert (best["layer"], best["tokens"]) in {(2, "l1"), (0, "indices:0")}
+    early = undisturbed.frame[
+        (undisturbed.frame["layer"] == 0) & (undisturbed.frame["tokens"] == "l1")
+    ]
+    assert (early["iia"] <= 0.6).all()
+
+
+def test_a_sweep_that_is_killed_goes_on_where_it_was(planted, pairs, cells, undisturbed, tmp_path):
+    for wanted in (2, 5, 9):
+        process = subprocess.Popen([sys.executable, "-c", SCRIPT, str(tmp_path)])
+        deadline = time.monotonic() + 120
+        while len(list(tmp_path.glob("cells/*.json"))) < wanted and process.poll() is None:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    done = {path: path.stat().st_mtime_ns for path in tmp_path.glob("cells/*.json")}
+    resumed = run(planted, pairs, cells, tmp_path)
+    assert_frame_equal(resumed.frame, undisturbed.frame)
+    # A group that was whole was not run again.
+    whole = [path for path in done if path.stat().st_mtime_ns == done[path]]
+    assert len(whole) >= 2
+
+
+def test_several_processes_share_the_work(planted, undisturbed, pairs, cells, tmp_path):
+    processes = [subprocess.Popen([sys.executable, "-c", SCRIPT, str(tmp_path)]) for _ in range(2)]
+    assert [process.wait(timeout=240) for process in processes] == [0, 0]
+    assert_frame_equal(run(planted, pairs, cells, tmp_path).frame, undisturbed.frame)
+
+
+def test_a_cell_that_fails_is_recorded_and_the_others_go_on(planted, pairs, tmp_path):
+    good = ri.DASCell(ri.Site("resid_post", 2), "last", **SETTINGS)
+    cells = [
+        ri.DASCell(ri.Site("resid_post", 7), "last", **SETTINGS),
+        good,
+        ri.DASCell(ri.Site("resid_post", 2), "last", rank=99, **SETTINGS),
+        ri.DASCell(ri.Site("resid_post", 2), "nowhere", **SETTINGS),
+    ]
+    found = run(planted, pairs, cells, tmp_path)
+    frame: Any = found.frame[found.frame["method"] == "DAS"]
+    assert frame["error"].isna().tolist() == [False, True, False, False]
+    assert "layer" in frame["error"].iloc[0] and "99" in frame["error"].iloc[2]
+    assert "nowhere" in frame["error"].iloc[3]
+    alone = run(planted, pairs, [good], tmp_path / "alone")
+    assert frame["iia"].iloc[1] == alone.frame["iia"].iloc[0]
+    assert pd.isna(frame["iia"].iloc[0])
+    with pytest.raises(FileNotFoundError, match="cell 0 has no subspace"):
+        found.subspace(0)
+    assert "failed" in str(found)
+
+
+def test_an_error_in_a_joint_run_is_that_of_its_cell(planted, pairs, tmp_path, monkeypatch):
+    from reft_interp import sweeps
+
+    def trained(prepared, **arguments):
+        if any(one.cell.rank == 2 for one in prepared):
+            raise RuntimeError("out of memory")
+        return train(prepared, **arguments)
+
+    train = sweeps.train_prepared
+    monkeypatch.setattr(sweeps, "train_prepared", trained)
+    cells = ri.grid([ri.Site("resid_post", 2)], ["last"], ranks=(1, 2), **SETTINGS)
+    frame = run(planted, pairs, cells, tmp_path).frame
+    assert frame["error"].iloc[1] == "RuntimeError: out of memory"
+    assert pd.isna(frame["error"].iloc[0]) and frame["iia"].iloc[0] >= 0.5
+
+
+def test_the_heat_map_shows_the_cells(undisturbed):
+    ax = undisturbed.plot(rank=1, seed=0)
+    assert [label.get_text() for label in ax.get_xticklabels()] == ["l1", "indices:0"]
+    assert undisturbed.plot(method="whole vector").get_title(loc="left")
+    with pytest.raises(ValueError, match="'colour' is no column"):
+        undisturbed.plot(colour=1)
+    with pytest.raises(ValueError, match="no cells of method 'DAS'"):
+        undisturbed.plot(rank=7)
+    assert "no intervention" in str(undisturbed) and "<table" in undisturbed._repr_html_()
+
+
+def test_a_folder_holds_one_sweep(planted, pairs, cells, undisturbed):
+    with pytest.raises(ValueError, match="holds another sweep: cells differ"):
+        run(planted, pairs, cells[:3], undisturbed.folder)
+    with pytest.raises(ValueError, match="holds another sweep: pairs differ"):
+        run(planted, planted.counterfactuals(90, seed=1), cells, undisturbed.folder)
+    assert json.loads((undisturbed.folder / "sweep.json").read_text())["pairs"] == pairs.hash
+
+
+def test_what_is_no_sweep_is_refused(planted, pairs, tmp_path):
+    with pytest.raises(ValueError, match="at least one cell"):
+        run(planted, pairs, [], tmp_path)
+    given = ri.DASCell(ri.Site("resid_post", 2), "last", start=ri.Subspace.random(32, 1, seed=0))
+    with pytest.raises(ValueError, match="leave start out"):
+        run(planted, pairs, [given], tmp_path)
+    assert os.listdir(tmp_path) == [] and Path(tmp_path).is_dir()
