@@ -33,7 +33,7 @@ check: setup ## Format, lint, types, and which way dependencies point
 	$(BIN)/lint-imports
 
 test: check notebooks ## Checks, tests with coverage, tutorials and notebooks
-	$(BIN)/python -m pytest --cov --cov-report=term --cov-fail-under=90
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --cov --cov-report=term --cov-fail-under=90
 
 notebooks: setup ## Run the tutorials and notebooks
 	$(BIN)/python -m pytest --nbmake --nbmake-timeout=900 -p no:jaxtyping -o addopts= tutorials notebooks

@@ -105,7 +105,7 @@ def run_demo(
     console.rule("3. What do their subspaces encode?")
     probes = probe_each(refts, against=das, data=counterfactuals.test, task=task.test, seed=seed)
     for one in probes:
-        console.print(str(one), highlight=False)
+        console.print(str(one), highlight=False, markup=False, soft_wrap=True)
 
     console.rule("4. The report")
     facts = _facts(bridge, counterfactuals, task, on, seed, began)
@@ -213,7 +213,8 @@ def _page(
             f"{_percent(whole)} and random subspaces {sum(random) / len(random):.0%} "
             f"(range {min(random):.0%} to {max(random):.0%}). Accuracy on {task.name}: "
             + ", ".join(f"{name} {_percent(score)}" for name, (score,) in learned.rows)
-            + "."
+            + ". "
+            + " ".join(_compared(one) for one in probes)
         ),
     )
     page.section(
@@ -267,6 +268,20 @@ def _page(
     return page
 
 
+def _compared(probe: ProbeReport) -> str:
+    """What a trained intervention has to do with the subspace of the causal variable."""
+    inside = probe.interchange.to_frame().set_index("method")
+    said = []
+    for at in probe.overlaps.to_dict("records"):
+        swap = inside.loc[at["subspace"]]
+        said.append(
+            f"{at['subspace']}: overlap with the DAS subspace {at['overlap']:.3f} (random "
+            f"{at['random low']:.3f} to {at['random high']:.3f}), an interchange inside it gives "
+            f"the expected verb in {swap['value']:.1%} [{swap['low']:.1%}, {swap['high']:.1%}]."
+        )
+    return " ".join(said)
+
+
 def _percent(score: Accuracy) -> str:
     low, high = score.interval
-    return f"{score.value:.0%} [{low:.0%}, {high:.0%}]"
+    return f"{score.value:.1%} [{low:.1%}, {high:.1%}]"

@@ -191,11 +191,18 @@ def smollm2() -> Iterator[TransformerBridge]:
     yield load_model("smollm2", device="cpu")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The long tests first, those of the real model, so that no process is left with one alone."""
+    items.sort(key=lambda item: "smollm2" not in getattr(item, "fixturenames", ()))
+
+
 @pytest.fixture(autouse=True)
 def _threads(request: pytest.FixtureRequest) -> None:
     """Two threads where the real model runs: small matrices lose more to them than they gain."""
     real = "smollm2" in request.fixturenames
-    several = int(os.environ.get("OMP_NUM_THREADS") or min(2, os.cpu_count() or 1))
+    # Of several processes that run tests at once, each has its share of the cores.
+    cores = (os.cpu_count() or 1) // int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    several = int(os.environ.get("OMP_NUM_THREADS") or max(1, min(2, cores)))
     torch.set_num_threads(several if real else 1)
 
 

@@ -18,6 +18,11 @@ def fewer(code: str) -> str:
         ("number_naming()", "number_naming(72, 24)"),
         ("(2, 11, 20, 29)", "(11, 20)"),
         ("range(30)", "(0, 12)"),
+        (
+            '"subject", rank=4)\nprint(evidence',
+            '"subject", rank=4, seeds=1, resamples=0, random_subspaces=2)\nprint(evidence',
+        ),
+        ("ranks=(1, 4)", "ranks=(1,)"),
     ):
         code = code.replace(whole, part)
     return code
@@ -31,6 +36,7 @@ def test_the_code_of_the_readme_runs(smollm2, tmp_path, monkeypatch, capsys):
     exec(compile(fewer(first), "README.md", "exec"), scope)
     for block in others:
         exec(compile(fewer(block), "README.md", "exec"), scope)
+    assert len(scope["evidence"].found) == 1 and scope["swept"].frame["error"].isna().all()
     assert len(scope["scores"]) == 8 and scope["scores"][0].n == 24
     printed = capsys.readouterr().out
     assert "DAS" in printed and "whole vector" in printed and "untouched model" in printed

@@ -21,6 +21,7 @@ from reft_interp.runtime.prepared import Over, PreparedRows
 from reft_interp.sites import Site
 from reft_interp.subspace import Subspace
 from reft_interp.training import load_result, train
+from reft_interp.training.trainer import check_arguments
 
 
 @dataclass(frozen=True)
@@ -150,6 +151,9 @@ def fit_das(
         ValueError: a site that the model lacks, a rank above its width or unlike `start`'s,
             tokens that a pair does not have: all before the first step.
     """
+    check_arguments(epochs, arguments)
+    if not isinstance(site, Site):
+        raise TypeError(f'site must be a Site, as Site("resid_post", 12), got {site!r}')
     begins = "random" if start is None else "given"
     if start is None:
         start = Subspace.random(site.width(model), 1 if rank is None else rank, seed=seed)

@@ -72,8 +72,8 @@ class Patching:
         return pd.DataFrame(rows)
 
     def plot(self) -> "Axes":
-        """A heat map of the mean change over the rows of `to_change`: sites down, selections of
-        tokens across.
+        """A heat map of the mean change over the rows of `to_change`: layers up, or sites down if
+        they are of several components, and selections of tokens across.
 
         Raises:
             ValueError: there is no such row.
@@ -85,11 +85,16 @@ class Patching:
                 f"in all {len(self.untouched)} rows the untouched model prefers the label already: "
                 "there is no change to plot"
             )
+        frame = self.to_frame()
+        kinds = {(site.component, site.heads, site.neurons) for site in self.sites}
+        if len(kinds) == 1:
+            frame["layer"] = [site.layer for site in self.sites for _ in self.on]
         return plotting.heatmap(
-            self.to_frame(),
+            frame,
             x="tokens",
-            y="site",
+            y="layer" if len(kinds) == 1 else "site",
             value="change",
+            title=f"Patching {', '.join(sorted({site.component for site in self.sites}))}",
             value_label="change of logit difference",
         )
 

@@ -30,8 +30,10 @@ def add_probes(page: Report, probes: Sequence[ProbeReport]) -> None:
         "Logistic regression on the untouched model's activations, predictions out of fold; no "
         "subject noun is in training and test at once. *Inside* sees only the coordinates in the "
         "subspace, "
-        "*complement* all but them; the controls are a random subspace of the same rank, "
-        "shuffled labels and the share of the most frequent label. " + " ".join(notes),
+        "*complement* all but them; the controls are random subspaces of the same rank, "
+        "shuffled labels and the share of the most frequent label. Where an edit does not touch "
+        "the last token, what stands there is only what the untouched model holds. "
+        + " ".join(notes),
     )
     for read, frame in linear.groupby("read", sort=False):
         name = "probes-" + "".join(c if c.isalnum() else "-" for c in str(read)).strip("-")
@@ -44,7 +46,8 @@ def add_probes(page: Report, probes: Sequence[ProbeReport]) -> None:
                 xlabel="probe accuracy",
                 title=f"Read: {read}",
             ),
-            caption=f"Probe accuracy, 95 % Wilson intervals. Read: {read}.",
+            caption="Probe accuracy, 95 % Wilson intervals; of random subspaces the mean and "
+            f"range of the draws. Read: {read}.",
             name=name,
         )
     page.table(
@@ -102,7 +105,10 @@ def add_probes(page: Report, probes: Sequence[ProbeReport]) -> None:
 
     page.section(
         "The task without the subspace",
-        "After the edit, what stands in the subspace is removed: h − RᵀRh.",
+        "After the edit, what stands in the subspace is removed: h − RᵀRh. Without what it writes "
+        "an edit of one token does nothing by construction, which only checks the ablation; and "
+        "removing what it reads comes after it was read, so that a task which survives does not "
+        "say that it was not used.",
     )
     page.table(
         joined([probe.removal for probe in probes]),

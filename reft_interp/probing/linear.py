@@ -26,6 +26,7 @@ def linear_probes(
     subspace: Subspace,
     *,
     groups: Sequence[str] | None = None,
+    draws: int = 5,
     seed: int = 0,
 ) -> pd.DataFrame:
     """Accuracy of logistic regression on parts of the activations, out of fold.
@@ -36,12 +37,14 @@ def linear_probes(
         subspace: whose inside and complement are probed.
         groups: examples of one group are never in training and test at once; every example is
             its own group by default.
-        seed: of the folds, the random subspace and the shuffle.
+        draws: random subspaces of the same rank.
+        seed: of the folds, the random subspaces and the shuffle.
 
     Returns:
         Columns part, value, low, high, n. The parts: "inside"; "complement", everything
-        else; "random subspace" of the same rank; "shuffled labels", inside; and "majority",
-        the share of the most frequent label.
+        else; "random subspace", of which `value` is the mean over the draws, `low` and `high`
+        their range; "shuffled labels", inside; and "majority", the share of the most
+        frequent label. Elsewhere `low` and `high` are 95 % Wilson intervals.
 
     Raises:
         ValueError: there are not as many labels as activations, or only one label.
@@ -54,16 +57,25 @@ def linear_probes(
     each = np.arange(len(y)) if groups is None else np.unique(groups, return_inverse=True)[1]
     h = activations.detach().float().cpu()
     rng = np.random.default_rng(seed)
-    (random,) = control_subspaces(subspace.width, subspace.rank, 1, seed=seed)
     inside = subspace.coordinates(h).numpy()
     parts: dict[str, tuple[np.ndarray, np.ndarray]] = {
         "inside": (inside, y),
-        "random subspace": (random.coordinates(h).numpy(), y),
         "shuffled labels": (inside, rng.permutation(y)),
     }
     if subspace.rank < subspace.width:
         parts["complement"] = (subspace.remove(h).numpy(), y)
     rows = [_row(part, _out_of_fold(x, target, each, seed)) for part, (x, target) in parts.items()]
+    controls = control_subspaces(subspace.width, subspace.rank, draws, seed=seed)
+    read = [_out_of_fold(c.coordinates(h).numpy(), y, each, seed).value for c in controls]
+    rows.append(
+        {
+            "part": "random subspace",
+            "value": sum(read) / len(read),
+            "low": min(read),
+            "high": max(read),
+            "n": len(y),
+        }
+    )
     rows.append(_row("majority", Accuracy(int(np.bincount(y).max()), len(y))))
     return pd.DataFrame(rows)
 
@@ -75,6 +87,6 @@ def _out_of_fold(x: np.ndarray, y: np.ndarray, groups: np.ndarray, seed: int) ->
     return Accuracy(int((np.asarray(said) == y).sum()), len(y))
 
 
-def _row(part: str, accuracy: Accuracy) -> dict[str, str | float]:
+def _row(part: str, accuracy: Accuracy) -> dict[str, str | float | int]:
     low, high = accuracy.interval
     return {"part": part, "value": accuracy.value, "low": low, "high": high, "n": accuracy.n}

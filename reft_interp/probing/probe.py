@@ -184,7 +184,7 @@ class _Questions:
         draws: int,
         seed: int,
     ):
-        self.model, self.against, self.seed = model, against, seed
+        self.model, self.against, self.draws, self.seed = model, against, draws, seed
         # Once: a result computes its subspace anew whenever it is asked for it.
         self.sought = against.subspace
         self.examples = _examples(data, against.on)
@@ -226,7 +226,12 @@ class _Questions:
             )
             for read, h, of in asked:
                 frame = linear_probes(
-                    h, of["labels"], one.subspace, groups=of.get("groups"), seed=seed
+                    h,
+                    of["labels"],
+                    one.subspace,
+                    groups=of.get("groups"),
+                    draws=self.draws,
+                    seed=seed,
                 )
                 linear.append(_labelled(frame, subspace=one.label, read=read))
             if one.site.component not in ("z", "mlp_post"):

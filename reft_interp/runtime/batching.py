@@ -30,6 +30,9 @@ def as_list(rows: Rows, argument: str = "rows") -> list[Mapping[str, Any]]:
     """
     if isinstance(rows, str | Mapping):
         raise TypeError(f"{argument} must be a list of rows, got one {type(rows).__name__}")
+    if hasattr(rows, "train") and hasattr(rows, "test"):
+        name = type(rows).__name__
+        raise TypeError(f"{argument} must be rows, got {name}: give its .train or its .test")
     mappings: list[Mapping[str, Any]] = []
     for i, row in enumerate(cast("Sequence[Row]", rows)):
         if isinstance(row, str):

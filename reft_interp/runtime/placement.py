@@ -34,6 +34,13 @@ class Placement:
         site: Site,
         on: str | int | Sequence[int] | PositionSelector,
     ):
+        if isinstance(intervention, type):
+            raise TypeError(
+                f"intervention must be an instance, got the class {intervention.__name__}: "
+                f"{intervention.__name__}(...) makes one"
+            )
+        if not isinstance(site, Site):
+            raise TypeError(f'site must be a Site, as Site("resid_post", 12), got {site!r}')
         object.__setattr__(self, "intervention", intervention)
         object.__setattr__(self, "site", site)
         object.__setattr__(self, "on", parse_positions(on))

@@ -180,8 +180,8 @@ class NumberAgreement:
             model_accuracy=first.value,
             model=getattr(model.cfg, "model_name", None),
             held_out=(
-                f"test has {len(test.nouns)} nouns and {len(test.templates)} templates, train "
-                f"{len(train.nouns)} and {len(train.templates)} others; test templates: "
+                f"test draws from {len(test.nouns)} nouns and {len(test.templates)} templates, "
+                f"train from {len(train.nouns)} and {len(train.templates)} others; test templates: "
                 + "; ".join(template.text for template in test.templates)
             ),
         )

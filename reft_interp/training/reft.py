@@ -14,13 +14,13 @@ from reft_interp.evaluation import Comparison, accuracy
 from reft_interp.interventions import Intervention
 from reft_interp.positions import PositionSelector
 from reft_interp.runtime import IntervenedModel, Placement
-from reft_interp.runtime.batching import Rows
+from reft_interp.runtime.batching import Rows, as_list
 from reft_interp.runtime.planning import Engine
 from reft_interp.runtime.prepared import Over, PreparedRows
 from reft_interp.sites import Site
 from reft_interp.subspace import Subspace
 from reft_interp.training.results import load_result
-from reft_interp.training.trainer import train
+from reft_interp.training.trainer import check_arguments, train
 
 
 @dataclass(frozen=True)
@@ -155,13 +155,15 @@ def fit_reft(
         ValueError: a site that the model lacks, a row without answer, positions that a row
             does not have: all before the first step.
     """
+    check_arguments(epochs, arguments)
+    count = len(as_list(rows))
     intervened = place_reft(model, intervention, site, on, shared=shared, seed=seed)
     settings = {
         "epochs": epochs,
         "learning_rate": learning_rate,
         "batch_size": batch_size,
         "seed": seed,
-        "rows": len(rows),
+        "rows": count,
         "shared": shared,
         "engine": engine,
         "over": over,

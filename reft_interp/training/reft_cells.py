@@ -11,7 +11,7 @@ from transformer_lens.model_bridge import TransformerBridge
 
 from reft_interp.interventions import Intervention
 from reft_interp.positions import PositionSelector
-from reft_interp.runtime.batching import Rows
+from reft_interp.runtime.batching import Rows, as_list
 from reft_interp.runtime.planning import Engine
 from reft_interp.runtime.prepared import Over, prepare_each
 from reft_interp.sites import Site
@@ -82,6 +82,7 @@ def fit_reft_each(
     """
     if not cells:
         raise ValueError("cells must hold at least one cell, got none")
+    count = len(as_list(rows))
     placed = [
         place_reft(model, cell.intervention, cell.site, cell.on, shared=cell.shared, seed=cell.seed)
         for cell in cells
@@ -117,7 +118,7 @@ def fit_reft_each(
                 "learning_rate": cell.learning_rate,
                 "batch_size": cell.batch_size,
                 "seed": cell.seed,
-                "rows": len(rows),
+                "rows": count,
                 "shared": cell.shared,
                 "engine": engine,
                 "over": over,

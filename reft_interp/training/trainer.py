@@ -6,8 +6,10 @@ Trainer's own state beside it.
 """
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import fields
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -115,6 +117,23 @@ class _Bar(ProgressCallback):
                 self.training_bar.set_postfix(loss=f"{float(logs['loss']):.3f}")
 
 
+def check_arguments(epochs: int | float, arguments: Mapping[str, Any]) -> None:
+    """Raise, before anything runs, where training could not begin.
+
+    Raises:
+        TypeError: an argument that transformers' TrainingArguments does not know.
+        ValueError: no epochs.
+    """
+    known = {one.name for one in fields(TrainingArguments)} | set(signature(train).parameters)
+    unknown = [name for name in arguments if name not in known]
+    if unknown:
+        raise TypeError(
+            f"{unknown[0]!r} is neither an argument here nor one of transformers' TrainingArguments"
+        )
+    if epochs <= 0:
+        raise ValueError(f"epochs must be above 0, got {epochs}")
+
+
 def train(
     intervened: IntervenedModel,
     rows: PreparedRows | Rows,
@@ -157,6 +176,7 @@ def train(
         ValueError: nothing to train; resume without a folder for checkpoints; the loss or the
             weights became NaN or infinite.
     """
+    check_arguments(epochs, arguments)
     if resume and checkpoints is None:
         raise ValueError("resume=True needs checkpoints=, the folder to resume from")
 

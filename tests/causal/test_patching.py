@@ -76,6 +76,15 @@ def test_the_frame_keeps_rows_apart_in_which_nothing_should_move(tiny):
     assert row["change"] == pytest.approx(np.mean(change[asked]))
     assert row["change elsewhere"] == pytest.approx(np.mean(change[rest]))
     assert found.plot().get_xlabel() == "Tokens"
+    assert found.plot().get_ylabel() == "Site"  # of several components
+
+
+def test_sites_of_one_component_are_layers_in_the_figure():
+    sites = (ri.Site("resid_post", 0), ri.Site("resid_post", 1))
+    untouched = np.array([-1.0, -2.0])
+    ax = Patching(sites, ("last",), untouched, np.zeros((2, 1, 2))).plot()
+    assert ax.get_ylabel() == "Layer" and ax.get_title(loc="left") == "Patching resid_post"
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["1", "0"]
 
 
 def patching(untouched, change):

@@ -247,7 +247,7 @@ class TestNames:
 
     def test_a_name_that_the_hub_does_not_know(self, monkeypatch, caplog):
         monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
-        with nowhere_hub() as address:
+        with nowhere_hub() as address, caplog.at_level("WARNING", "reft_interp.models.loading"):
             monkeypatch.setattr(
                 "huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE",
                 address + "/{repo_id}/resolve/{revision}/{filename}",

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from reft_interp.evaluation import control_subspaces
 from reft_interp.probing.linear import linear_probes
 from reft_interp.subspace import Subspace
 
@@ -64,3 +65,15 @@ def test_labels_that_do_not_fit_are_refused(planted):
         linear_probes(h, labels[1:], having)
     with pytest.raises(ValueError, match="at least two values, got only 1"):
         linear_probes(h, [1] * 200, having)
+
+
+def test_the_random_control_is_the_mean_and_range_of_its_draws(planted):
+    h, labels, having, _ = planted
+    frame = linear_probes(h, labels, having, draws=3, seed=1).set_index("part")
+    inside = [
+        values(linear_probes(h, labels, control, draws=1, seed=1))["inside"]
+        for control in control_subspaces(32, 2, 3, seed=1)
+    ]
+    row = frame.loc["random subspace"]
+    assert row["value"] == pytest.approx(sum(inside) / 3)
+    assert (row["low"], row["high"]) == (min(inside), max(inside))

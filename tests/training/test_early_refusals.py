@@ -1,0 +1,33 @@
+"""Mistakes that are told before anything runs, in the words of whoever made them."""
+
+import pytest
+
+import reft_interp as ri
+
+SITE = ri.Site("resid_post", 0)
+
+
+class Splits(list):
+    """Something with splits that a type checker takes for rows."""
+
+    train = test = ()
+
+
+def test_splits_are_no_rows(tiny):
+    with pytest.raises(TypeError, match=r"rows must be rows, got Splits: give its \.train"):
+        ri.accuracy(tiny("llama"), Splits())
+
+
+def test_an_argument_that_nobody_knows_is_named(tiny):
+    rows = [{"prompt": "The key", "answer": " is"}]
+    with pytest.raises(TypeError, match="'lr' is neither an argument here"):
+        ri.fit_reft(tiny("llama"), rows, ri.LoReFT(1), SITE, "last", lr=1e-3)
+    pairs = [{"base": "The key", "source": "The keys", "label": " are"}]
+    with pytest.raises(TypeError, match="'ranks' is neither an argument here"):
+        ri.fit_das(tiny("llama"), pairs, SITE, "last", ranks=2)
+
+
+def test_no_epochs_are_no_training(tiny):
+    pairs = [{"base": "The key", "source": "The keys", "label": " are"}]
+    with pytest.raises(ValueError, match="epochs must be above 0, got 0"):
+        ri.fit_das(tiny("llama"), pairs, SITE, "last", epochs=0)
