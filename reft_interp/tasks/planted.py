@@ -26,7 +26,7 @@ from reft_interp.tasks.causal_task import CausalTask
 WIDTH, LAYERS = 32, 4
 _NOUNS = 24
 """Subjects, and as many companions."""
-_NUISANCE = 0.15
+_NUISANCE = 0.05
 """How strongly the nouns' identity is carried along, where the variable is carried by 1."""
 _SHARPNESS = 4.0
 """Of the output: the right answer is some four nats ahead of the next one. Far sharper, and a loss
