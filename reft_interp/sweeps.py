@@ -30,6 +30,7 @@ from reft_interp.runtime import IntervenedModel
 from reft_interp.runtime.prepared import PreparedRows, preparation_errors, prepare_each
 from reft_interp.sites import Site
 from reft_interp.subspace import Subspace
+from reft_interp.training.cells import groups_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -178,7 +179,11 @@ class _Study:
             raise ValueError("cells of a sweep begin at random: leave start out")
         self.model, self.pairs, self.cells, self.folder = model, pairs, cells, folder
         self.rows_at_once = rows_at_once
-        self.groups = _groups(cells, rows_at_once)
+        # Always the same, whatever is done already, so that a sweep that was killed trains its
+        # cells as one that was not.
+        self.groups = groups_of(
+            [cell.site.layer for cell in cells], [cell.batch_size for cell in cells], rows_at_once
+        )
         self.description = {
             "format": FORMAT_VERSION,
             "model": asdict(identify(model)),
@@ -354,19 +359,6 @@ class _Ready:
     training: PreparedDAS | None = None
     held_out: PreparedRows | None = None
     error: Exception | None = None
-
-
-def _groups(cells: Sequence[DASCell], rows_at_once: int) -> list[list[int]]:
-    """Cells that train together, by their numbers: always the same, whatever is done already, so
-    that a sweep that was killed trains them as one that was not."""
-    order = sorted(range(len(cells)), key=lambda i: cells[i].site.layer)
-    groups: list[list[int]] = [[]]
-    for i in order:
-        rows = sum(cells[j].batch_size for j in groups[-1])
-        if groups[-1] and rows + cells[i].batch_size > rows_at_once:
-            groups.append([])
-        groups[-1].append(i)
-    return groups
 
 
 def _described(cell: DASCell) -> dict[str, Any]:

@@ -7,11 +7,10 @@ from typing import Any, cast
 import numpy as np
 import pandas as pd
 from jaxtyping import Float
-from scipy.stats import ttest_1samp
 from transformer_lens.model_bridge import TransformerBridge
 
 from reft_interp.causal.interchanges import On, Pairs, interchange_rows
-from reft_interp.evaluation import answer_log_probabilities, divergences
+from reft_interp.evaluation import answer_log_probabilities, divergences, mean_and_interval
 from reft_interp.interventions import Intervention
 from reft_interp.runtime import IntervenedModel, Placement
 from reft_interp.sites import Site
@@ -42,7 +41,7 @@ class Effects:
         lines = []
         for measure, of_methods in measures.items():
             for method, sizes in of_methods.items():
-                value, low, high = _mean(sizes)
+                value, low, high = mean_and_interval(sizes)
                 lines.append(
                     {
                         "method": method,
@@ -88,12 +87,3 @@ def effects(
         difference[name] = ((new_label - new_answer) - (label - answer))[changing]
         divergence[name] = divergences(placed, bases, sources)[~changing]
     return Effects(probability, difference, divergence)
-
-
-def _mean(sizes: Sizes) -> tuple[float, float, float]:
-    if len(sizes) < 2:
-        return (float(sizes.mean()) if len(sizes) else float("nan")), float("nan"), float("nan")
-    if np.ptp(sizes) == 0:  # no spread, no interval of scipy's
-        return float(sizes[0]), float(sizes[0]), float(sizes[0])
-    interval = ttest_1samp(sizes, 0).confidence_interval()
-    return float(sizes.mean()), float(interval.low), float(interval.high)

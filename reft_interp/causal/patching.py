@@ -11,11 +11,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float
-from scipy.stats import ttest_1samp
 from transformer_lens.model_bridge import TransformerBridge
 
 from reft_interp.causal.interchanges import On, Pairs, interchange_rows, prepare_interchanges
-from reft_interp.evaluation import choice_scores, prepared_choice_scores
+from reft_interp.evaluation import choice_scores, mean_and_interval, prepared_choice_scores
 from reft_interp.interventions import Interchange
 from reft_interp.positions import parse_positions
 from reft_interp.runtime.planning import Engine
@@ -55,17 +54,19 @@ class Patching:
         rows = []
         for i, site in enumerate(self.sites):
             for j, on in enumerate(self.on):
-                low, high = _interval(moved[i, j])
+                change, low, high = mean_and_interval(moved[i, j])
                 rows.append(
                     {
                         "site": str(site),
                         "tokens": on,
-                        "logit difference": _mean(self.patched[i, j][self.to_change]),
-                        "change": _mean(moved[i, j]),
+                        "logit difference": mean_and_interval(self.patched[i, j][self.to_change])[
+                            0
+                        ],
+                        "change": change,
                         "low": low,
                         "high": high,
                         "n": moved.shape[-1],
-                        "change elsewhere": _mean(rest[i, j]),
+                        "change elsewhere": mean_and_interval(rest[i, j])[0],
                         "n elsewhere": rest.shape[-1],
                     }
                 )
@@ -169,14 +170,3 @@ def _sign(number: int, row) -> int:
             f"{choices} and label {row['answer']!r}"
         )
     return 1 if choices.index(row["answer"]) == 0 else -1
-
-
-def _mean(values: Float[np.ndarray, "rows"]) -> float:
-    return float(values.mean()) if len(values) else float("nan")
-
-
-def _interval(values: Float[np.ndarray, "rows"]) -> tuple[float, float]:
-    if len(values) < 2:
-        return float("nan"), float("nan")
-    found = ttest_1samp(values, 0.0).confidence_interval(0.95)
-    return float(found.low), float(found.high)

@@ -12,7 +12,12 @@ from reft_interp.evaluation.predicting import (
     divergences,
     predict_choices,
 )
-from reft_interp.evaluation.results import Accuracy, Comparison, paired_difference
+from reft_interp.evaluation.results import (
+    Accuracy,
+    Comparison,
+    mean_and_interval,
+    paired_difference,
+)
 from reft_interp.evaluation.scoring import (
     prepared_accuracies,
     prepared_accuracy,
@@ -29,6 +34,7 @@ __all__ = [
     "choice_scores",
     "control_subspaces",
     "divergences",
+    "mean_and_interval",
     "paired_difference",
     "predict_choices",
     "prepared_accuracies",

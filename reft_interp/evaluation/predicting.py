@@ -1,6 +1,6 @@
 """What a model answers: the most probable of a row's choices, or its own greedy tokens."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -157,9 +157,8 @@ def answer_log_probabilities(
     listed = as_list(rows)
     read = _one_for_each(listed, sources)
     found = np.empty(len(listed))
-    for group in by_length(listed, batch_size):
-        some_sources = None if read is None else [read[i] for i in group]
-        found[group] = _answer_log_probabilities(model, [listed[i] for i in group], some_sources)
+    for group, some, some_sources in _in_groups(listed, read, batch_size):
+        found[group] = _answer_log_probabilities(model, some, some_sources)
     return found
 
 
@@ -180,13 +179,23 @@ def divergences(
     listed = as_list(rows)
     read = _one_for_each(listed, sources)
     found = np.empty(len(listed))
-    for group in by_length(listed, batch_size):
-        some = [listed[i] for i in group]
-        some_sources = None if read is None else [read[i] for i in group]
+    for group, some, some_sources in _in_groups(listed, read, batch_size):
         untouched = _log_probabilities_after(intervened.model, some, None).double()
         edited = _log_probabilities_after(intervened, some, some_sources).double()
         found[group] = (untouched.exp() * (untouched - edited)).sum(-1).numpy()
     return found
+
+
+def _in_groups(
+    rows: Sequence[Any], sources: Sequence[Any] | None, batch_size: int
+) -> Iterator[tuple[list[int], list[Any], list[Any] | None]]:
+    """Rows of similar length at a time: their numbers, themselves, and their sources."""
+    for group in by_length(rows, batch_size):
+        yield (
+            group,
+            [rows[i] for i in group],
+            None if sources is None else [sources[i] for i in group],
+        )
 
 
 def _one_for_each(rows: Sequence[Any], sources: Rows | None) -> list[Mapping[str, Any]] | None:

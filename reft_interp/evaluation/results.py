@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 from jaxtyping import Float
-from scipy.stats import binomtest, bootstrap
+from scipy.stats import binomtest, bootstrap, ttest_1samp
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -109,6 +109,18 @@ class Comparison:
             xlabel=self.metric.split(" at ")[0],
             ax=ax,
         )
+
+
+def mean_and_interval(values: Float[np.ndarray, "_"]) -> tuple[float, float, float]:
+    """The mean and the ends of its 95 % interval (Student's t); NaN where there are too few
+    values."""
+    if len(values) < 2:
+        mean = float(values.mean()) if len(values) else float("nan")
+        return mean, float("nan"), float("nan")
+    if np.ptp(values) == 0:  # no spread, of which scipy makes no interval
+        return float(values[0]), float(values[0]), float(values[0])
+    found = ttest_1samp(values, 0.0).confidence_interval(0.95)
+    return float(values.mean()), float(found.low), float(found.high)
 
 
 def paired_difference(

@@ -109,19 +109,28 @@ def train_cells(
     """
     _check(cells)
     runs = [_Run(cell) for cell in cells]
-    # Cells whose regions begin at similar layers share the most work.
-    order = sorted(range(len(runs)), key=lambda i: _lowest(runs[i].cell))
-    groups: list[list[_Run]] = [[]]
-    for i in order:
-        size = sum(run.cell.batch_size for run in groups[-1])
-        if groups[-1] and size + runs[i].cell.batch_size > rows_at_once:
-            groups.append([])
-        groups[-1].append(runs[i])
+    groups = groups_of(
+        [_lowest(cell) for cell in cells], [cell.batch_size for cell in cells], rows_at_once
+    )
     total = sum(run.cell.steps for run in runs)
     with tqdm(total=total, disable=not progress, desc="training cells") as bar:
         for group in groups:
-            _train_together(group, bar)
+            _train_together([runs[i] for i in group], bar)
     return [run.frame() for run in runs]
+
+
+def groups_of(
+    layers: Sequence[int], batch_sizes: Sequence[int], rows_at_once: int
+) -> list[list[int]]:
+    """Which cells share each step, by their numbers: those whose regions begin at similar layers,
+    as they share the most work, while their rows fit."""
+    groups: list[list[int]] = [[]]
+    for i in sorted(range(len(layers)), key=layers.__getitem__):
+        size = sum(batch_sizes[j] for j in groups[-1])
+        if groups[-1] and size + batch_sizes[i] > rows_at_once:
+            groups.append([])
+        groups[-1].append(i)
+    return groups
 
 
 class _Run:
