@@ -7,6 +7,7 @@ from .causal import Counterfactuals as Counterfactuals
 from .causal import DASCell as DASCell
 from .causal import DASResult as DASResult
 from .causal import DifferenceOfMeans as DifferenceOfMeans
+from .causal import Disentanglement as Disentanglement
 from .causal import Effects as Effects
 from .causal import Evidence as Evidence
 from .causal import FullVector as FullVector
@@ -19,12 +20,14 @@ from .causal import PreparedPairs as PreparedPairs
 from .causal import RandomSubspace as RandomSubspace
 from .causal import activation_patching as activation_patching
 from .causal import compare_methods as compare_methods
+from .causal import disentanglement as disentanglement
 from .causal import effects as effects
 from .causal import fit_das as fit_das
 from .causal import fit_das_each as fit_das_each
 from .causal import gather_evidence as gather_evidence
 from .causal import interchange_accuracies as interchange_accuracies
 from .causal import interchange_accuracy as interchange_accuracy
+from .causal import log_odds_ratios as log_odds_ratios
 from .evaluation import Accuracy as Accuracy
 from .evaluation import Comparison as Comparison
 from .evaluation import accuracy as accuracy

@@ -13,6 +13,7 @@ from typing import Any
 
 import pandas as pd
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from reft_interp import plotting
@@ -21,8 +22,10 @@ from reft_interp.evaluation import Accuracy, Comparison, accuracy
 from reft_interp.interventions import DiReFT, LoReFT
 from reft_interp.models import identify, load_model
 from reft_interp.probing import ProbeReport, probe_each
-from reft_interp.probing.document import add_probes
+from reft_interp.probing.document import INTERVALS, add_probes
 from reft_interp.report import Report
+from reft_interp.report.cells import columns
+from reft_interp.report.markup import as_list
 from reft_interp.sites import Site
 from reft_interp.tasks import LabelledTask, NumberAgreement, number_naming, sst2
 from reft_interp.training import ReFTResult, fit_reft
@@ -105,7 +108,10 @@ def run_demo(
     console.rule("3. What do their subspaces encode?")
     probes = probe_each(refts, against=das, data=counterfactuals.test, task=task.test, seed=seed)
     for one in probes:
-        console.print(str(one), highlight=False, markup=False, soft_wrap=True)
+        for note in one.notes:
+            console.print(note, highlight=False, markup=False)
+        for title, frame in one.tables():
+            _print(console, title, frame)
 
     console.rule("4. The report")
     facts = _facts(bridge, counterfactuals, task, on, seed, began)
@@ -120,12 +126,13 @@ def run_demo(
 
 
 def _print(console: Console, title: str, frame: pd.DataFrame) -> None:
+    """As the report shows it: an interval is one column."""
     table = Table(title=title, title_justify="left")
-    for column in frame.columns:
-        numeric = pd.api.types.is_numeric_dtype(frame[column])
-        table.add_column(str(column), justify="right" if numeric else "left")
-    for row in frame.itertuples(index=False):
-        table.add_row(*(f"{cell:.3f}" if isinstance(cell, float) else str(cell) for cell in row))
+    shown = columns(frame)
+    for column in shown:
+        table.add_column(column.name, justify="right" if column.kind == "number" else "left")
+    for row in zip(*(column.cells for column in shown), strict=True):
+        table.add_row(*map(escape, row))
     console.print(table)
 
 
@@ -210,8 +217,8 @@ def _page(
             f"A rank-{_RANK} subspace found by DAS carries the grammatical number of the subject: "
             f"on held-out nouns and templates an interchange inside it gives the expected verb in "
             f"{_percent(found)} of pairs, where swapping the whole vector gives "
-            f"{_percent(whole)} and random subspaces {sum(random) / len(random):.0%} "
-            f"(range {min(random):.0%} to {max(random):.0%}). Accuracy on {task.name}: "
+            f"{_percent(whole)} and random subspaces {sum(random) / len(random):.1%} "
+            f"(range {min(random):.1%} to {max(random):.1%}). Accuracy on {task.name}: "
             + ", ".join(f"{name} {_percent(score)}" for name, (score,) in learned.rows)
             + ". "
             + " ".join(_compared(one) for one in probes)
@@ -222,17 +229,21 @@ def _page(
         "The base is answered with what its verb should be if its subject had the *source's* "
         "number. Half of the pairs have the same number, so the rate without intervention is a "
         "half by construction, and an edit that always flips the answer gains nothing.\n\n"
-        + str(counterfactuals),
+        + as_list(str(counterfactuals)),
     )
     page.figure(
         interchange.plot(),
-        caption=f"{interchange.metric}. 95 % Wilson intervals; random subspaces: mean and range.",
+        caption=f"{interchange.metric}. {INTERVALS}",
         name="das-interchange",
     )
-    page.table(interchange.to_frame(), caption=interchange.metric, name="das-interchange")
+    page.table(
+        interchange.to_frame(),
+        caption=f"{interchange.metric}. {INTERVALS}",
+        name="das-interchange",
+    )
     page.section(
         "Two ReFTs learn a task",
-        f"{task.description} Both edit {facts['site']} on {facts['reft_positions']}.\n\n{task}",
+        f"Both edit {facts['site']} on {facts['reft_positions']}.\n\n{as_list(str(task))}",
     )
     page.figure(
         learned.plot(reference=task.majority, reference_label="majority"),
@@ -259,12 +270,7 @@ def _page(
         name="losses",
     )
     add_probes(page, probes)
-    page.footer(
-        {
-            key: json.dumps(value) if isinstance(value, dict) else value
-            for key, value in facts.items()
-        }
-    )
+    page.footer(facts)
     return page
 
 

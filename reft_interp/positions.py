@@ -9,6 +9,7 @@ import json
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, fields
+from difflib import get_close_matches
 from operator import index
 from typing import Any, Literal, SupportsIndex
 
@@ -100,7 +101,9 @@ class Span(PositionSelector):
     def pick(self, row: Row) -> Iterable[int]:
         if self.name not in row.spans:
             known = ", ".join(sorted(row.spans)) or "none"
-            raise ValueError(f"{self}: no span {self.name!r} (there are: {known}) in {row}")
+            meant = get_close_matches(self.name, ["first", "last", "every", "all"], 1)
+            hint = f"; did you mean {meant[0]!r}?" if meant else ""
+            raise ValueError(f"{self}: no span {self.name!r} (there are: {known}) in {row}{hint}")
         return row.overlapping(*row.spans[self.name], all=self.all)
 
     def _head(self) -> str:

@@ -20,6 +20,20 @@ from torch import Tensor
 _TOLERANCE = 1e-4
 
 
+def check_rank(rank: int) -> int:
+    """The rank, if it can be that of some subspace.
+
+    Raises:
+        TypeError: it is not a whole number.
+        ValueError: it is below 1.
+    """
+    if isinstance(rank, bool) or not isinstance(rank, int):
+        raise TypeError(f"rank must be a whole number, got {rank!r}")
+    if rank < 1:
+        raise ValueError(f"rank must be at least 1, got {rank}")
+    return rank
+
+
 @dataclass(frozen=True, eq=False, repr=False)
 class Subspace:
     """The span of r orthonormal rows in R^d.
@@ -103,9 +117,10 @@ class Subspace:
         """Drawn uniformly from all subspaces of that rank (the Haar measure), float32 at least.
 
         Raises:
+            TypeError: rank is not a whole number.
             ValueError: rank is not between 1 and width.
         """
-        if not 1 <= rank <= width:
+        if check_rank(rank) > width:
             raise ValueError(f"rank must be between 1 and {width} (the width), got {rank}")
         generator = torch.Generator().manual_seed(seed)
         rows = torch.randn(rank, width, generator=generator, dtype=torch.float64)
@@ -125,7 +140,7 @@ class Subspace:
         # What the mean leaves of rows that are all alike is rounding, not a component.
         constant = _within_rounding(centred, values, activations.dtype).all()
         available = 0 if constant else numerical_rank(centred)
-        if not 1 <= rank <= available:
+        if check_rank(rank) > available:
             raise ValueError(
                 f"rank must be between 1 and {available} (the rank of the centred "
                 f"activations, {tuple(activations.shape)}), got {rank}"

@@ -132,7 +132,7 @@ def test_intervals_draws_the_numbers_of_the_frame_from_top_to_bottom():
     np.testing.assert_array_equal(dots(ax)[:, 0], METHODS["iia"])
     assert ax.yaxis_inverted()  # the first row is on top
     assert [t.get_text().replace("\n", " ") for t in ax.get_yticklabels()] == [*METHODS["method"]]
-    assert [text.get_text() for text in artists(ax, "number")] == ["0.91", "0.03", "1.00"]
+    assert [text.get_text() for text in artists(ax, "number")] == ["0.910", "0.030", "1.000"]
 
 
 def test_a_missing_interval_leaves_just_the_dot():
@@ -147,7 +147,7 @@ def test_a_missing_interval_leaves_just_the_dot():
 def test_a_missing_value_keeps_its_row():
     frame = METHODS.assign(iia=[None, 0.03, 1.0])
     ax = plotting.intervals(frame, value="iia", label="method")
-    assert [text.get_text() for text in artists(ax, "number")] == ["–", "0.03", "1.00"]
+    assert [text.get_text() for text in artists(ax, "number")] == ["–", "0.030", "1.000"]
     assert len(ax.get_yticks()) == 3
 
 
@@ -164,7 +164,7 @@ def test_the_reference_is_a_line_with_its_name_inside_the_figure(at, align):
     (line,) = artists(ax, "reference")
     assert set(line.get_xdata()) == {at}
     (name,) = (text for text in ax.texts if "chance" in text.get_text())
-    assert name.get_text() == f"chance {at:.2f}"
+    assert name.get_text() == f"chance {at:.3g}"
     assert name.get_horizontalalignment() == align
     assert not artists(plotting.intervals(METHODS, value="iia", label="method"), "reference")
 

@@ -14,7 +14,7 @@ from sklearn.decomposition import PCA
 from test_encoding import no_type_checks
 from torch.testing import assert_close
 
-from reft_interp.subspace import Subspace, expected_overlap, in_float64, numerical_rank
+from reft_interp.subspace import Subspace, check_rank, expected_overlap, in_float64, numerical_rank
 
 __all__ = ["no_type_checks"]  # a fixture
 
@@ -180,9 +180,15 @@ def test_random_subspaces_prefer_no_direction():
     assert_close(mean, 0.5 * torch.eye(4, dtype=torch.float64), rtol=0, atol=0.05)
 
 
+@pytest.mark.parametrize("rank", [True, False])
+def test_a_rank_is_a_whole_number(rank):
+    with pytest.raises(TypeError, match=f"rank must be a whole number, got {rank!r}"):
+        check_rank(rank)
+
+
 @pytest.mark.parametrize("rank", [0, 5])
 def test_random_refuses_a_rank_beyond_the_width(rank):
-    with pytest.raises(ValueError, match=f"rank must be between 1 and 4 .*got {rank}"):
+    with pytest.raises(ValueError, match=f"rank must be .*got {rank}"):
         Subspace.random(4, rank, seed=0)
 
 

@@ -3,7 +3,8 @@
 from reft_interp.causal.counterfactuals import Counterfactuals
 from reft_interp.causal.das import DASResult, fit_das
 from reft_interp.causal.das_cells import DASCell, fit_das_each
-from reft_interp.causal.effects import Effects, effects
+from reft_interp.causal.disentanglement import Disentanglement, disentanglement
+from reft_interp.causal.effects import Effects, effects, log_odds_ratios
 from reft_interp.causal.evidence import Evidence, gather_evidence
 from reft_interp.causal.interchanges import (
     PreparedPairs,
@@ -13,12 +14,8 @@ from reft_interp.causal.interchanges import (
 )
 from reft_interp.causal.methods import (
     DAS,
-    PCA,
     BoundlessDAS,
-    DifferenceOfMeans,
     FullVector,
-    LinearDiscriminant,
-    LogisticProbe,
     MaskSearch,
     Method,
     RandomSubspace,
@@ -26,6 +23,12 @@ from reft_interp.causal.methods import (
 )
 from reft_interp.causal.model import CausalModel
 from reft_interp.causal.patching import Patching, activation_patching
+from reft_interp.causal.reading_methods import (
+    PCA,
+    DifferenceOfMeans,
+    LinearDiscriminant,
+    LogisticProbe,
+)
 
 __all__ = [
     "DAS",
@@ -36,6 +39,7 @@ __all__ = [
     "DASCell",
     "DASResult",
     "DifferenceOfMeans",
+    "Disentanglement",
     "Effects",
     "Evidence",
     "FullVector",
@@ -48,6 +52,7 @@ __all__ = [
     "RandomSubspace",
     "activation_patching",
     "compare_methods",
+    "disentanglement",
     "effects",
     "fit_das",
     "fit_das_each",
@@ -55,4 +60,5 @@ __all__ = [
     "interchange_accuracies",
     "interchange_accuracy",
     "interchange_rows",
+    "log_odds_ratios",
 ]

@@ -9,8 +9,14 @@ import pandas as pd
 from jaxtyping import Float
 from transformer_lens.model_bridge import TransformerBridge
 
-from reft_interp.causal.interchanges import On, Pairs, interchange_rows
-from reft_interp.evaluation import answer_log_probabilities, divergences, mean_and_interval
+from reft_interp.causal.interchanges import On, Pairs, interchange_rows, prepare_interchanges
+from reft_interp.evaluation import (
+    answer_log_probabilities,
+    choice_scores,
+    divergences,
+    mean_and_interval,
+    prepared_choice_scores,
+)
 from reft_interp.interventions import Intervention
 from reft_interp.runtime import IntervenedModel, Placement
 from reft_interp.sites import Site
@@ -87,3 +93,40 @@ def effects(
         difference[name] = ((new_label - new_answer) - (label - answer))[changing]
         divergence[name] = divergences(placed, bases, sources)[~changing]
     return Effects(probability, difference, divergence)
+
+
+def log_odds_ratios(
+    model: TransformerBridge,
+    pairs: Pairs,
+    interchanges: Sequence[tuple[Intervention, Site, On]],
+    *,
+    answers: tuple[str, str] = ("base_answer", "label"),
+    progress: bool = False,
+) -> Float[np.ndarray, "interchanges pairs"]:
+    """How far each interchange moves the odds from the base's answer to the source's (nats).
+
+    log p(answer) / p(label) of the untouched model, less the same under the interchange: Arora et
+    al. 2024 (arXiv:2402.12560), section 3. All interchanges are scored in joint runs.
+
+    Args:
+        model: the hooked model.
+        pairs: counterfactual rows, with choices.
+        interchanges: each with its site and its tokens.
+        answers: the columns with the base's answer and the label; both among the choices.
+        progress: show progress bars.
+
+    Raises:
+        ValueError: an answer is not among its choices.
+    """
+    rows = list(cast("Sequence[Mapping[str, Any]]", pairs))
+    placed = prepare_interchanges(model, pairs, interchanges, progress=progress)
+    base, label = ([row["choices"].index(row[name]) for row in rows] for name in answers)
+    untouched = _differences(choice_scores(model, interchange_rows(pairs)[0]), base, label)
+    moved = prepared_choice_scores(placed, progress=progress)
+    return np.stack([_differences(scores, base, label) - untouched for scores in moved])
+
+
+def _differences(
+    scores: Sequence[Float[np.ndarray, "_"]], base: Sequence[int], label: Sequence[int]
+) -> Float[np.ndarray, "pairs"]:
+    return np.array([of[to] - of[was] for of, was, to in zip(scores, base, label, strict=True)])

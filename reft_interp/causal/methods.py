@@ -4,22 +4,17 @@ DAS asks what an interchange does; the others look at activations alone, so that
 is readable but need not be used. Scored by the same interchange, they stand side by side.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, cast, runtime_checkable
+from typing import Protocol, runtime_checkable
 
-import numpy as np
 import torch
-from jaxtyping import Float
-from sklearn.covariance import LedoitWolf
-from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
-from sklearn.linear_model import LogisticRegression
-from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
 from reft_interp.causal.counterfactuals import Counterfactuals
 from reft_interp.causal.das import fit_das
 from reft_interp.causal.interchanges import On, Pairs, interchange_rows, prepare_interchanges
+from reft_interp.causal.reading_methods import labelled_activations
 from reft_interp.evaluation import Comparison, accuracy, prepared_accuracies
 from reft_interp.interventions import (
     BoundlessInterchange,
@@ -29,10 +24,9 @@ from reft_interp.interventions import (
     MaskedInterchange,
 )
 from reft_interp.runtime import IntervenedModel, Placement
-from reft_interp.runtime.activations import activations
 from reft_interp.runtime.prepared import PreparedRows
 from reft_interp.sites import Site
-from reft_interp.subspace import Subspace
+from reft_interp.subspace import Subspace, check_rank
 from reft_interp.training import train
 
 
@@ -84,6 +78,9 @@ class RandomSubspace:
     seed: int = 0
     name: str = "random subspace"
 
+    def __post_init__(self) -> None:
+        check_rank(self.rank)
+
     def fit(self, model, pairs, variable, site, on) -> Intervention:
         # Far from the seeds with which a DAS begins.
         return _inside(Subspace.random(site.width(model), self.rank, seed=10**6 + self.seed))
@@ -99,6 +96,8 @@ class DAS:
         learning_rate: of AdamW.
         batch_size: pairs a step.
         seed: of where the search begins, and of the order of pairs.
+        isolate: train on the pairs whose answer should stay what it was, too, where there are some
+            (see `disentanglement`): multi-task DAS (Huang et al. 2024, arXiv:2402.17700).
     """
 
     rank: int = 1
@@ -106,7 +105,11 @@ class DAS:
     learning_rate: float = 5e-3
     batch_size: int = 16
     seed: int = 0
+    isolate: bool = False
     name: str = "DAS"
+
+    def __post_init__(self) -> None:
+        check_rank(self.rank)
 
     def fit(self, model, pairs, variable, site, on) -> Intervention:
         found = fit_das(
@@ -122,83 +125,6 @@ class DAS:
             progress=False,
         )
         return _inside(found.subspace)
-
-
-@dataclass(frozen=True)
-class PCA:
-    """The directions along which activations vary most, whatever the variable is.
-
-    Args:
-        rank: how many.
-    """
-
-    rank: int = 1
-    name: str = "PCA"
-
-    def fit(self, model, pairs, variable, site, on) -> Intervention:
-        held, _ = labelled_activations(model, pairs, variable, site, on)
-        return _inside(Subspace.from_pca(held, self.rank))
-
-
-@dataclass(frozen=True)
-class DifferenceOfMeans:
-    """The span of the differences between the mean activations of the variable's values.
-
-    Args:
-        rank: only so many of the directions, the longest; all by default (values − 1).
-    """
-
-    rank: int | None = None
-    name: str = "difference of means"
-
-    def fit(self, model, pairs, variable, site, on) -> Intervention:
-        held, values = labelled_activations(model, pairs, variable, site, on)
-        means = torch.stack(
-            [held[torch.as_tensor(values == value)].mean(0) for value in np.unique(values)]
-        )
-        return _spanned(self, (means[1:] - means[0]).float())
-
-
-@dataclass(frozen=True)
-class LinearDiscriminant:
-    """The directions that a linear discriminant analysis reads (scikit-learn's, its covariance
-    shrunk as Ledoit and Wolf have it: there are fewer examples than dimensions).
-
-    Args:
-        rank: only so many of the directions, the longest; all by default (values − 1).
-    """
-
-    rank: int | None = None
-    name: str = "LDA"
-
-    def fit(self, model, pairs, variable, site, on) -> Intervention:
-        held, values = labelled_activations(model, pairs, variable, site, on)
-        # Not shrinkage="auto", which scales every dimension by its own spread first.
-        fitted = LinearDiscriminantAnalysis(solver="eigen", covariance_estimator=LedoitWolf()).fit(
-            held.double().numpy(), values
-        )
-        return _spanned(self, torch.from_numpy(_between(fitted.coef_)).float())
-
-
-@dataclass(frozen=True)
-class LogisticProbe:
-    """The directions that a logistic probe reads (scikit-learn's, with its usual penalty).
-
-    Args:
-        rank: only so many of the directions, the longest; all by default (values − 1).
-    """
-
-    rank: int | None = None
-    name: str = "logistic probe"
-
-    def fit(self, model, pairs, variable, site, on) -> Intervention:
-        held, values = labelled_activations(model, pairs, variable, site, on)
-        centred = held.double() - held.double().mean(0)
-        # One scale for all dimensions: were each scaled by its own, those that hardly vary would
-        # be read most.
-        scaled = centred / centred.square().mean().sqrt()
-        probe = LogisticRegression(max_iter=2000).fit(scaled.numpy(), values)
-        return _spanned(self, torch.from_numpy(_between(probe.coef_)).float())
 
 
 @dataclass(frozen=True)
@@ -305,42 +231,6 @@ def compare_methods(
     )
 
 
-def labelled_activations(
-    model: TransformerBridge, pairs: Pairs, variable: str, site: Site, on: On
-) -> tuple[Float[Tensor, "n d"], np.ndarray]:
-    """What the model holds of bases and sources, and the variable's value in each.
-
-    A prompt counts once, however many pairs it is in; each of its selected tokens is an example.
-
-    Raises:
-        ValueError: rows have no column with the variable's value, or it never varies.
-    """
-    rows = list(cast("Sequence[Mapping[str, Any]]", pairs))
-    names = variable.split(" and ")
-    prompts: dict[str, tuple[dict[str, Any], str]] = {}
-    for i, row in enumerate(rows):
-        for side in ("base", "source"):
-            missing = [name for name in names if f"{side}_{name}" not in row]
-            if missing:
-                raise ValueError(
-                    f"pairs: row {i} has no column '{side}_{missing[0]}' with the variable's "
-                    f"value; it has {sorted(row)}"
-                )
-            value = " ".join(str(row[f"{side}_{name}"]) for name in names)
-            prompt = {"prompt": row[side], "spans": row.get(f"{side}_spans")}
-            prompts[row[side]] = prompt, value
-    held = activations(model, [prompt for prompt, _ in prompts.values()], site, on)
-    values = np.repeat([value for _, value in prompts.values()], [len(one) for one in held])
-    if len(set(values)) < 2:
-        raise ValueError(f"variable: {variable!r} never varies in the pairs, it is {values[0]!r}")
-    return torch.cat(held).cpu(), values
-
-
-def _between(weights: np.ndarray) -> np.ndarray:
-    """What tells classes apart: one row for two classes, else differences from the first."""
-    return weights if len(weights) == 1 else weights[1:] - weights[0]
-
-
 def _trained(
     method: BoundlessDAS | MaskSearch,
     edit: Intervention,
@@ -365,22 +255,3 @@ def _trained(
 
 def _inside(subspace: Subspace) -> Intervention:
     return DistributedInterchange(subspace)
-
-
-def _spanned(
-    method: DifferenceOfMeans | LinearDiscriminant | LogisticProbe, rows: Float[Tensor, "r d"]
-) -> Intervention:
-    if method.rank is not None:
-        if not 1 <= method.rank <= len(rows):
-            raise ValueError(
-                f"{method.name}: rank must be from 1 to {len(rows)}, the variable's values less "
-                f"one, got {method.rank}"
-            )
-        _, lengths, directions = torch.linalg.svd(rows.double(), full_matrices=False)
-        rows = (lengths[:, None] * directions)[: method.rank].float()
-    found = Subspace.spanned_by(rows)
-    if found is None:
-        raise ValueError(
-            f"{method.name} finds no direction: activations do not differ between values"
-        )
-    return _inside(found)

@@ -8,8 +8,8 @@ import torch
 from jaxtyping import Bool, Float
 from tqdm.auto import tqdm
 
+from reft_interp.encoding import IGNORED
 from reft_interp.evaluation.predicting import (
-    answers_correctly,
     choice_scores,
     choice_tokens,
     have_choices,
@@ -20,7 +20,7 @@ from reft_interp.runtime import IntervenedModel
 from reft_interp.runtime.batching import by_length
 from reft_interp.runtime.joining import Share, joint_logits
 from reft_interp.runtime.prepared import PreparedRows
-from reft_interp.runtime.running import can_score_tokens, is_causal, token_logits
+from reft_interp.runtime.running import answer_positions, can_score_tokens, is_causal, token_logits
 
 Scored = tuple[IntervenedModel, PreparedRows]
 Tokens = list[tuple[tuple[int, ...], ...]]
@@ -34,12 +34,13 @@ _FEW_TOKENS = 1024
 def prepared_accuracy(
     intervened: IntervenedModel, prepared: PreparedRows, *, batch_size: int = 64
 ) -> Accuracy:
-    """The share of rows whose `answer` is the most probable of their `choices`.
+    """The share of rows that the model answers correctly (see `answers_correctly`).
 
     Args:
         intervened: with interventions at the sites and positions that the rows were prepared for.
-        prepared: rows with `answer` and `choices`. Choices of one token each are scored on the
-            frozen constants; others by a plain run.
+        prepared: rows with `answer`, and `choices` or none (then the greedy tokens must be the
+            answer's). Choices of several tokens are scored by a plain run, all else on the frozen
+            constants.
         batch_size: rows run at once.
 
     Raises:
@@ -76,17 +77,34 @@ def prepared_correct(
     """
     offered = [have_choices(prepared.rows) for _, prepared in scored]
     some = [one for one, has in zip(scored, offered, strict=True) if has]
+    others = [one for one, has in zip(scored, offered, strict=True) if not has]
     scores = iter(prepared_choice_scores(some, batch_size=batch_size, progress=progress))
+    greedy = iter(_greedy_matches(others, batch_size=batch_size, progress=progress))
     found = []
-    for (intervened, prepared), has in zip(scored, offered, strict=True):
-        rows = prepared.rows
+    for (_, prepared), has in zip(scored, offered, strict=True):
         if has:
             said = [int(np.argmax(of_row)) for of_row in next(scores)]
-            right = [row["choices"][i] == row["answer"] for row, i in zip(rows, said, strict=True)]
-            found.append(np.array(right))
+            rows = zip(prepared.rows, said, strict=True)
+            found.append(np.array([row["choices"][i] == row["answer"] for row, i in rows]))
         else:
-            sources = prepared.sources
-            found.append(answers_correctly(intervened, rows, sources, batch_size=batch_size))
+            found.append(next(greedy))
+    return found
+
+
+@torch.no_grad()
+def _greedy_matches(
+    scored: Sequence[Scored], *, batch_size: int, progress: bool
+) -> list[Bool[np.ndarray, "rows"]]:
+    """Of rows without choices: whether the greedy tokens are the answer's, all of them."""
+    found = [np.ones(len(prepared), dtype=bool) for _, prepared in scored]
+    parts = list(_parts([(n, prepared) for n, (_, prepared) in enumerate(scored)], batch_size))
+    for together in tqdm(parts, disable=not progress, desc="scoring", leave=False):
+        shares = [_share(*scored[n], some, answers=True) for n, some in together]
+        for (n, some), share, logits in zip(together, shares, joint_logits(shares), strict=True):
+            labels = share.inputs["batch"].labels
+            agree = logits.argmax(-1) == labels[labels != IGNORED]
+            for row, agrees in zip(share.at.rows.tolist(), agree.tolist(), strict=True):
+                found[n][some[row]] &= agrees
     return found
 
 
@@ -139,9 +157,18 @@ def prepared_choice_scores(
     return found
 
 
-def _share(intervened: IntervenedModel, prepared: PreparedRows, rows: Sequence[int]) -> Share:
+def _share(
+    intervened: IntervenedModel,
+    prepared: PreparedRows,
+    rows: Sequence[int],
+    *,
+    answers: bool = False,
+) -> Share:
+    """Rows to be run, with the logits wanted after their prompts, or at all answer tokens."""
     inputs = prepared.inputs(rows, intervened.placements)
     batch = inputs["batch"]
+    if answers:
+        return Share(intervened, inputs, answer_positions(prepared.model, batch))
     every = torch.arange(len(rows), device=batch.input_ids.device)
     return Share(intervened, inputs, Positions(every, batch.prompt_end - 1))
 

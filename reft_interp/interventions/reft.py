@@ -22,7 +22,7 @@ import torch
 from reft_interp.interventions.edits import Add, Set
 from reft_interp.interventions.rows import FreeRows, OrthonormalRows
 from reft_interp.interventions.values import Affine, Constant
-from reft_interp.subspace import Subspace
+from reft_interp.subspace import Subspace, check_rank
 
 
 def _begin(
@@ -38,8 +38,7 @@ def _begin(
         return start.rank, start
     if rank is None:
         raise ValueError("give rank=, how many directions to learn, or start=, a Subspace")
-    if rank < 1:
-        raise ValueError(f"rank must be at least 1, got {rank}")
+    check_rank(rank)
     if width is None:
         return rank, None
     seed = int(torch.randint(2**31, ()))

@@ -70,11 +70,11 @@ def heatmap(
         cells[at] = row[0]
         if np.isfinite(row[0]):
             interval = (
-                f"\n[{short_number(row[1])}, {short_number(row[2])}]"
+                f"\n[{short_number(row[1], decimals=2)}, {short_number(row[2], decimals=2)}]"
                 if np.isfinite(row).all()
                 else ""
             )
-            texts[at] = short_number(row[0]) + interval
+            texts[at] = short_number(row[0], decimals=2) + interval
     tall = any("\n" in text for text in texts.flat)
     if ax is None:
         width = max(WIDTH, 1.6 + len(column_names) * (0.95 if tall else 0.62))

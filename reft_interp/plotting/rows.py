@@ -193,7 +193,7 @@ def _draw_reference(
     left, right = ax.get_xlim()
     along = (reference - left) / (right - left)
     ax.annotate(
-        f"{reference_label} {short_number(float(reference))}",
+        f"{reference_label} {float(reference):.3g}",
         (reference, 1),
         xycoords=ax.get_xaxis_transform(),
         xytext=(0, 3),

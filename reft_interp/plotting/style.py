@@ -93,11 +93,11 @@ def short_name(entry: object, width: int) -> str:
     return wrapped(str(entry).replace("$", r"\$"), width)
 
 
-def short_number(number: float) -> str:
-    """Two decimals up to 1, three significant places beyond; a dash for NaN."""
+def short_number(number: float, decimals: int = 3) -> str:
+    """So many decimals up to 1, three significant places beyond; a dash for NaN."""
     if not np.isfinite(number):
         return "–"
-    return f"{number:.2f}" if abs(number) <= 1 else f"{number:.3g}"
+    return f"{number:.{decimals}f}" if abs(number) <= 1 else f"{number:.3g}"
 
 
 def in_unit_interval(numbers: np.ndarray) -> bool:

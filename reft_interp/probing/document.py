@@ -2,11 +2,14 @@
 
 from collections.abc import Sequence
 
+import numpy as np
 import pandas as pd
 
 from reft_interp import plotting
 from reft_interp.probing.probe import ProbeReport
 from reft_interp.report import Report
+
+INTERVALS = "95 % Wilson intervals; of random subspaces, mean and range of the draws."
 
 
 def document(probes: Sequence[ProbeReport], title: str | None = None) -> Report:
@@ -46,8 +49,7 @@ def add_probes(page: Report, probes: Sequence[ProbeReport]) -> None:
                 xlabel="probe accuracy",
                 title=f"Read: {read}",
             ),
-            caption="Probe accuracy, 95 % Wilson intervals; of random subspaces the mean and "
-            f"range of the draws. Read: {read}.",
+            caption=f"Probe accuracy. {INTERVALS} Read: {read}.",
             name=name,
         )
     page.table(
@@ -91,17 +93,21 @@ def add_probes(page: Report, probes: Sequence[ProbeReport]) -> None:
         "A distributed interchange inside what the ReFT writes or reads, at its own layer, on "
         "the tokens that DAS was trained on.",
     )
-    first, *others = [probe.interchange.to_frame() for probe in probes]
-    # The controls are the same for all; the first probe's stand for them.
-    own = [frame.loc[frame["method"].str.contains("writes|reads")] for frame in others]
-    frame = joined([first, *own])
+    # DAS and the controls are the same for all: they stand once, around what is each ReFT's own.
+    frame = joined([probe.interchange.to_frame() for probe in probes]).drop_duplicates("method")
+    own = frame["method"].str.contains("writes|reads")
+    place = own.astype(int) + 2 * (~own & (frame["method"] != "DAS")).astype(int)
+    frame = frame.iloc[np.argsort(place, kind="stable")]
     page.figure(
         plotting.intervals(frame, value="value", label="method", xlabel="IIA", title=""),
-        caption=probes[0].interchange.metric
-        + ". 95 % Wilson intervals; for random subspaces, mean and range of the draws.",
+        caption=f"{probes[0].interchange.metric}. {INTERVALS}",
         name="interchange-inside",
     )
-    page.table(frame, caption="Interchange inside the subspaces.", name="interchange-inside")
+    page.table(
+        frame,
+        caption=f"Interchange inside the subspaces. {INTERVALS}",
+        name="interchange-inside",
+    )
 
     page.section(
         "The task without the subspace",
@@ -112,6 +118,6 @@ def add_probes(page: Report, probes: Sequence[ProbeReport]) -> None:
     )
     page.table(
         joined([probe.removal for probe in probes]),
-        caption="Task accuracy; random subspaces: mean and range of the draws.",
+        caption=f"Task accuracy. {INTERVALS}",
         name="removal",
     )

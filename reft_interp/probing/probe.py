@@ -66,17 +66,30 @@ class ProbeReport:
     removal: pd.DataFrame = field(repr=False)
     """Task accuracy without each subspace: model, removed, value, low, high, n."""
 
-    def __str__(self) -> str:
-        parts: list[tuple[str, Any]] = [
-            ("What linear probes read", self.linear),
-            ("Which tokens the directions promote", self.tokens),
+    def tables(self) -> list[tuple[str, pd.DataFrame]]:
+        """What was asked, with what was found, narrow enough for a terminal."""
+        linear = [
+            (
+                f"What linear probes read: {read}",
+                frame.pivot(index="subspace", columns="part", values="value")
+                .reindex(index=frame["subspace"].unique(), columns=frame["part"].unique())
+                .reset_index(),
+            )
+            for read, frame in self.linear.groupby("read", sort=False)
+        ]
+        tokens = [("Which tokens the directions promote", self.tokens)] if len(self.tokens) else []
+        return [
+            *linear,
+            *tokens,
             ("Overlap with the DAS subspace (mean squared cosine)", self.overlaps),
             (self.interchange.metric, self.interchange.to_frame()),
-            ("The task without the subspace", self.removal),
+            ("Accuracy on the task without the subspace", self.removal),
         ]
+
+    def __str__(self) -> str:
         tables = [
             f"{heading}\n{frame.to_string(index=False, float_format='{:.3f}'.format)}"
-            for heading, frame in parts
+            for heading, frame in self.tables()
         ]
         return "\n\n".join([f"What {self.name} encodes", *self.notes, *tables])
 

@@ -113,9 +113,9 @@ def _is_number(value: Any) -> bool:
 def _interval(low: Any, high: Any) -> str:
     if pd.isna(low) or pd.isna(high):
         return DASH
-    # Two decimals are enough for a proportion, unless the interval would vanish in them.
-    if max(abs(low), abs(high)) <= 1 and high - low >= 0.01:
-        return f"[{low:.2f}, {high:.2f}]"
+    # As many decimals at both ends, as proportions are written, unless it would vanish in them.
+    if max(abs(low), abs(high)) <= 1 and (high - low >= 0.01 or low == high):
+        return f"[{low:.3f}, {high:.3f}]"
     return f"[{text(low)}, {text(high)}]"
 
 

@@ -30,6 +30,11 @@ def prose(text: str) -> Markup:
     return Markup("\n").join(_block(block) for block in blocks)
 
 
+def as_list(lines: str) -> str:
+    """Lines of text as a list in this markup, one entry a line."""
+    return "\n".join(f"- {line}" for line in lines.splitlines())
+
+
 def _block(block: str) -> Markup:
     if block.startswith("- "):
         entries = re.split(r"\n\s*- ", block[2:])

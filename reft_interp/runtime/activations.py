@@ -1,4 +1,4 @@
-"""Activations of many rows at one site, for probes and for means."""
+"""Activations of many rows, for probes and for means."""
 
 from collections.abc import Sequence
 
@@ -12,14 +12,11 @@ from reft_interp.runtime.batching import Rows, as_list, by_length, encode
 from reft_interp.runtime.running import record
 from reft_interp.sites import Site
 
+On = str | int | Sequence[int] | PositionSelector
+
 
 def activations(
-    model: TransformerBridge,
-    rows: Rows,
-    site: Site,
-    on: str | int | Sequence[int] | PositionSelector,
-    *,
-    batch_size: int = 64,
+    model: TransformerBridge, rows: Rows, site: Site, on: On, *, batch_size: int = 64
 ) -> list[Float[Tensor, "k d"]]:
     """What the untouched model holds at a site, for each row the selected tokens.
 
@@ -33,14 +30,35 @@ def activations(
     Returns:
         For each row, in the caller's order, its k selected tokens.
     """
+    (found,) = activations_each(model, rows, [(site, on)], batch_size=batch_size)
+    return found
+
+
+def activations_each(
+    model: TransformerBridge,
+    rows: Rows,
+    places: Sequence[tuple[Site, On]],
+    *,
+    batch_size: int = 64,
+) -> list[list[Float[Tensor, "k d"]]]:
+    """`activations` at several places, read in the same runs.
+
+    Raises:
+        ValueError: no places, or a site that the model lacks.
+    """
+    if not places:
+        raise ValueError("places must hold at least one site with its tokens, got none")
     listed = as_list(rows)
-    select = parse_positions(on)
-    site.check(model)
-    found: list[Tensor] = [torch.empty(0)] * len(listed)
+    selectors = [(site, parse_positions(on)) for site, on in places]
+    for site, _ in selectors:
+        site.check(model)
+    found: list[list[Tensor]] = [[torch.empty(0)] * len(listed) for _ in places]
     for group in by_length(listed, batch_size):
         batch = encode(model, [listed[i] for i in group])
-        positions = select(batch)
-        (held,) = record(model, batch, [(site, positions)])
-        for i, part in zip(group, held.split(positions.counts(batch).tolist()), strict=True):
-            found[i] = part
+        selected = {select: select(batch) for _, select in selectors}
+        at = [(site, selected[select]) for site, select in selectors]
+        for of_place, held, (_, positions) in zip(found, record(model, batch, at), at, strict=True):
+            counts = positions.counts(batch).tolist()
+            for i, part in zip(group, held.split(counts), strict=True):
+                of_place[i] = part
     return found

@@ -250,7 +250,11 @@ class IntervenedModel(nn.Module):
                 raise ValueError("sources were given, but no intervention here takes a source")
             return False
         if sources is None:
-            raise ValueError("sources are missing: an intervention here reads another run")
+            names = [str(p) for p in self.placements if p.intervention.needs_source]
+            raise ValueError(
+                f"sources are missing: {names[0]} reads another run (train one with fit_das; with "
+                "fit_reft, an intervention that learns what it writes, as LoReFT)"
+            )
         if len(sources) != rows:
             raise ValueError(f"sources: {len(sources)} for {rows} rows; one for each is needed")
         return True

@@ -6,6 +6,7 @@ known. Tasks know no interventions.
 """
 
 from reft_interp.tasks.causal_task import CausalTask, Prompt
+from reft_interp.tasks.causalgym import CausalGymTask, causalgym
 from reft_interp.tasks.hierarchical_equality import (
     first_object_hypothesis,
     hierarchical_equality,
@@ -15,18 +16,26 @@ from reft_interp.tasks.labelled import LabelledTask
 from reft_interp.tasks.number_agreement import NumberAgreement
 from reft_interp.tasks.number_naming import number_naming
 from reft_interp.tasks.planted import Planting, plantings
+from reft_interp.tasks.ravel import RAVEL, ravel
+from reft_interp.tasks.ravel_knowledge import RAVELKnowledge, ravel_knowledge
 from reft_interp.tasks.sst2 import sst2
 
 __all__ = [
+    "RAVEL",
+    "CausalGymTask",
     "CausalTask",
     "LabelledTask",
     "NumberAgreement",
     "Planting",
     "Prompt",
+    "RAVELKnowledge",
+    "causalgym",
     "first_object_hypothesis",
     "hierarchical_equality",
     "number_naming",
     "plantings",
+    "ravel",
+    "ravel_knowledge",
     "sst2",
     "train_equality_model",
 ]

@@ -3,7 +3,13 @@
 import pytest
 import torch
 
-from reft_interp.evaluation import accuracy, predict_choices, prepared_accuracy
+from reft_interp.evaluation import (
+    accuracy,
+    answers_correctly,
+    predict_choices,
+    prepared_accuracy,
+    prepared_correct,
+)
 from reft_interp.interventions import DistributedInterchange, Interchange, VectorAddition
 from reft_interp.runtime import IntervenedModel, Placement
 from reft_interp.runtime.prepared import PreparedRows
@@ -51,11 +57,37 @@ def test_rows_prepared_once_score_any_intervention_there(tiny, architecture, kin
         assert found == accuracy(intervened, asked, SOURCES)
 
 
-def test_rows_without_choices_are_scored_by_greedy_tokens(tiny):
-    model = tiny("llama")
-    added = swapping(model, VectorAddition(torch.ones(32)))
-    rows = [{"prompt": prompt, "answer": " is"} for prompt in PROMPTS]
-    assert prepared_accuracy(added, PreparedRows(added, rows)) == accuracy(added, rows)
+@pytest.mark.parametrize("engine", ["auto", "full"])
+@pytest.mark.parametrize("architecture", ["llama", "gemma2", "bert"])
+def test_rows_without_choices_are_scored_by_greedy_tokens(tiny, architecture, engine):
+    model = tiny(architecture)
+    whole = swapping(model, Interchange())
+    part = swapping(model, DistributedInterchange(Subspace.random(32, 16, seed=1)))
+    for right in ([True, False, True, True], [False, True, False, False]):
+        rows = []
+        for intervened, prompt, source, is_right in zip(
+            (whole, part, whole, part), PROMPTS, SOURCES, right, strict=True
+        ):
+            # One answer of one token, and of two where a decoder says the second after the first.
+            said = greedy_answer(intervened, prompt, source)
+            rows.append({"prompt": prompt, "answer": said if is_right else f"{said} is"})
+        prepared = PreparedRows(whole, rows, SOURCES, engine=engine)
+        for intervened in (whole, part):
+            found = prepared_correct([(intervened, prepared)], batch_size=3)[0]
+            expected = answers_correctly(intervened, rows, SOURCES)
+            assert found.tolist() == expected.tolist()
+            assert prepared_accuracy(intervened, prepared).hits == expected.sum()
+
+
+def greedy_answer(intervened, prompt, source) -> str:
+    """A text of one token that the model says next; anything where there is none."""
+    tokenizer = intervened.model.tokenizer
+    rows, sources = [{"prompt": prompt}], [{"prompt": source}]
+    for token in intervened.logits(rows, sources)[0, -1].argsort(descending=True)[:1].tolist():
+        text = tokenizer.decode([token])
+        if tokenizer(text, add_special_tokens=False)["input_ids"] == [token]:
+            return text
+    return " is"
 
 
 def test_an_answer_is_among_its_choices(tiny):

@@ -42,7 +42,7 @@ def shown(frame):
         (True, "yes"),
         (np.False_, "no"),
         (" is", " is"),
-        ((0.81234, 0.93), "[0.81, 0.93]"),
+        ((0.81234, 0.93), "[0.812, 0.930]"),
         ([0.0012, 0.0034], "[0.0012, 0.0034]"),
         ((12.0, 15.25), "[12.0, 15.2]"),
         ((0.5, float("nan")), "—"),
@@ -85,7 +85,7 @@ def test_low_and_high_become_one_column():
     )
     assert shown(frame) == {
         "iia": ["0.90"],
-        "interval": ["[0.81, 0.93]"],
+        "interval": ["[0.810, 0.930]"],
         "probe accuracy interval": ["—"],
         "n": ["100"],
         "high score": ["3"],

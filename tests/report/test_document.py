@@ -98,8 +98,8 @@ def test_a_table_has_a_caption_and_its_columns_have_a_scope(page):
     assert page.texts("th") == ["method", "iia", "interval", "n", "trained"]
     assert {attributes["scope"] for _, attributes, _ in page.all("th")} == {"col"}
     assert page.texts("td") == [
-        *["DAS", "0.912", "[0.81, 0.93]", "100", "yes"],
-        *["random <subspace>", "0.333", "[0.30, 0.40]", "200", "no"],
+        *["DAS", "0.912", "[0.810, 0.930]", "100", "yes"],
+        *["random <subspace>", "0.333", "[0.300, 0.400]", "200", "no"],
         *["=1+1", "—", "—", "300", "no"],
     ]
 

@@ -1,0 +1,192 @@
+"""Methods that look at activations alone: what they find is readable, but need not be used."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from sklearn.covariance import LedoitWolf
+from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
+from sklearn.linear_model import LogisticRegression
+from torch import Tensor
+from transformer_lens.model_bridge import TransformerBridge
+
+from reft_interp.causal.interchanges import On, Pairs
+from reft_interp.interventions import DistributedInterchange, Intervention
+from reft_interp.runtime.activations import activations_each
+from reft_interp.sites import Site
+from reft_interp.subspace import Subspace, check_rank
+
+
+class ReadingMethod(ABC):
+    """A method (see `methods.Method`) that is fitted to activations and the variable's values."""
+
+    def fit(
+        self, model: TransformerBridge, pairs: Pairs, variable: str, site: Site, on: On
+    ) -> Intervention:
+        """As `Method.fit`."""
+        return self.from_activations(*labelled_activations(model, pairs, variable, site, on))
+
+    @abstractmethod
+    def from_activations(self, held: Float[Tensor, "n d"], values: np.ndarray) -> Intervention:
+        """The interchange that it proposes, from activations and the variable's value in each."""
+
+
+@dataclass(frozen=True)
+class PCA(ReadingMethod):
+    """The directions along which activations vary most, whatever the variable is.
+
+    Args:
+        rank: how many.
+    """
+
+    rank: int = 1
+    name: str = "PCA"
+
+    def __post_init__(self) -> None:
+        check_rank(self.rank)
+
+    def from_activations(self, held: Float[Tensor, "n d"], values: np.ndarray) -> Intervention:
+        return DistributedInterchange(Subspace.from_pca(held, self.rank))
+
+
+@dataclass(frozen=True)
+class DifferenceOfMeans(ReadingMethod):
+    """The span of the differences between the mean activations of the variable's values.
+
+    Args:
+        rank: only so many of the directions, the longest; all by default (values − 1).
+    """
+
+    rank: int | None = None
+    name: str = "difference of means"
+
+    def __post_init__(self) -> None:
+        if self.rank is not None:
+            check_rank(self.rank)
+
+    def from_activations(self, held: Float[Tensor, "n d"], values: np.ndarray) -> Intervention:
+        means = torch.stack(
+            [held[torch.as_tensor(values == value)].mean(0) for value in np.unique(values)]
+        )
+        return _spanned(self, (means[1:] - means[0]).float())
+
+
+@dataclass(frozen=True)
+class LinearDiscriminant(ReadingMethod):
+    """The directions that a linear discriminant analysis reads (scikit-learn's, its covariance
+    shrunk as Ledoit and Wolf have it: there are fewer examples than dimensions).
+
+    Args:
+        rank: only so many of the directions, the longest; all by default (values − 1).
+    """
+
+    rank: int | None = None
+    name: str = "LDA"
+
+    def __post_init__(self) -> None:
+        if self.rank is not None:
+            check_rank(self.rank)
+
+    def from_activations(self, held: Float[Tensor, "n d"], values: np.ndarray) -> Intervention:
+        # Not shrinkage="auto", which scales every dimension by its own spread first.
+        fitted = LinearDiscriminantAnalysis(solver="eigen", covariance_estimator=LedoitWolf()).fit(
+            held.double().numpy(), values
+        )
+        return _spanned(self, torch.from_numpy(_between(fitted.coef_)).float())
+
+
+@dataclass(frozen=True)
+class LogisticProbe(ReadingMethod):
+    """The directions that a logistic probe reads (scikit-learn's, with its usual penalty).
+
+    Args:
+        rank: only so many of the directions, the longest; all by default (values − 1).
+    """
+
+    rank: int | None = None
+    name: str = "logistic probe"
+
+    def __post_init__(self) -> None:
+        if self.rank is not None:
+            check_rank(self.rank)
+
+    def from_activations(self, held: Float[Tensor, "n d"], values: np.ndarray) -> Intervention:
+        centred = held.double() - held.double().mean(0)
+        # One scale for all dimensions: were each scaled by its own, those that hardly vary would
+        # be read most.
+        scaled = centred / centred.square().mean().sqrt()
+        probe = LogisticRegression(max_iter=2000).fit(scaled.numpy(), values)
+        return _spanned(self, torch.from_numpy(_between(probe.coef_)).float())
+
+
+def labelled_activations(
+    model: TransformerBridge, pairs: Pairs, variable: str, site: Site, on: On
+) -> tuple[Float[Tensor, "n d"], np.ndarray]:
+    """What the model holds of bases and sources, and the variable's value in each.
+
+    A prompt counts once, however many pairs it is in; each of its selected tokens is an example.
+
+    Raises:
+        ValueError: rows have no column with the variable's value, or it never varies.
+    """
+    (found,) = labelled_activations_each(model, pairs, variable, [(site, on)])
+    return found
+
+
+def labelled_activations_each(
+    model: TransformerBridge, pairs: Pairs, variable: str, places: Sequence[tuple[Site, On]]
+) -> list[tuple[Float[Tensor, "n d"], np.ndarray]]:
+    """`labelled_activations` at several places, read in the same runs.
+
+    Raises:
+        ValueError: as `labelled_activations`.
+    """
+    rows = list(cast("Sequence[Mapping[str, Any]]", pairs))
+    names = variable.split(" and ")
+    prompts: dict[str, tuple[dict[str, Any], str]] = {}
+    for i, row in enumerate(rows):
+        for side in ("base", "source"):
+            missing = [name for name in names if f"{side}_{name}" not in row]
+            if missing:
+                raise ValueError(
+                    f"pairs: row {i} has no column '{side}_{missing[0]}' with the variable's "
+                    f"value; it has {sorted(row)}"
+                )
+            value = " ".join(str(row[f"{side}_{name}"]) for name in names)
+            prompt = {"prompt": row[side], "spans": row.get(f"{side}_spans")}
+            prompts[row[side]] = prompt, value
+    said = [value for _, value in prompts.values()]
+    if len(set(said)) < 2:
+        raise ValueError(f"variable: {variable!r} never varies in the pairs, it is {said[0]!r}")
+    return [
+        (torch.cat(held).cpu(), np.repeat(said, [len(one) for one in held]))
+        for held in activations_each(model, [prompt for prompt, _ in prompts.values()], places)
+    ]
+
+
+def _between(weights: np.ndarray) -> np.ndarray:
+    """What tells classes apart: one row for two classes, else differences from the first."""
+    return weights if len(weights) == 1 else weights[1:] - weights[0]
+
+
+def _spanned(
+    method: DifferenceOfMeans | LinearDiscriminant | LogisticProbe, rows: Float[Tensor, "r d"]
+) -> Intervention:
+    if method.rank is not None:
+        if not 1 <= method.rank <= len(rows):
+            raise ValueError(
+                f"{method.name}: rank must be from 1 to {len(rows)}, the variable's values less "
+                f"one, got {method.rank}"
+            )
+        _, lengths, directions = torch.linalg.svd(rows.double(), full_matrices=False)
+        rows = (lengths[:, None] * directions)[: method.rank].float()
+    found = Subspace.spanned_by(rows)
+    if found is None:
+        raise ValueError(
+            f"{method.name} finds no direction: activations do not differ between values"
+        )
+    return DistributedInterchange(found)

@@ -1,0 +1,211 @@
+"""CausalGym: minimal pairs from the templates of its tasks, with the regions that they align.
+
+Arora, Jurafsky and Potts 2024, "CausalGym: Benchmarking causal interpretability methods on
+linguistic tasks" (arXiv:2402.12560). Here: its template files as counterfactual pairs. Its score,
+the log odds ratio, is `causal.log_odds_ratios`.
+"""
+
+import json
+import os
+import random
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from datasets import Dataset
+
+from reft_interp.causal import Counterfactuals
+
+CONTROL_ANSWERS = (" dog", " give")
+"""What the two types are answered with in the paper's control task: words that neither implies."""
+
+# A region is a variable with the blank before it, or the text between two variables.
+_REGIONS = re.compile(r"(?<=\})|(?= \{)|(?<! )(?=\{)")
+_TRIES = 200
+"""Draws for one pair, before the templates are taken to be used up."""
+
+
+@dataclass(frozen=True)
+class CausalGymTask:
+    """Sentences that are alike but for one feature, and what each should go on with.
+
+    Args:
+        name: of the task, as in "agr_gender".
+        template: of the sentence, with {variables}.
+        feature: the variables that differ between base and source.
+        answers: type → answers, with their leading space.
+        values: variable → values, of a feature type → values.
+    """
+
+    name: str
+    template: str
+    feature: tuple[str, ...]
+    answers: Mapping[str, tuple[str, ...]]
+    values: Mapping[str, Any] = field(repr=False)
+
+    @property
+    def regions(self) -> tuple[str, ...]:
+        """Where an interchange can be: from the first that differs on, those that always hold a
+        token. They are the spans that the rows name."""
+        pieces = self._pieces()
+        first = next(i for i, (_, _, variable) in enumerate(pieces) if variable in self.feature)
+        return tuple(
+            name for name, text, variable in pieces[first:] if not self._empty(text, variable)
+        )
+
+    def counterfactuals(
+        self, n_train: int = 400, n_test: int = 100, seed: int = 0, *, control: bool = False
+    ) -> Counterfactuals:
+        """Pairs that differ in the feature alone; the label is what the source should go on with.
+
+        Each pair is there in both directions. No base of test is one of train.
+
+        Args:
+            n_train: rows to train on; an even number.
+            n_test: rows to test on; an even number.
+            seed: of the draw.
+            control: labels are those of the paper's control task (`CONTROL_ANSWERS`), which the
+                sentences say nothing about: what a method reaches there, it brought along.
+
+        Returns:
+            Rows with a span for each region, the columns `base_type` and `source_type`, and four
+            choices: the two answers and those of the control task.
+
+        Raises:
+            ValueError: a size is odd or below 2, or more than the template gives.
+        """
+        for name, n in (("n_train", n_train), ("n_test", n_test)):
+            if n < 2 or n % 2:
+                raise ValueError(f"{name} must be an even number, at least 2, got {n}")
+        rng = random.Random(f"causalgym {self.name} {seed}")
+        seen: set[str] = set()
+        train = self._draw(rng, n_train, control, avoid=set())
+        seen = {row["base"] for row in train}
+        test = self._draw(rng, n_test, control, avoid=seen)
+        return Counterfactuals(
+            train=Dataset.from_list(train),
+            test=Dataset.from_list(test),
+            variable="type",
+            seed=seed,
+            generated=len(train) + len(test),
+            kept=len(train) + len(test),
+            held_out="no base of test is in train; the template is the same",
+        )
+
+    def _draw(
+        self, rng: random.Random, n: int, control: bool, avoid: set[str]
+    ) -> list[dict[str, Any]]:
+        rows: dict[tuple[str, str], dict[str, Any]] = {}
+        while len(rows) < n:
+            for _ in range(_TRIES):
+                one, other = self._pair(rng)
+                texts = one["text"], other["text"]
+                if not avoid & set(texts) and texts not in rows:
+                    rows[texts] = _row(one, other, self, control)
+                    rows[texts[::-1]] = _row(other, one, self, control)
+                    break
+            else:
+                raise ValueError(f"{self.name} has no {n} different pairs: {len(rows)} were found")
+        return list(rows.values())
+
+    def _pair(self, rng: random.Random) -> tuple[dict[str, Any], dict[str, Any]]:
+        types = rng.sample(list(self.answers), 2)
+        chosen: dict[str, int] = {}
+        sides: list[dict[str, Any]] = [
+            {"type": kind, "answer": rng.choice(self.answers[kind]), "text": "", "spans": {}}
+            for kind in types
+        ]
+        regions = self.regions
+        for name, text, variable in self._pieces():
+            if variable is None:
+                values = ["", ""]
+            elif variable in self.feature:
+                values = [rng.choice(self.values[variable][kind]) for kind in types]
+            else:
+                # `vp.verb` and `vp.cont` go together: they are drawn as one.
+                head = variable.split(".")[0] if "." in variable else None
+                at = chosen.get(head or "", rng.randrange(len(self.values[variable])))
+                if head is not None:
+                    chosen[head] = at
+                values = [self.values[variable][at]] * 2
+            for side, value in zip(sides, values, strict=True):
+                piece = text.replace(f"{{{variable}}}", value)
+                start = len(side["text"])
+                side["text"] += piece
+                if name in regions:
+                    side["spans"][name] = [start, start + len(piece)]
+        return sides[0], sides[1]
+
+    def _pieces(self) -> list[tuple[str, str, str | None]]:
+        """Of each region its name, its text and its variable, if it has one."""
+        found: list[tuple[str, str, str | None]] = []
+        for text in filter(None, _REGIONS.split(self.template)):
+            variables = re.findall(r"\{(.+?)\}", text)
+            name = variables[0] if variables else text.strip().replace(" ", "_")
+            taken = sum(name == other.split("#")[0] for other, _, _ in found)
+            variable = variables[0] if variables else None
+            found.append((f"{name}#{taken + 1}" if taken else name, text, variable))
+        return found
+
+    def _empty(self, text: str, variable: str | None) -> bool:
+        if variable is None:
+            return not text.strip()
+        values = self.values[variable]
+        every = (
+            values if isinstance(values, list) else [v for some in values.values() for v in some]
+        )
+        return any(not text.replace(f"{{{variable}}}", value).strip() for value in every)
+
+
+def causalgym(file: str | os.PathLike[str]) -> dict[str, CausalGymTask]:
+    """The tasks of one of CausalGym's template files.
+
+    Args:
+        file: as `templates/syntaxgym.json` in its repository.
+
+    Returns:
+        Task → the task with the first of its templates.
+
+    Raises:
+        ValueError: no such file, or one of another format.
+    """
+    path = Path(file).expanduser()
+    if not path.is_file():
+        raise ValueError(f"file must be a template file of CausalGym, got {str(path)!r}")
+    tasks = {}
+    for name, data in json.loads(path.read_text(encoding="utf-8")).items():
+        if missing := {"templates", "label", "labels", "variables"} - set(data):
+            raise ValueError(f"{path}: {name} is without {', '.join(sorted(missing))}")
+        space = " " if data.get("result_prepend_space") else ""
+        label = data["label"]
+        tasks[name] = CausalGymTask(
+            name,
+            data["templates"][0],
+            (label,) if isinstance(label, str) else tuple(label),
+            {kind: tuple(space + word for word in some) for kind, some in data["labels"].items()},
+            data["variables"],
+        )
+    return tasks
+
+
+def _row(
+    base: dict[str, Any], source: dict[str, Any], task: CausalGymTask, control: bool
+) -> dict[str, Any]:
+    kinds: Sequence[str] = list(task.answers)
+    controls = [CONTROL_ANSWERS[int(side["type"] != kinds[0])] for side in (base, source)]
+    answers = [base["answer"], source["answer"]]
+    said = controls if control else answers
+    return {
+        "base": base["text"],
+        "source": source["text"],
+        "base_answer": said[0],
+        "source_answer": said[1],
+        "label": said[1],
+        "choices": [*answers, *controls],
+        "base_spans": base["spans"],
+        "source_spans": source["spans"],
+        "base_type": base["type"],
+        "source_type": source["type"],
+    }

@@ -1,0 +1,42 @@
+"""The log odds ratio against its definition."""
+
+import numpy as np
+import pytest
+import torch
+
+import reft_interp as ri
+
+ROWS = [
+    {"base": "The key", "source": "The doors", "base_answer": " is", "label": " are"},
+    {"base": "A cat near", "source": "Two cats near", "base_answer": " are", "label": " is"},
+]
+
+
+@pytest.mark.parametrize("choices", [[" is", " are"], [" is", " was", " are", " in the country"]])
+def test_the_odds_are_those_of_the_definition(tiny, choices):
+    model = tiny("llama")
+    rows = [row | {"choices": choices} for row in ROWS]
+    site, on = ri.Site("resid_post", 0), "last"
+    interchanges = [
+        ri.Interchange(32),
+        ri.DistributedInterchange(ri.Subspace.random(32, 3, seed=1)),
+    ]
+    found = ri.log_odds_ratios(model, rows, [(one, site, on) for one in interchanges])
+    assert found.shape == (2, 2)
+    for one, values in zip(interchanges, found, strict=True):
+        edited = ri.IntervenedModel(model, ri.Placement(one, site, on))
+        for row, value in zip(rows, values, strict=True):
+            with torch.no_grad():
+                ids = torch.tensor([model.tokenizer(row["base"])["input_ids"]])
+                before = model(ids)[0, -1].log_softmax(-1)
+            after = edited.logits([row["base"]], [row["source"]])[0, -1].log_softmax(-1)
+            b, s = (
+                model.tokenizer(row[name], add_special_tokens=False)["input_ids"][0]
+                for name in ("base_answer", "label")
+            )
+            expected = (before[b] - before[s]) + (after[s] - after[b])
+            assert value == pytest.approx(float(expected), abs=1e-4)
+    swapped = ri.log_odds_ratios(
+        model, rows, [(interchanges[0], site, on)], answers=("label", "base_answer")
+    )
+    np.testing.assert_allclose(swapped[0], -found[0], atol=1e-5)

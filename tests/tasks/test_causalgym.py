@@ -1,0 +1,102 @@
+"""CausalGym's templates as pairs: regions, types, both directions, and the real files."""
+
+import json
+
+import pytest
+
+from reft_interp.causal.rows import rows_of
+from reft_interp.positions import parse_positions
+from reft_interp.runtime.batching import encode
+from reft_interp.tasks import causalgym
+from reft_interp.tasks.causalgym import CONTROL_ANSWERS
+
+TEMPLATES = {
+    "agreement": {
+        "templates": ["The {subject} {prep} the {v.object}{mark} {v.time} the"],
+        "label": "subject",
+        "result_prepend_space": True,
+        "labels": {"plural": ["are", "were"], "singular": ["is", "was"]},
+        "variables": {
+            "subject": {"plural": ["keys", "doors"], "singular": ["key", "door"]},
+            "prep": ["near", "behind"],
+            "v.object": ["cat", "dog", "cow"],
+            "v.time": ["today", "yesterday", "now"],
+            "mark": ["", ","],
+        },
+    }
+}
+
+
+@pytest.fixture
+def task(tmp_path):
+    file = tmp_path / "templates.json"
+    file.write_text(json.dumps(TEMPLATES), encoding="utf-8")
+    return causalgym(file)["agreement"]
+
+
+def test_regions_begin_where_sentences_differ_and_always_hold_a_token(task):
+    # "The" comes before; the mark is empty in some sentences.
+    assert task.regions == ("subject", "prep", "the", "v.object", "v.time", "the#2")
+
+
+def test_pairs_differ_in_the_feature_alone(task):
+    pairs = task.counterfactuals(20, 4)
+    train = rows_of(pairs.train)
+    for row in train:
+        base, source = row["base"].split(), row["source"].split()
+        assert [i for i, (a, b) in enumerate(zip(base, source, strict=True)) if a != b] == [1]
+        assert row["base_type"] != row["source_type"]
+        plural = base[1].endswith("s")
+        assert row["base_answer"] in ([" are", " were"] if plural else [" is", " was"])
+        assert row["label"] == row["source_answer"] != row["base_answer"]
+        # `v.object` and `v.time` are drawn as one.
+        times = dict(zip(("cat", "dog", "cow"), ("today", "yesterday", "now"), strict=True))
+        assert times[base[4].rstrip(",")] == base[5]
+        said = {name: row["base"][slice(*span)] for name, span in row["base_spans"].items()}
+        words = [word.rstrip(",") for word in base[1:]]
+        assert [text.strip() for text in said.values()] == words
+        assert tuple(said) == task.regions
+    assert {(row["source"], row["base"]) for row in train} == {
+        (row["base"], row["source"]) for row in train
+    }
+    assert not {row["base"] for row in train} & {row["base"] for row in rows_of(pairs.test)}
+    assert task.counterfactuals(20, 4).hash == pairs.hash
+    assert task.counterfactuals(20, 4, seed=1).hash != pairs.hash
+
+
+def test_the_control_task_has_the_same_sentences_and_other_words(task):
+    pairs, control = task.counterfactuals(20, 4), task.counterfactuals(20, 4, control=True)
+    for row, other in zip(rows_of(pairs.train), rows_of(control.train), strict=True):
+        assert (row["base"], row["source"]) == (other["base"], other["source"])
+        assert row["choices"] == other["choices"]
+        assert other["label"] == CONTROL_ANSWERS[int(row["source_type"] == "singular")]
+        assert {other["label"], other["base_answer"]} == set(CONTROL_ANSWERS)
+
+
+def test_says_what_is_wrong(task, tmp_path):
+    with pytest.raises(ValueError, match="n_train must be an even number, at least 2, got 3"):
+        task.counterfactuals(3)
+    with pytest.raises(ValueError, match="agreement has no 1000 different pairs"):
+        task.counterfactuals(1000)
+    with pytest.raises(ValueError, match="file must be a template file of CausalGym"):
+        causalgym(tmp_path / "nowhere.json")
+    broken = tmp_path / "broken.json"
+    broken.write_text('{"a": {"templates": []}}', encoding="utf-8")
+    with pytest.raises(ValueError, match="a is without label, labels, variables"):
+        causalgym(broken)
+
+
+def test_every_task_of_the_real_file_selects_its_regions(data_dir, tiny):
+    tasks = causalgym(data_dir / "causalgym" / "templates" / "syntaxgym.json")
+    assert len(tasks) == 29
+    for name, task in tasks.items():
+        pairs = task.counterfactuals(8, 2)
+        assert task.regions, name
+        rows = [
+            {"prompt": row[side], "spans": row[f"{side}_spans"]}
+            for row in rows_of(pairs.train)
+            for side in ("base", "source")
+        ]
+        batch = encode(tiny("gpt2"), rows)
+        for region in task.regions:
+            assert len(parse_positions(f"span:{json.dumps(region)}")(batch)) == len(rows)
