@@ -1,6 +1,7 @@
 from . import tasks as tasks
 from .causal import DAS as DAS
 from .causal import PCA as PCA
+from .causal import Attribution as Attribution
 from .causal import BoundlessDAS as BoundlessDAS
 from .causal import CausalModel as CausalModel
 from .causal import Counterfactuals as Counterfactuals
@@ -15,10 +16,13 @@ from .causal import LinearDiscriminant as LinearDiscriminant
 from .causal import LogisticProbe as LogisticProbe
 from .causal import MaskSearch as MaskSearch
 from .causal import Method as Method
+from .causal import MIBScores as MIBScores
+from .causal import NonlinearAlignment as NonlinearAlignment
 from .causal import Patching as Patching
 from .causal import PreparedPairs as PreparedPairs
 from .causal import RandomSubspace as RandomSubspace
 from .causal import activation_patching as activation_patching
+from .causal import attribution_patching as attribution_patching
 from .causal import compare_methods as compare_methods
 from .causal import disentanglement as disentanglement
 from .causal import effects as effects
@@ -28,6 +32,8 @@ from .causal import gather_evidence as gather_evidence
 from .causal import interchange_accuracies as interchange_accuracies
 from .causal import interchange_accuracy as interchange_accuracy
 from .causal import log_odds_ratios as log_odds_ratios
+from .causal import mib_scores as mib_scores
+from .causal import readable_split as readable_split
 from .evaluation import Accuracy as Accuracy
 from .evaluation import Comparison as Comparison
 from .evaluation import accuracy as accuracy
@@ -45,6 +51,7 @@ from .interventions import LoReFT as LoReFT
 from .interventions import MaskedInterchange as MaskedInterchange
 from .interventions import MeanAblation as MeanAblation
 from .interventions import NodiReFT as NodiReFT
+from .interventions import NonlinearInterchange as NonlinearInterchange
 from .interventions import NoReFT as NoReFT
 from .interventions import PlaceboInterchange as PlaceboInterchange
 from .interventions import ResampleAblation as ResampleAblation

@@ -1,4 +1,4 @@
-"""The command line: `reft-interp demo`, `reft-interp doctor`.
+"""The command line: `reft-interp demo`, `das`, `sweep`, `doctor`.
 
 Imports are inside the commands, so that `--help` answers at once.
 """
@@ -12,6 +12,8 @@ app = typer.Typer(
     help="Train an intervention on a hooked language model, then probe what its subspace encodes.",
     no_args_is_help=True,
     add_completion=False,
+    # Brackets of a study file are no markup.
+    rich_markup_mode=None,
 )
 
 
@@ -36,6 +38,88 @@ def demo(
     from reft_interp.demo import run_demo
 
     _or_exit(lambda: run_demo(out, data=data, model=model, seed=seed))
+
+
+@app.command()
+def das(
+    layer: Annotated[int, typer.Option(help="Where to look, counted from 0.")],
+    on: Annotated[
+        str, typer.Option(help='Which tokens: a span of the pairs, "last", "f3+l3", ...')
+    ] = "subject",
+    rank: Annotated[int, typer.Option(help="How many directions.")] = 1,
+    component: Annotated[str, typer.Option(help="Of the model.")] = "resid_post",
+    counterfactuals: Annotated[
+        str,
+        typer.Option(help='A folder of pairs (Counterfactuals.save), or "number agreement".'),
+    ] = "number agreement",
+    pairs: Annotated[int, typer.Option(help="How many are made, where they are made.")] = 600,
+    out: Annotated[Path, typer.Option(help="Folder for the report; made if needed.")] = Path("das"),
+    model: Annotated[
+        str, typer.Option(help="A hub name, a folder, a GGUF file, or smollm2.")
+    ] = "smollm2",
+    seed: Annotated[int, typer.Option(help="Of pairs and searches.")] = 0,
+) -> None:
+    """Find a subspace by DAS, with every control, and write a report.
+
+    Its controls: the whole vector, no intervention, random subspaces, changes of the same size,
+    shuffled labels, an untrained copy of the model. Take some minutes.
+
+    For example: reft-interp das --layer 12 --on subject --rank 4
+    """
+    from reft_interp.evidence_report import run_das
+
+    _or_exit(
+        lambda: run_das(
+            Path(out),
+            model=model,
+            component=component,
+            layer=layer,
+            on=on,
+            rank=rank,
+            counterfactuals=counterfactuals,
+            pairs=pairs,
+            seed=seed,
+        )
+    )
+
+
+@app.command()
+def sweep(
+    study: Annotated[Path, typer.Argument(help="A YAML file, as above.")],
+    out: Annotated[
+        Path, typer.Option(help="Folder of the sweep; a sweep that was killed goes on there.")
+    ] = Path("sweep"),
+) -> None:
+    """Train DAS for every combination of layers, tokens, ranks and seeds of a study.
+
+    A study file has these keys, all of which may be left out:
+
+    \b
+    model: smollm2
+    counterfactuals: number agreement   # or a folder of pairs
+    components: [resid_post]
+    layers: [2, 11, 20, 29]             # or all
+    tokens: [subject, last]
+    ranks: [1, 4]
+    seeds: [0, 1]
+    epochs: 3
+
+    Every finished cell is on disk at once. Several processes may run the same sweep.
+    """
+    from reft_interp.models import load_model
+    from reft_interp.study import Study
+    from reft_interp.sweeps import sweep as run_sweep
+
+    def job() -> None:
+        plan = Study.read(study)
+        bridge = load_model(plan.model)
+        cells = plan.cells(bridge)
+        found = run_sweep(bridge, plan.make_pairs(bridge), cells, out)
+        typer.echo(str(found))
+        table, picture = found.save()
+        typer.echo(f"The table is in {table}, a heat map in {picture}")
+
+    _or_exit(job)
 
 
 @app.command()

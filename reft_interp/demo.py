@@ -220,8 +220,8 @@ def _page(
             f"{_percent(whole)} and random subspaces {sum(random) / len(random):.1%} "
             f"(range {min(random):.1%} to {max(random):.1%}). Accuracy on {task.name}: "
             + ", ".join(f"{name} {_percent(score)}" for name, (score,) in learned.rows)
-            + ". "
-            + " ".join(_compared(one) for one in probes)
+            + ".\n\n"
+            + as_list("\n".join(line for one in probes for line in _compared(one)))
         ),
     )
     page.section(
@@ -266,7 +266,8 @@ def _page(
             series="series",
             ylabel="cross-entropy (nats per answer token)",
         ),
-        caption="Training losses; the three have different data.",
+        caption="Training losses, each on its own data. That of DAS does not reach zero: many "
+        "verbs may follow a phrase, and its label is one of them.",
         name="losses",
     )
     add_probes(page, probes)
@@ -274,7 +275,7 @@ def _page(
     return page
 
 
-def _compared(probe: ProbeReport) -> str:
+def _compared(probe: ProbeReport) -> list[str]:
     """What a trained intervention has to do with the subspace of the causal variable."""
     inside = probe.interchange.to_frame().set_index("method")
     said = []
@@ -285,7 +286,7 @@ def _compared(probe: ProbeReport) -> str:
             f"{at['random low']:.3f} to {at['random high']:.3f}), an interchange inside it gives "
             f"the expected verb in {swap['value']:.1%} [{swap['low']:.1%}, {swap['high']:.1%}]."
         )
-    return " ".join(said)
+    return said
 
 
 def _percent(score: Accuracy) -> str:

@@ -101,7 +101,8 @@ class Span(PositionSelector):
     def pick(self, row: Row) -> Iterable[int]:
         if self.name not in row.spans:
             known = ", ".join(sorted(row.spans)) or "none"
-            meant = get_close_matches(self.name, ["first", "last", "every", "all"], 1)
+            words = ["first", "last", "every", *row.spans]
+            meant = get_close_matches(self.name, words, 1, cutoff=0.75)
             hint = f"; did you mean {meant[0]!r}?" if meant else ""
             raise ValueError(f"{self}: no span {self.name!r} (there are: {known}) in {row}{hint}")
         return row.overlapping(*row.spans[self.name], all=self.all)

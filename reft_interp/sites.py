@@ -113,10 +113,11 @@ class Site:
         """Raise if `model` has no such site.
 
         Raises:
+            TypeError: `model` is no hooked model.
             ValueError: the layer, a head or a neuron is out of range (the message gives the
                 range), or the architecture lacks the component (the message gives the reason).
         """
-        cfg = model.cfg
+        cfg = _config(model)
         name = getattr(cfg, "model_name", "the model")
         if self.layer >= cfg.n_layers:
             raise ValueError(
@@ -137,7 +138,7 @@ class Site:
     def width(self, model: TransformerBridge) -> int:
         """How wide the activations are that an intervention sees here."""
         self.check(model)
-        cfg = model.cfg
+        cfg = _config(model)
         if self.component == "z":
             return (len(self.heads) if self.heads else cfg.n_heads) * cfg.d_head
         if self.component == "mlp_post":
@@ -201,3 +202,11 @@ def _check_range(name: str, indices: tuple[int, ...] | None, count: int, model: 
 
 def _is_mixture_of_experts(model: TransformerBridge, layer: int) -> bool:
     return any(name.startswith(f"blocks.{layer}.mlp.hook_expert") for name in model.hook_dict)
+
+
+def _config(model: TransformerBridge) -> Any:
+    if not hasattr(model, "cfg"):
+        raise TypeError(
+            f"model must be a TransformerBridge, as load_model gives it, got {model!r:.60}"
+        )
+    return model.cfg

@@ -113,6 +113,15 @@ class Sweep:
             mean, x="tokens", y="layer", value="iia", title=words, value_label="IIA", ax=ax
         )
 
+    def save(self) -> tuple[Path, Path]:
+        """Write the table and a heat map into the sweep's folder: `table.csv`, `iia.png`."""
+        table, picture = self.folder / "table.csv", self.folder / "iia.png"
+        self.frame.to_csv(table, index=False)
+        figure = self.plot().get_figure(root=True)
+        if figure is not None:
+            figure.savefig(picture, dpi=150, bbox_inches="tight")
+        return table, picture
+
     def __str__(self) -> str:
         finished: Any = self.frame[self.frame["error"].isna()]
         best = finished.sort_values("iia", ascending=False).head(5)

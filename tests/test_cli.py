@@ -1,19 +1,84 @@
 """The command line: help, mistakes, and what it passes on."""
 
+import json
 import runpy
 import sys
 
+import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
+import reft_interp as ri
 from reft_interp.cli import app
+from reft_interp.tasks import plantings
 
 
-@pytest.mark.parametrize("command", ["demo", "doctor"])
-def test_help_says_what_a_command_does(command):
-    shown = CliRunner().invoke(app, [command, "--help"])
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        ("demo", "Find a causal variable"),
+        ("das", "Find a subspace by DAS"),
+        ("sweep", "A YAML file, as above"),
+        ("doctor", "Print versions"),
+    ],
+)
+def test_help_says_what_a_command_does(command, words):
+    shown = CliRunner().invoke(app, [command, "--help"], env={"COLUMNS": "120"})
     assert shown.exit_code == 0
-    assert {"demo": "Find a causal variable", "doctor": "Print versions"}[command] in shown.output
+    assert words in shown.output
+
+
+@pytest.fixture
+def planted(tmp_path, monkeypatch):
+    """A model whose variable is known, as the commands load it, and its pairs in a folder."""
+    planting = next(one for one in plantings() if one.name == "one layer")
+    monkeypatch.setattr("reft_interp.models.load_model", lambda name: planting.model)
+    monkeypatch.setattr("reft_interp.evidence_report.load_model", lambda name: planting.model)
+    planting.counterfactuals(120).save(tmp_path / "pairs")
+    return planting, tmp_path
+
+
+def test_das_writes_its_evidence(planted):
+    planting, folder = planted
+    words = ["das", "--layer", str(planting.site.layer), "--on", "last", "--out", str(folder / "r")]
+    words += ["--component", planting.site.component, "--counterfactuals", str(folder / "pairs")]
+    said = CliRunner().invoke(app, words)
+    assert said.exit_code == 0, said.output
+    held = json.loads((folder / "r" / "evidence.json").read_text())
+    assert {row["method"] for row in held["methods"]} > {"DAS", "shuffled labels"}
+    assert held["holds"] == (not held["failing"])
+    page = (folder / "r" / "report.html").read_text()
+    assert "Is the same subspace found again?" in page
+    found = ri.DASResult.load(folder / "r" / "interchange", planting.model)
+    assert found.subspace.rank == 1
+
+
+def test_sweep_writes_a_table_and_goes_on(planted):
+    planting, folder = planted
+    study = folder / "study.yaml"
+    study.write_text(f"counterfactuals: {folder / 'pairs'}\nlayers: all\nepochs: 1\n")
+    for _ in range(2):
+        said = CliRunner().invoke(app, ["sweep", str(study), "--out", str(folder / "s")])
+        assert said.exit_code == 0, said.output
+    table = pd.read_csv(folder / "s" / "table.csv")
+    layers = planting.model.cfg.n_layers
+    assert len(table[table["method"] == "DAS"]) == layers
+    assert (folder / "s" / "iia.png").stat().st_size > 1000
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["sweep", "nowhere.yaml"], "study must be a YAML file"),
+        (["das", "--layer", "1", "--component", "residual"], "component must be one of resid_pre"),
+        (["das", "--layer", "1", "--counterfactuals", "nowhere"], "folder must be one written by"),
+    ],
+)
+def test_mistakes_are_told_before_a_model_is_loaded(tmp_path, monkeypatch, words, message):
+    monkeypatch.chdir(tmp_path)
+    said = CliRunner().invoke(app, words)
+    assert said.exit_code == 2
+    assert message in said.stderr.replace("\n", " ")
 
 
 def test_a_mistake_is_a_sentence_and_no_traceback(tmp_path):

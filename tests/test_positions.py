@@ -25,6 +25,7 @@ from reft_interp.positions import (
     span,
     substring,
 )
+from reft_interp.runtime.batching import encode
 from reft_interp.showing import show
 
 __all__ = ["no_type_checks"]  # a fixture
@@ -461,3 +462,13 @@ def test_in_a_notebook_tokens_are_marked_and_text_is_escaped():
 def test_a_selector_must_say_what_it_picks():
     with pytest.raises(TypeError, match="abstract"):
         PositionSelector()  # pyright: ignore[reportAbstractUsage]
+
+
+@pytest.mark.parametrize(("name", "meant"), [("frist", "first"), ("subjct", "subject")])
+def test_a_misspelt_name_is_met_with_the_nearest(tiny, name, meant):
+    row = {"prompt": "The key", "spans": {"subject": [4, 7]}}
+    with pytest.raises(ValueError, match=rf"no span '{name}'.* did you mean '{meant}'\?"):
+        parse_positions(name)(encode(tiny("gpt2"), [row]))
+    with pytest.raises(ValueError, match="no span 'verb'") as raised:
+        parse_positions("verb")(encode(tiny("gpt2"), [row]))
+    assert "did you mean" not in str(raised.value)

@@ -1,7 +1,7 @@
 """Sites against naive loops, and against the same change made in the transformers model."""
 
 import json
-from typing import Any, get_args
+from typing import Any, cast, get_args
 
 import pytest
 import torch
@@ -340,3 +340,9 @@ def test_a_model_that_does_not_count_its_neurons_is_refused(make_tiny):
     model.cfg.d_mlp = None
     with pytest.raises(ValueError, match="tiny-llama does not say how many neurons"):
         Site("mlp_post", 0).width(model)
+
+
+@pytest.mark.usefixtures("no_type_checks")
+def test_a_name_is_no_model():
+    with pytest.raises(TypeError, match=r"model must be a TransformerBridge, .* got 'smollm2'"):
+        Site("resid_post", 1).width(cast("Any", "smollm2"))

@@ -1,5 +1,6 @@
 """Causal variables, the counterfactuals they imply, and the search for where a model keeps them."""
 
+from reft_interp.causal.attribution import Attribution, attribution_patching
 from reft_interp.causal.counterfactuals import Counterfactuals
 from reft_interp.causal.das import DASResult, fit_das
 from reft_interp.causal.das_cells import DASCell, fit_das_each
@@ -18,11 +19,14 @@ from reft_interp.causal.methods import (
     FullVector,
     MaskSearch,
     Method,
+    NonlinearAlignment,
     RandomSubspace,
     compare_methods,
 )
+from reft_interp.causal.mib import MIBScores, mib_scores
 from reft_interp.causal.model import CausalModel
 from reft_interp.causal.patching import Patching, activation_patching
+from reft_interp.causal.readable_split import readable_split
 from reft_interp.causal.reading_methods import (
     PCA,
     DifferenceOfMeans,
@@ -33,6 +37,7 @@ from reft_interp.causal.reading_methods import (
 __all__ = [
     "DAS",
     "PCA",
+    "Attribution",
     "BoundlessDAS",
     "CausalModel",
     "Counterfactuals",
@@ -45,12 +50,15 @@ __all__ = [
     "FullVector",
     "LinearDiscriminant",
     "LogisticProbe",
+    "MIBScores",
     "MaskSearch",
     "Method",
+    "NonlinearAlignment",
     "Patching",
     "PreparedPairs",
     "RandomSubspace",
     "activation_patching",
+    "attribution_patching",
     "compare_methods",
     "disentanglement",
     "effects",
@@ -61,4 +69,6 @@ __all__ = [
     "interchange_accuracy",
     "interchange_rows",
     "log_odds_ratios",
+    "mib_scores",
+    "readable_split",
 ]

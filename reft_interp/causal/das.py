@@ -12,7 +12,7 @@ import pandas as pd
 from transformer_lens.model_bridge import TransformerBridge
 
 from reft_interp.causal.interchanges import On, Pairs, PreparedPairs, interchange_rows
-from reft_interp.evaluation import Comparison, control_subspaces
+from reft_interp.evaluation import Comparison, control_subspaces, named_metric
 from reft_interp.interventions import DistributedInterchange, Interchange
 from reft_interp.positions import PositionSelector, parse_positions
 from reft_interp.runtime import IntervenedModel, Placement
@@ -79,8 +79,9 @@ class DASResult:
             score(DistributedInterchange(subspace))
             for subspace in control_subspaces(found.width, found.rank, random_subspaces, seed=seed)
         )
+        metric = named_metric("interchange intervention accuracy", prepared.bases)
         return Comparison(
-            f"interchange intervention accuracy at {self.site} on {self.on}",
+            f"{metric} at {self.site} on {self.on}",
             (
                 ("DAS", (score(DistributedInterchange(found)),)),
                 ("whole vector", (score(Interchange()),)),

@@ -15,14 +15,16 @@ from reft_interp.causal.counterfactuals import Counterfactuals
 from reft_interp.causal.das import fit_das
 from reft_interp.causal.interchanges import On, Pairs, interchange_rows, prepare_interchanges
 from reft_interp.causal.reading_methods import labelled_activations
-from reft_interp.evaluation import Comparison, accuracy, prepared_accuracies
+from reft_interp.evaluation import Accuracy, Comparison, accuracy, prepared_accuracies
 from reft_interp.interventions import (
     BoundlessInterchange,
     DistributedInterchange,
     Interchange,
     Intervention,
     MaskedInterchange,
+    NonlinearInterchange,
 )
+from reft_interp.models import untrained_copy
 from reft_interp.runtime import IntervenedModel, Placement
 from reft_interp.runtime.prepared import PreparedRows
 from reft_interp.sites import Site
@@ -194,6 +196,45 @@ class MaskSearch:
         return _trained(self, edit, model, pairs, site, on)
 
 
+@dataclass(frozen=True)
+class NonlinearAlignment:
+    """DAS in coordinates that a small invertible network makes; see `NonlinearInterchange`.
+
+    Such maps reach full accuracy on untrained networks (Sutter et al. 2025, arXiv:2507.08802), so
+    that `compare_methods` scores it on an untrained copy of the model, too.
+
+    Args:
+        rank: how many coordinates are swapped.
+        hidden: width of the network.
+        depth: of the network.
+        epochs: passes over the pairs.
+        learning_rate: of AdamW.
+        batch_size: pairs a step.
+        seed: of where the search begins, and of the order of pairs.
+    """
+
+    rank: int = 1
+    hidden: int = 64
+    depth: int = 4
+    epochs: int = 10
+    learning_rate: float = 5e-3
+    batch_size: int = 16
+    seed: int = 0
+    name: str = "nonlinear alignment"
+    beside_untrained = True
+
+    def __post_init__(self) -> None:
+        check_rank(self.rank)
+
+    def fit(self, model, pairs, variable, site, on) -> Intervention:
+        with torch.random.fork_rng():
+            torch.manual_seed(self.seed)
+            edit = NonlinearInterchange(
+                self.rank, site.width(model), hidden=self.hidden, depth=self.depth
+            )
+        return _trained(self, edit, model, pairs, site, on)
+
+
 def compare_methods(
     model: TransformerBridge,
     pairs: Counterfactuals,
@@ -211,7 +252,8 @@ def compare_methods(
         methods: in the order in which they are listed; names must differ.
 
     Returns:
-        A row a method, and "no intervention".
+        A row a method; of those whose maps are free, one more from an untrained copy of the model;
+        and "no intervention".
 
     Raises:
         ValueError: no methods, two of one name, or as a method's `fit`.
@@ -219,20 +261,35 @@ def compare_methods(
     names = [method.name for method in methods]
     if not methods or len(set(names)) != len(names):
         raise ValueError(f"methods must be one or more of different names, got {names}")
-    fitted = [method.fit(model, pairs.train, pairs.variable, site, on) for method in methods]
-    scores = prepared_accuracies(
-        prepare_interchanges(model, pairs.test, [(one, site, on) for one in fitted])
-    )
+    rows = list(zip(names, _scores(model, pairs, site, on, methods), strict=True))
+    free = [method for method in methods if getattr(method, "beside_untrained", False)]
+    if free:
+        scores = _scores(untrained_copy(model), pairs, site, on, free)
+        beside = [f"{method.name}, untrained model" for method in free]
+        rows += zip(beside, scores, strict=True)
     bases, _ = interchange_rows(pairs.test)
-    rows = [(name, (score,)) for name, score in zip(names, scores, strict=True)]
     return Comparison(
         f"interchange intervention accuracy of {pairs.variable} at {site} on {on}",
         (*rows, ("no intervention", (accuracy(model, bases),))),
     )
 
 
+def _scores(
+    model: TransformerBridge,
+    pairs: Counterfactuals,
+    site: Site,
+    on: On,
+    methods: Sequence[Method],
+) -> list[tuple[Accuracy]]:
+    fitted = [method.fit(model, pairs.train, pairs.variable, site, on) for method in methods]
+    scores = prepared_accuracies(
+        prepare_interchanges(model, pairs.test, [(one, site, on) for one in fitted])
+    )
+    return [(score,) for score in scores]
+
+
 def _trained(
-    method: BoundlessDAS | MaskSearch,
+    method: BoundlessDAS | MaskSearch | NonlinearAlignment,
     edit: Intervention,
     model: TransformerBridge,
     pairs: Pairs,

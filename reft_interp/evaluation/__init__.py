@@ -10,6 +10,7 @@ from reft_interp.evaluation.predicting import (
     answers_correctly,
     choice_scores,
     divergences,
+    named_metric,
     predict_choices,
 )
 from reft_interp.evaluation.results import (
@@ -35,6 +36,7 @@ __all__ = [
     "control_subspaces",
     "divergences",
     "mean_and_interval",
+    "named_metric",
     "paired_difference",
     "predict_choices",
     "prepared_accuracies",

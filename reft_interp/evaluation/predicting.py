@@ -75,6 +75,11 @@ def have_choices(rows: Sequence[Mapping[str, Any]]) -> bool:
     return True
 
 
+def named_metric(name: str, rows: Rows) -> str:
+    """What accuracy on these rows is called: without choices it asks for more, and says so."""
+    return name if have_choices(as_list(rows)) else f"{name} (no choices: greedy tokens)"
+
+
 def predict_choices(
     model: Model,
     rows: Rows,

@@ -14,6 +14,7 @@ from reft_interp.interventions.interchange import (
     PlaceboInterchange,
 )
 from reft_interp.interventions.masks import BoundlessInterchange, MaskedInterchange
+from reft_interp.interventions.nonlinear import NonlinearInterchange
 from reft_interp.interventions.reft import (
     ConsReFT,
     DiReFT,
@@ -32,6 +33,7 @@ INTERVENTIONS: dict[str, type[Intervention]] = {
         PlaceboInterchange,
         MaskedInterchange,
         BoundlessInterchange,
+        NonlinearInterchange,
         LoReFT,
         NoReFT,
         ConsReFT,
@@ -74,6 +76,7 @@ __all__ = [
     "MeanAblation",
     "NoReFT",
     "NodiReFT",
+    "NonlinearInterchange",
     "PlaceboInterchange",
     "ResampleAblation",
     "VectorAddition",

@@ -49,14 +49,14 @@ def add_probes(page: Report, probes: Sequence[ProbeReport]) -> None:
                 xlabel="probe accuracy",
                 title=f"Read: {read}",
             ),
-            caption=f"Probe accuracy. {INTERVALS} Read: {read}.",
+            caption=f"Probe accuracy, n = {frame['n'].iloc[0]}. {INTERVALS} Read: {read}.",
             name=name,
         )
     page.table(
         linear.pivot_table(
             index=["subspace", "read"], columns="part", values="value", sort=False
         ).reset_index(),
-        caption="Probe accuracy by part; n and intervals are in the figures.",
+        caption="Probe accuracy by part; intervals are in the figures.",
         name="linear-probes",
     )
 
@@ -91,7 +91,8 @@ def add_probes(page: Report, probes: Sequence[ProbeReport]) -> None:
     page.section(
         "The causal variable inside the ReFT's subspace",
         "A distributed interchange inside what the ReFT writes or reads, at its own layer, on "
-        "the tokens that DAS was trained on.",
+        "the tokens that DAS was trained on. It is one training with one seed: what a ReFT comes "
+        "to read differs between seeds, so train several before the number is believed.",
     )
     # DAS and the controls are the same for all: they stand once, around what is each ReFT's own.
     frame = joined([probe.interchange.to_frame() for probe in probes]).drop_duplicates("method")
@@ -99,7 +100,13 @@ def add_probes(page: Report, probes: Sequence[ProbeReport]) -> None:
     place = own.astype(int) + 2 * (~own & (frame["method"] != "DAS")).astype(int)
     frame = frame.iloc[np.argsort(place, kind="stable")]
     page.figure(
-        plotting.intervals(frame, value="value", label="method", xlabel="IIA", title=""),
+        plotting.intervals(
+            frame,
+            value="value",
+            label="method",
+            xlabel="interchange intervention accuracy",
+            title="",
+        ),
         caption=f"{probes[0].interchange.metric}. {INTERVALS}",
         name="interchange-inside",
     )
@@ -117,7 +124,8 @@ def add_probes(page: Report, probes: Sequence[ProbeReport]) -> None:
         "say that it was not used.",
     )
     page.table(
-        joined([probe.removal for probe in probes]),
+        # What the untouched model does is the same for all.
+        joined([probe.removal for probe in probes]).drop_duplicates(["model", "removed"]),
         caption=f"Task accuracy. {INTERVALS}",
         name="removal",
     )

@@ -164,7 +164,14 @@ def probe_each(
         ValueError: none given; one is of another model than the first; a placement of another
             width than the DAS subspace.
     """
+    if not isinstance(against, DASResult):
+        raise TypeError(f"against must be what fit_das gave, got {type(against).__name__}")
     every = [reft.intervened if isinstance(reft, ReFTResult) else reft for reft in refts]
+    for one in every:
+        if not isinstance(one, IntervenedModel):
+            raise TypeError(
+                f"reft must be what fit_reft gave, or an IntervenedModel, got {type(one).__name__}"
+            )
     if not every:
         raise ValueError("refts must hold at least one trained ReFT, got none")
     model = common_model("refts", every)

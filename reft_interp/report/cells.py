@@ -129,8 +129,9 @@ def _significant(number: float, decimals: int | None) -> str:
     if not _is_plain(number):
         digits, exponent = f"{number:.2e}".split("e")
         return f"{digits}e{int(exponent)}"
-    needed = _needed(number) if decimals is None else decimals
-    return f"{number:.{min(_places(number), max(2, needed))}f}"
+    needed = max(2, _needed(number) if decimals is None else decimals)
+    # All of something, below shares of it that have three decimals, is as exact as they are.
+    return f"{number:.{needed if number == 1 else min(_places(number), needed)}f}"
 
 
 def _is_plain(number: float) -> bool:

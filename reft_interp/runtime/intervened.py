@@ -73,6 +73,10 @@ class IntervenedModel(nn.Module):
         # Dropout is for training, and whoever trains says so.
         self.eval()
 
+    def __repr__(self) -> str:
+        name = getattr(self.model.cfg, "model_name", None) or "model"
+        return f"IntervenedModel({name}: {'; '.join(map(str, self.placements))})"
+
     @property
     def model(self) -> TransformerBridge:
         """The frozen model underneath."""

@@ -5,6 +5,7 @@ labelled one is a `LabelledTask` (`number_naming`, `sst2`). `plantings` are mode
 known. Tasks know no interventions.
 """
 
+from reft_interp.tasks.blimp import blimp
 from reft_interp.tasks.causal_task import CausalTask, Prompt
 from reft_interp.tasks.causalgym import CausalGymTask, causalgym
 from reft_interp.tasks.hierarchical_equality import (
@@ -12,10 +13,12 @@ from reft_interp.tasks.hierarchical_equality import (
     hierarchical_equality,
     train_equality_model,
 )
+from reft_interp.tasks.indirect_object import indirect_object
 from reft_interp.tasks.labelled import LabelledTask
 from reft_interp.tasks.number_agreement import NumberAgreement
 from reft_interp.tasks.number_naming import number_naming
 from reft_interp.tasks.planted import Planting, plantings
+from reft_interp.tasks.pronouns import pronoun_gender
 from reft_interp.tasks.ravel import RAVEL, ravel
 from reft_interp.tasks.ravel_knowledge import RAVELKnowledge, ravel_knowledge
 from reft_interp.tasks.sst2 import sst2
@@ -29,11 +32,14 @@ __all__ = [
     "Planting",
     "Prompt",
     "RAVELKnowledge",
+    "blimp",
     "causalgym",
     "first_object_hypothesis",
     "hierarchical_equality",
+    "indirect_object",
     "number_naming",
     "plantings",
+    "pronoun_gender",
     "ravel",
     "ravel_knowledge",
     "sst2",

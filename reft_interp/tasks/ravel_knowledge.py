@@ -196,7 +196,8 @@ class RAVELKnowledge:
         cause = asked == attribute
         row: dict[str, Any] = {
             "base": prompt.replace("%s", base),
-            "source": context.replace("%s", source),
+            # Nothing is asked of the source: the blank that a number would follow goes.
+            "source": context.replace("%s", source).rstrip(),
             "base_answer": answers[0],
             "source_answer": answers[1],
             "label": answers[1] if cause else answers[0],

@@ -10,7 +10,7 @@ import pandas as pd
 import torch
 from transformer_lens.model_bridge import TransformerBridge
 
-from reft_interp.evaluation import Comparison, accuracy
+from reft_interp.evaluation import Comparison, accuracy, named_metric
 from reft_interp.interventions import Intervention
 from reft_interp.positions import PositionSelector
 from reft_interp.runtime import IntervenedModel, Placement
@@ -62,7 +62,10 @@ class ReFTResult:
         """
         untouched = accuracy(self.intervened.model, rows, batch_size=batch_size)
         trained = accuracy(self.intervened, rows, batch_size=batch_size)
-        return Comparison("accuracy", (("untouched model", (untouched,)), (self.name, (trained,))))
+        return Comparison(
+            named_metric("accuracy", rows),
+            (("untouched model", (untouched,)), (self.name, (trained,))),
+        )
 
     def save(self, folder: str | Path) -> None:
         """Write the interventions, and in the notes what they were trained with."""

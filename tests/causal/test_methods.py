@@ -141,3 +141,17 @@ def test_a_mask_has_one_basis(planted):
     both = ri.MaskSearch(components=3, basis=ri.Subspace(torch.eye(32)))
     with pytest.raises(ValueError, match="give one of them"):
         both.fit(one.model, pairs, "number", one.site, one.on)
+
+
+def test_a_free_map_stands_beside_its_score_on_an_untrained_model(planted):
+    one = planted["one layer"]
+    method = ri.NonlinearAlignment(epochs=2, hidden=16)
+    found = ri.compare_methods(
+        one.model, one.counterfactuals(60), one.site, one.on, [ri.FullVector(), method]
+    )
+    assert [name for name, _ in found.rows] == [
+        "whole vector",
+        "nonlinear alignment",
+        "nonlinear alignment, untrained model",
+        "no intervention",
+    ]

@@ -6,6 +6,7 @@ What one family alone promises is in the files beside this one.
 import copy
 import inspect
 import json
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -30,6 +31,7 @@ from reft_interp.interventions import (
     MaskedInterchange,
     MeanAblation,
     NodiReFT,
+    NonlinearInterchange,
     NoReFT,
     PlaceboInterchange,
     ResampleAblation,
@@ -67,9 +69,12 @@ class Tensors:
 
     @property
     def R(self) -> np.ndarray:
+        return self.orthonormal("rows.matrix")
+
+    def orthonormal(self, name: str) -> np.ndarray:
         """By Gram-Schmidt, row after row; the library takes a Cholesky factor."""
         rows: list[np.ndarray] = []
-        for row in self.given:
+        for row in self._get(name):
             for _ in range(2):  # twice is enough for float64
                 for done in rows:
                     row = row - (row @ done) * done
@@ -105,12 +110,35 @@ class Tensors:
     def inside(self) -> np.ndarray:
         return self._get("value.rows")
 
+    def coupling(self, i: int, y: np.ndarray) -> np.ndarray:
+        w1, b, w2 = (
+            self._get(f"couplings.{i}.{name}")
+            for name in ("into.weight", "into.bias", "out.weight")
+        )
+        return w2 @ np.array([x * (1 + math.erf(x / math.sqrt(2))) / 2 for x in w1 @ y + b])
+
 
 Formula = Callable[[Tensors, np.ndarray, np.ndarray], np.ndarray]
 
 
 def relu(x: np.ndarray) -> np.ndarray:
     return np.where(x > 0, x, 0)
+
+
+def swapped_between_couplings(t: Tensors, h: np.ndarray, s: np.ndarray) -> np.ndarray:
+    """Two couplings of halves of four: there with both, the first two swapped, and back."""
+    turned = t.orthonormal("rotation.matrix")
+    there = []
+    for x in (turned @ h, turned @ s):
+        first, second = x[:4], x[4:]
+        second = second + t.coupling(0, first)
+        first = first + t.coupling(1, second)
+        there.append((first, second))
+    (first, second), (other, _) = there
+    first = np.concatenate([other[:2], first[2:]])
+    first = first - t.coupling(1, second)
+    second = second - t.coupling(0, first)
+    return turned.T @ np.concatenate([first, second])
 
 
 def sigmoid(x: np.ndarray) -> np.ndarray:
@@ -142,6 +170,10 @@ CASES = {
     "BoundlessInterchange, trained": Case(
         lambda dtype: BoundlessInterchange(Subspace.random(D, D, seed=5, dtype=dtype), dtype=dtype),
         lambda t, h, s: h + t.R.T @ (t.boundary * (t.R @ s - t.R @ h)),
+    ),
+    "NonlinearInterchange, trained": Case(
+        lambda dtype: NonlinearInterchange(2, D, hidden=5, depth=2, dtype=dtype),
+        swapped_between_couplings,
     ),
     "PlaceboInterchange": Case(
         lambda dtype: PlaceboInterchange(space(dtype), Subspace.random(D, R, seed=6, dtype=dtype)),

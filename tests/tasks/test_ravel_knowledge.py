@@ -31,8 +31,8 @@ def objects(n: int = 60) -> RAVEL:
         for some in prompts.values()
         for prompt in some
     }
-    neutral = {"I saw %s": None, "Who saw %s": None}
-    prompt_splits |= {"I saw %s": "train", "Who saw %s": "test"}
+    neutral = {"I saw %s and ": None, "Who saw %s": None}
+    prompt_splits |= {"I saw %s and ": "train", "Who saw %s": "test"}
     return RAVEL("things", entities, splits, prompts, prompt_splits, neutral)
 
 

@@ -1,0 +1,113 @@
+"""Evidence for one subspace as a report: what `reft-interp das` writes."""
+
+import json
+from pathlib import Path
+from typing import Any, get_args
+
+from rich.console import Console
+
+from reft_interp.causal import Counterfactuals, Evidence, gather_evidence
+from reft_interp.models import load_model
+from reft_interp.report import Report
+from reft_interp.report.markup import as_list
+from reft_interp.sites import Component, Site
+from reft_interp.tasks import NumberAgreement
+
+
+def run_das(
+    out: Path,
+    *,
+    model: str,
+    component: Any,
+    layer: int,
+    on: str,
+    rank: int,
+    counterfactuals: str,
+    pairs: int,
+    seed: int,
+    console: Console | None = None,
+) -> Evidence:
+    """Gather evidence, and write `report.html`, `evidence.json` and the interchange.
+
+    Args:
+        out: folder for the report; made if needed.
+        model: what `load_model` takes.
+        component: where in the model, as in "resid_post".
+        layer: likewise.
+        on: which tokens.
+        rank: of the subspace.
+        counterfactuals: "number agreement", or a folder that `Counterfactuals.save` wrote.
+        pairs: how many are made, where they are made.
+        seed: of pairs and searches.
+        console: where the result is printed.
+
+    Raises:
+        ValueError: an unknown component, a folder without pairs; as `gather_evidence`.
+    """
+    console = console or Console()
+    if component not in get_args(Component):
+        raise ValueError(
+            f"component must be one of {', '.join(get_args(Component))}, got {component!r}"
+        )
+    site = Site(component, layer)
+    # Before minutes of work: a folder that cannot be written, pairs that cannot be read.
+    out.mkdir(parents=True, exist_ok=True)
+    given = None
+    if counterfactuals != NumberAgreement.name:
+        given = Counterfactuals.load(counterfactuals)
+    bridge = load_model(model)
+    site.check(bridge)
+    data = given or NumberAgreement().counterfactuals(bridge, n=pairs, seed=seed)
+    console.print(str(data), highlight=False)
+    evidence = gather_evidence(bridge, data, site, on, rank=rank, seed=seed)
+    console.print(str(evidence), highlight=False)
+    console.print(f"\n{evidence.summary()}", highlight=False)
+    page = document(evidence, data, {"model": model, "seed": seed}).save(out)
+    evidence.found[0].save(out / "interchange")
+    held = {
+        "holds": evidence.holds,
+        "failing": list(evidence.failing),
+        "methods": evidence.to_frame().to_dict("records"),
+        "selectivity": evidence.selectivity.to_dict("records"),
+        "summary": evidence.summary(),
+    }
+    (out / "evidence.json").write_text(json.dumps(held, indent=2) + "\n", encoding="utf-8")
+    console.print(f"\nThe report is in {page}")
+    return evidence
+
+
+def document(evidence: Evidence, data: Counterfactuals, facts: dict[str, Any]) -> Report:
+    """The page: the claim beside its controls, how stable it is, and how large its effects are."""
+    page = Report(
+        f"Does {evidence.site} carry the {evidence.variable}?",
+        subtitle=f"{evidence.model}, on {evidence.on}, rank {evidence.subspace.rank}",
+        summary=evidence.summary(),
+    )
+    page.section("The pairs", as_list(str(data)))
+    page.section("The claim beside its controls", as_list("\n".join(evidence.flags)))
+    page.figure(
+        evidence.plot(),
+        caption=f"{evidence.comparison.metric}. 95 % Wilson intervals; of several draws or seeds, "
+        "mean and range.",
+        name="iia",
+    )
+    page.table(evidence.to_frame(), caption=evidence.comparison.metric, name="iia")
+    page.table(
+        evidence.selectivity,
+        caption="The claim's accuracy less each control's, on the same pairs; 95 % bootstrap "
+        "intervals over pairs.",
+        name="selectivity",
+    )
+    page.section("Is the same subspace found again?")
+    page.table(
+        evidence.stability,
+        caption="Other seeds and resampled pairs beside the first seed; angles in degrees.",
+        name="stability",
+    )
+    page.section("How far does it move the answer?")
+    page.table(
+        evidence.effects.to_frame(),
+        caption="Means over held-out pairs; 95 % intervals (Student's t).",
+        name="effects",
+    )
+    return page.footer({**facts, "pairs": data.hash, "site": str(evidence.site)})

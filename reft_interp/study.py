@@ -1,0 +1,115 @@
+"""A study as a small YAML file: which model, which pairs, and the cells of a sweep.
+
+`reft-interp sweep study.yaml` runs one.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import yaml
+from transformer_lens.model_bridge import TransformerBridge
+
+from reft_interp.causal import Counterfactuals, DASCell
+from reft_interp.sites import Component, Site
+from reft_interp.sweeps import grid
+from reft_interp.tasks import NumberAgreement
+
+NUMBER_AGREEMENT = "number agreement"
+
+
+@dataclass(frozen=True)
+class Study:
+    """What a study file says. A missing key has the default that stands here.
+
+    Args:
+        model: what `load_model` takes.
+        counterfactuals: "number agreement", or a folder that `Counterfactuals.save` wrote.
+        pairs: how many are made, where they are made.
+        components: of the model, as in "resid_post".
+        layers: numbers, or "all".
+        tokens: selectors, as in "subject" or "last".
+        ranks: of the subspaces.
+        seeds: of the searches.
+        epochs: passes over the pairs.
+        learning_rate: of AdamW.
+        batch_size: pairs a step.
+        seed: of the pairs.
+
+    Raises:
+        ValueError: a value that no study can have.
+    """
+
+    model: str = "smollm2"
+    counterfactuals: str = NUMBER_AGREEMENT
+    pairs: int = 600
+    components: Sequence[Component] = ("resid_post",)
+    layers: Sequence[int] | str = "all"
+    tokens: Sequence[str | int] = ("last",)
+    ranks: Sequence[int] = (1,)
+    seeds: Sequence[int] = (0,)
+    epochs: int = 3
+    learning_rate: float = 5e-3
+    batch_size: int = 16
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("components", "tokens", "ranks", "seeds"):
+            if isinstance(getattr(self, name), str) or not getattr(self, name):
+                raise ValueError(f"{name} must be a list of at least one, got {self!r}")
+        if self.layers != "all" and (isinstance(self.layers, str) or not self.layers):
+            raise ValueError(f'layers must be a list of numbers, or "all", got {self.layers!r}')
+
+    @classmethod
+    def read(cls, file: str | Path) -> "Study":
+        """Read a study file.
+
+        Raises:
+            ValueError: no such file, not YAML, an unknown key (the message lists the known), or
+                a value that no study can have.
+        """
+        path = Path(file)
+        if not path.is_file():
+            raise ValueError(f"study must be a YAML file, got {str(path)!r}, which is no file")
+        try:
+            held: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
+        except yaml.YAMLError as error:
+            raise ValueError(f"{path} is not YAML: {error}") from error
+        if not isinstance(held, dict):
+            raise ValueError(f"{path} must hold keys and values, as `model: smollm2`")
+        known = [one.name for one in fields(cls)]
+        if unknown := [str(key) for key in held if key not in known]:
+            raise ValueError(
+                f"{path}: {unknown[0]!r} is no key of a study; they are {', '.join(known)}"
+            )
+        try:
+            return cls(**held)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{path}: {error}") from error
+
+    def make_pairs(self, model: TransformerBridge) -> Counterfactuals:
+        """The counterfactuals: made for the model, or read."""
+        if self.counterfactuals == NUMBER_AGREEMENT:
+            return NumberAgreement().counterfactuals(model, n=self.pairs, seed=self.seed)
+        return Counterfactuals.load(self.counterfactuals)
+
+    def cells(self, model: TransformerBridge) -> list[DASCell]:
+        """Every combination, for a model.
+
+        Raises:
+            ValueError: a site that the model lacks.
+        """
+        layers = range(model.cfg.n_layers) if isinstance(self.layers, str) else self.layers
+        sites = [Site(component, layer) for component in self.components for layer in layers]
+        for site in sites:
+            site.check(model)
+        return grid(
+            sites,
+            list(self.tokens),
+            ranks=self.ranks,
+            seeds=self.seeds,
+            epochs=self.epochs,
+            learning_rate=self.learning_rate,
+            batch_size=self.batch_size,
+        )

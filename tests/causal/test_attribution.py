@@ -1,0 +1,141 @@
+"""The estimate against finite differences, TransformerLens's, and the sweep that it screens."""
+
+import numpy as np
+import pytest
+import torch
+from transformer_lens.tools.analysis import attribution_patch
+
+import reft_interp as ri
+
+PROMPTS = [
+    ("The key near the doors", "The doors near the key", " is", " are"),
+    ("Paris is a city", "Tokyo is a town", " are", " is"),
+    ("Mary and John", "John and Mary", " is", " are"),
+]
+PAIRS = [
+    {"base": base, "source": source, "label": label, "choices": [label, other]}
+    for base, source, label, other in PROMPTS
+]
+CHOICES = ["0", "1"]
+
+
+def choice_ids(model) -> tuple[int, int]:
+    first, second = (
+        model.tokenizer(choice, add_special_tokens=False)["input_ids"][0] for choice in CHOICES
+    )
+    return first, second
+
+
+def pairs(model):
+    """Rows whose base and source have as many tokens, with choices of one token."""
+    rows = []
+    for row in PAIRS:
+        lengths = {len(model.tokenizer(row[side])["input_ids"]) for side in ("base", "source")}
+        if len(lengths) == 1:
+            rows.append(row | {"label": "0", "choices": CHOICES})
+    assert rows
+    return rows
+
+
+@pytest.mark.parametrize("architecture", ["gpt2", "llama", "gemma2"])
+@pytest.mark.parametrize("component", ["resid_pre", "mlp_out", "attn_out"])
+def test_it_is_the_slope_of_a_small_patch(make_tiny, architecture, component):
+    model = make_tiny(architecture).to(torch.float64)
+    site = ri.Site(component, 1)
+    rows = pairs(model)
+    found = ri.attribution_patching(model, rows, [site], ["last", "every"], progress=False)
+    for j, on in enumerate(("last", "every")):
+        for i, row in enumerate(rows):
+            base, source = (
+                ri.activations(model, [row[side]], site, on)[0] for side in ("base", "source")
+            )
+            step = 1e-2  # norms run in float32
+            values = []
+            for sign in (1, -1):
+                moved = base + sign * step * (source - base)
+                ids = torch.tensor([model.tokenizer(row["base"])["input_ids"]])
+
+                def write(activation, hook, moved=moved, at=on):
+                    edited = activation.clone()
+                    edited[0, -1 if at == "last" else slice(None)] = (
+                        moved[0] if at == "last" else moved
+                    )
+                    return edited
+
+                with torch.no_grad():
+                    logits = model.run_with_hooks(ids, fwd_hooks=[(site.hook_name, write)])[0, -1]
+                first, second = choice_ids(model)
+                values.append(float(logits[first] - logits[second]))
+            assert found.estimate[0, j, i] == pytest.approx(
+                (values[0] - values[1]) / (2 * step), rel=5e-3, abs=1e-4
+            )
+
+
+def test_heads_and_mlps_are_those_of_transformer_lens(make_tiny):
+    model = make_tiny("gpt2")
+    for parameter in model.parameters():  # its backward pass begins at the weights
+        parameter.requires_grad_()
+    rows = pairs(model)[:1]
+    first, second = choice_ids(model)
+    clean, corrupt = (
+        torch.tensor([model.tokenizer(rows[0][side])["input_ids"]]) for side in ("source", "base")
+    )
+    theirs = attribution_patch(
+        model,
+        clean,
+        corrupt,
+        lambda logits: (logits[..., -1, first] - logits[..., -1, second]).sum(),
+    ).node_scores
+    layers, heads = range(model.cfg.n_layers), range(model.cfg.n_heads)
+    mlps = ri.attribution_patching(
+        model, rows, [ri.Site("mlp_out", layer) for layer in layers], ["every"], progress=False
+    )
+    of_heads = ri.attribution_patching(
+        model,
+        rows,
+        [ri.Site("z", layer, heads=head) for layer in layers for head in heads],
+        ["every"],
+        progress=False,
+    )
+    ours = {("mlp_out", layer, None): mlps.estimate[layer, 0, 0] for layer in layers}
+    places = [(layer, head) for layer in layers for head in heads]
+    ours |= {
+        ("attn_head_out", layer, head): value
+        for (layer, head), value in zip(places, of_heads.estimate[:, 0, 0], strict=True)
+    }
+    summed: dict[tuple, float] = {}
+    for node, value in theirs.items():
+        if node.kind in ("mlp_out", "attn_head_out"):
+            key = node.kind, node.layer, node.head
+            summed[key] = summed.get(key, 0.0) + float(value)
+    assert set(summed) == set(ours)
+    for key, value in summed.items():
+        assert ours[key] == pytest.approx(value, rel=1e-3, abs=1e-5)
+
+
+def test_recall_is_what_screening_keeps_of_the_full_sweep(tiny):
+    model = tiny("llama")
+    sites = [ri.Site("resid_post", layer) for layer in range(2)]
+    on = ["first", "last"]
+    rows = pairs(model)
+    screened = ri.attribution_patching(model, rows, sites, on, progress=False)
+    full = ri.activation_patching(model, rows, sites, on, progress=False)
+    moved = np.abs(full.patched - full.untouched).mean(-1).reshape(-1)
+    order = [(site, one) for site in full.sites for one in full.on]
+    best = {order[i] for i in np.argsort(-moved)[:2]}
+    assert screened.recall(full, 2) == len(best & set(screened.best(2))) / 2
+    assert screened.recall(full, 2, keep=4) == 1
+    assert list(screened.to_frame()["tokens"]) == [*full.on, *full.on]
+    with pytest.raises(ValueError, match="n must be between 1 and 4"):
+        screened.best(5)
+    with pytest.raises(ValueError, match="full must be of the same sites"):
+        screened.recall(ri.activation_patching(model, rows, sites[:1], on, progress=False), 1)
+
+
+def test_says_what_is_wrong(tiny):
+    model, site = tiny("llama"), ri.Site("resid_post", 0)
+    with pytest.raises(ValueError, match="sites and on must not be empty, got 0 and 1"):
+        ri.attribution_patching(model, PAIRS, [], ["last"])
+    rows = [PAIRS[0] | {"choices": [" is", " was reading a book"]}]
+    with pytest.raises(ValueError, match="row 0 must have two choices of one token each"):
+        ri.attribution_patching(model, rows, [site], ["last"])

@@ -1,0 +1,35 @@
+"""MIB's aggregation, by hand."""
+
+import pandas as pd
+import pytest
+
+import reft_interp as ri
+
+ROWS = [
+    # layer, tokens, set, iia
+    (0, "last", "a", 0.2), (0, "last", "b", 0.4), (0, "first", "a", 0.9), (0, "first", "b", 0.1),
+    (1, "last", "a", 1.0), (1, "last", "b", 0.8), (1, "first", "a", 0.0), (1, "first", "b", 0.1),
+]  # fmt: skip
+FRAME = pd.DataFrame(ROWS, columns=["layer", "tokens", "pairs", "iia"]).assign(site="s")
+
+
+def test_sets_are_averaged_then_sites_compared_then_layers():
+    found = ri.mib_scores(FRAME, counterfactuals="pairs")
+    # Layer 0: last .3, first .5; layer 1: last .9, first .05.
+    assert found.mean == pytest.approx((0.5 + 0.9) / 2)
+    assert found.highest == pytest.approx(0.9)
+    assert list(found.layers["tokens"]) == ["first", "last"]
+    assert str(found) == "mean over layers 0.700, highest 0.900"
+    one = ri.mib_scores(FRAME.query("pairs == 'a'"))
+    assert (one.mean, one.highest) == (pytest.approx(0.95), 1.0)
+
+
+def test_failed_cells_are_left_out_and_mistakes_told():
+    failed = FRAME.assign(iia=[None, None, *FRAME["iia"][2:]])
+    assert ri.mib_scores(failed, counterfactuals="pairs").mean == pytest.approx(0.7)
+    with pytest.raises(ValueError, match="one row a site and counterfactual set"):
+        ri.mib_scores(FRAME)
+    with pytest.raises(ValueError, match="columns layer, site, tokens, iia; layer missing"):
+        ri.mib_scores(FRAME.drop(columns="layer"))
+    with pytest.raises(ValueError, match="all 8 are missing"):
+        ri.mib_scores(FRAME.assign(iia=float("nan")))

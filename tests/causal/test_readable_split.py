@@ -1,0 +1,66 @@
+"""The parts of a subspace that output weights read and do not, where the truth is closed form."""
+
+import pytest
+import torch
+
+import reft_interp as ri
+
+ROWS = [
+    {"base": "The key", "source": "The doors", "base_answer": " is", "label": " are"},
+    {"base": "A cat near", "source": "Two cats near", "base_answer": " are", "label": " is"},
+    {"base": "Mary and", "source": "Paris is", "base_answer": " is", "label": " are"},
+]
+PAIRS = [row | {"choices": [" is", " are"]} for row in ROWS]
+SITE = ri.Site("mlp_post", 1)
+
+
+@pytest.fixture
+def model(tiny):
+    model = tiny("llama")
+    assert model.W_out.shape[1] > model.W_out.shape[2]  # so that something is not read
+    return model
+
+
+def test_what_is_not_read_does_nothing_and_what_is_read_does_all(model):
+    width = SITE.width(model)
+    subspace = ri.Subspace.random(width, 1, seed=0)
+    found = ri.readable_split(model, PAIRS, subspace, SITE, "last").set_index("part")
+    assert list(found.index) == ["subspace", "read", "not read", "whole component"]
+    assert abs(found.loc["not read", "log odds ratio"]) < 1e-4
+    weights = model.W_out[SITE.layer].detach().double()
+    projection = weights @ torch.linalg.pinv(weights)
+    share = float((subspace.basis.double() @ projection).square().sum())
+    assert found.loc["read", "share"] == pytest.approx(share, abs=1e-5)
+    assert found.loc["not read", "share"] == pytest.approx(1 - share, abs=1e-5)
+    # The whole component's effect is that of a plain swap.
+    expected = ri.log_odds_ratios(model, PAIRS, [(ri.Interchange(width), SITE, "last")])
+    assert found.loc["whole component", "log odds ratio"] == pytest.approx(expected.mean())
+    assert found.loc["whole component", "variance"] == pytest.approx(1)
+    assert found.loc["whole component", "rank"] == width
+
+
+def test_a_subspace_that_is_read_has_no_other_part(model):
+    weights = model.W_out[SITE.layer].detach()
+    subspace = ri.Subspace.from_matrix(weights.T[:2])
+    found = ri.readable_split(model, PAIRS, subspace, SITE, "last").set_index("part")
+    assert found.loc["read", "share"] == pytest.approx(1, abs=1e-5)
+    assert found.loc["read", "log odds ratio"] == pytest.approx(
+        found.loc["subspace", "log odds ratio"], abs=1e-4
+    )
+    assert str(found.loc["not read", "iia"]) == "nan"
+
+
+def test_a_head_is_read_whole(model):
+    site = ri.Site("z", 0, heads=1)
+    subspace = ri.Subspace.random(site.width(model), 2, seed=1)
+    found = ri.readable_split(model, PAIRS, subspace, site, "last").set_index("part")
+    assert found.loc["read", "share"] == pytest.approx(1, abs=1e-5)
+
+
+def test_says_what_is_wrong(model):
+    with pytest.raises(ValueError, match="site must be all neurons of an MLP"):
+        ri.readable_split(
+            model, PAIRS, ri.Subspace.random(32, 1, seed=0), ri.Site("resid_post", 0), "last"
+        )
+    with pytest.raises(ValueError, match="subspace is 8 wide"):
+        ri.readable_split(model, PAIRS, ri.Subspace.random(8, 1, seed=0), SITE, "last")

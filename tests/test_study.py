@@ -1,0 +1,79 @@
+"""Study files: what they say, and what is wrong with them."""
+
+from dataclasses import fields
+
+import pytest
+
+from reft_interp.study import Study
+from reft_interp.tasks import plantings
+
+
+def write(folder, text):
+    file = folder / "study.yaml"
+    file.write_text(text, encoding="utf-8")
+    return file
+
+
+def test_every_combination_is_a_cell(tmp_path, tiny):
+    study = Study.read(
+        write(
+            tmp_path,
+            "layers: [1, 0]\ntokens: [subject, -1]\nranks: [1, 4]\nseeds: [0, 3]\nepochs: 7\n",
+        )
+    )
+    cells = study.cells(tiny("llama"))
+    assert len(cells) == 2 * 2 * 2 * 2
+    assert {(cell.site.layer, cell.on, cell.rank, cell.seed) for cell in cells} == {
+        (layer, on, rank, seed)
+        for layer in (0, 1)
+        for on in ("subject", -1)
+        for rank in (1, 4)
+        for seed in (0, 3)
+    }
+    assert {cell.epochs for cell in cells} == {7}
+    assert [cell.site.layer for cell in Study().cells(tiny("llama"))] == [0, 1]
+
+
+def test_pairs_are_read_from_a_folder(tmp_path):
+    planting = plantings()[0]
+    pairs = planting.counterfactuals(60)
+    pairs.save(tmp_path / "pairs")
+    study = Study(counterfactuals=str(tmp_path / "pairs"))
+    assert study.make_pairs(planting.model).hash == pairs.hash
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("layer: 3", "'layer' is no key of a study; they are model, counterfactuals"),
+        ("- 1", "must hold keys and values"),
+        ("a: [", "is not YAML"),
+        ("tokens: last", "tokens must be a list of at least one"),
+        ("ranks: []", "ranks must be a list of at least one"),
+        ("layers: some", 'layers must be a list of numbers, or "all", got'),
+    ],
+)
+def test_says_what_is_wrong(tmp_path, text, message):
+    with pytest.raises(ValueError, match=message):
+        Study.read(write(tmp_path, text))
+
+
+def test_a_file_must_be_there_and_sites_in_the_model(tmp_path, tiny):
+    with pytest.raises(ValueError, match=r"study must be a YAML file, .* which is no file"):
+        Study.read(tmp_path / "none.yaml")
+    with pytest.raises(ValueError, match="layer must be between 0 and 1"):
+        Study(layers=[7]).cells(tiny("llama"))
+
+
+def test_the_file_of_the_help_text_can_be_read(tmp_path):
+    from typer.testing import CliRunner
+
+    from reft_interp.cli import app
+
+    shown = CliRunner().invoke(app, ["sweep", "--help"], env={"COLUMNS": "120"}).output
+    keys = [line.split("│")[-1].strip() for line in shown.splitlines()]
+    known = {one.name for one in fields(Study)}
+    text = "\n".join(line for line in keys if ": " in line and line.split(":")[0] in known)
+    study = Study.read(write(tmp_path, text))
+    assert study == Study(layers=[2, 11, 20, 29], tokens=["subject", "last"], ranks=[1, 4],
+                          seeds=[0, 1], components=["resid_post"])  # fmt: skip
