@@ -22,15 +22,15 @@ import matplotlib.pyplot as plt
 
 import reft_interp as ri
 
-RANK = 16
+RANK = 32
 
 
 def methods() -> list[ri.Method]:
     """All at one rank where they have one; those that read have the directions between values."""
     return [
         ri.FullVector(),
-        ri.DAS(rank=RANK, epochs=5, isolate=True, name="multi-task DAS"),
-        ri.DAS(rank=RANK, epochs=5),
+        ri.DAS(rank=RANK, epochs=15, learning_rate=1e-2, isolate=True, name="multi-task DAS"),
+        ri.DAS(rank=RANK, epochs=15, learning_rate=1e-2),
         ri.BoundlessDAS(),
         ri.MaskSearch(name="mask over neurons"),
         ri.MaskSearch(components=64, name="mask over principal components"),
@@ -83,7 +83,7 @@ def main() -> None:
     parser.add_argument("--types", nargs="+", default=["city", "physical_object", "verb"])
     parser.add_argument("--layers", nargs="+", type=int, default=[10])
     parser.add_argument("--entities", type=int, default=200)
-    parser.add_argument("--train", type=int, default=200)
+    parser.add_argument("--train", type=int, default=320)
     parser.add_argument("--test", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--figures", type=Path, help="a folder for a figure of each type and layer")

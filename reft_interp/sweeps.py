@@ -21,12 +21,12 @@ from transformer_lens.model_bridge import TransformerBridge
 
 from reft_interp.causal import Counterfactuals, DASCell, interchange_rows
 from reft_interp.causal.das_cells import PreparedDAS, place_das, prepare_das, train_prepared
-from reft_interp.causal.interchanges import On, prepare_interchanges
+from reft_interp.causal.interchanges import On
 from reft_interp.evaluation import Accuracy, accuracy, prepared_accuracies
 from reft_interp.interventions import Interchange
 from reft_interp.models import identify
 from reft_interp.positions import parse_positions
-from reft_interp.runtime import IntervenedModel
+from reft_interp.runtime import IntervenedModel, Placement
 from reft_interp.runtime.prepared import PreparedRows, preparation_errors, prepare_each
 from reft_interp.sites import Site
 from reft_interp.subspace import Subspace
@@ -223,7 +223,7 @@ class _Study:
         """Finish what nobody else is at, until all is finished."""
         with _locked(self.folder / "baselines.lock") as mine:
             if mine and not self._baselines.is_file():
-                _write(self._baselines, self._score_baselines())
+                _write(self._baselines, self._score_baselines(memory_budget))
         ready: dict[int, _Ready] | None = None
         while left := [group for group in self.groups if not self._done(group)]:
             worked = False
@@ -233,7 +233,7 @@ class _Study:
                         continue
                     if ready is None:
                         ready = self._prepare([i for one in left for i in one], memory_budget)
-                    self._run_group(group, ready)
+                    self._run_group(group, ready, memory_budget)
                     worked = True
                 bar.update(self._count() - bar.n)
             if not worked:
@@ -275,21 +275,31 @@ class _Study:
     def _count(self) -> int:
         return sum(self._done([i]) for i in range(len(self.cells)))
 
-    def _score_baselines(self) -> dict[str, Any]:
+    def _score_baselines(self, budget: int | None) -> dict[str, Any]:
         """The whole vector at every site and selection, and no intervention."""
-        places = {(cell.site, parse_positions(cell.on)): _row(cell) for cell in self.cells}
+        bases, sources = interchange_rows(self.pairs.test)
         rows: list[dict[str, Any]] = []
-        for (site, on), row in places.items():
-            own = {**row, "rank": None, "seed": None, "method": "whole vector", "cell": None}
+        wanted: dict[int, tuple[IntervenedModel, Sequence[Any], Sequence[Any]]] = {}
+        for (site, on), row in {
+            (cell.site, parse_positions(cell.on)): _row(cell) for cell in self.cells
+        }.items():
+            own = {"rank": None, "seed": None, "method": "whole vector", "cell": None}
+            rows.append({**row, **own, "hits": None, "n": None, "error": None})
             try:
-                (scored,) = prepare_interchanges(
-                    self.model, self.pairs.test, [(Interchange(), site, on)]
-                )
-                (found,) = prepared_accuracies([scored])
-                rows.append({**own, "hits": found.hits, "n": found.n, "error": None})
+                placed = IntervenedModel(self.model, Placement(Interchange(), site, on))
+                wanted[len(rows) - 1] = placed, bases, sources
             except ValueError as error:
-                rows.append({**own, "hits": None, "n": None, "error": str(error)})
-        bases, _ = interchange_rows(self.pairs.test)
+                rows[-1]["error"] = str(error)
+        for i, error in zip(list(wanted), preparation_errors(list(wanted.values())), strict=True):
+            if error is not None:
+                rows[i]["error"] = str(error)
+                del wanted[i]
+        if wanted:
+            prepared = prepare_each(list(wanted.values()), memory_budget=budget)
+            placed = [intervened for intervened, _, _ in wanted.values()]
+            scores = prepared_accuracies(list(zip(placed, prepared, strict=True)))
+            for i, found in zip(wanted, scores, strict=True):
+                rows[i] |= {"hits": found.hits, "n": found.n}
         return {"whole vector": rows, "no intervention": asdict(accuracy(self.model, bases))}
 
     def _prepare(self, numbers: Sequence[int], budget: int | None) -> "dict[int, _Ready]":
@@ -319,7 +329,9 @@ class _Study:
                 ready[i] = _Ready(one, rows)
         return ready
 
-    def _run_group(self, group: Sequence[int], ready: "Mapping[int, _Ready]") -> None:
+    def _run_group(
+        self, group: Sequence[int], ready: "Mapping[int, _Ready]", budget: int | None
+    ) -> None:
         good = [i for i in group if ready[i].error is None]
         for i in group:
             if ready[i].error is not None:
@@ -344,9 +356,9 @@ class _Study:
             if len(good) == 1:
                 self._write_error(good[0], error)
                 return
-            again = self._prepare(good, None)
+            again = self._prepare(good, budget)
             for i in good:
-                self._run_group([i], again)
+                self._run_group([i], again, budget)
             return
         for i, one, score in zip(good, found, scores, strict=True):
             cell, subspace = _files(self.folder, i)

@@ -71,6 +71,11 @@ class Counterfactuals:
                 where = f"{name} row {i}"
                 check_row(where, row, "base", ["label", "base_answer"])
                 check_row(where, row, "source", [])
+                if row["base"] == row["source"]:
+                    raise ValueError(
+                        f"{where}: source must differ from its base, or no interchange changes "
+                        f"anything, both are {row['base']!r}"
+                    )
                 check_spans(where, row, "base", "base_spans")
                 check_spans(where, row, "source", "source_spans")
         pairs = set(zip(self.train["base"], self.train["source"], strict=True))

@@ -37,8 +37,8 @@ class DASCell:
         epochs: passes over the pairs.
         learning_rate: of AdamW.
         batch_size: pairs a step.
-        shuffled_labels: train on labels that were dealt out again at random, as a control: what
-            is found then, any labels would have found.
+        shuffled_labels: train on labels that were dealt out again at random, and say nothing
+            about the true ones, as a control: what is found then, any labels would have found.
         resampled_pairs: train on as many pairs drawn again with replacement, by this seed: what
             another sample of pairs would have led to.
     """
@@ -202,18 +202,31 @@ def _drawn(
 
 
 def _shuffled(rows: Sequence[Mapping[str, Any]], seed: int) -> list[dict[str, Any]]:
-    """Rows whose labels were dealt out again.
+    """Rows whose labels were dealt out again, so that they say nothing about the true ones.
 
     Where rows have choices, what is dealt is the place of the label among them, so that each row
-    keeps an answer that fits it.
+    keeps an answer that fits it. The rows of each true label get all labels in the proportion in
+    which there are: dealt freely, a few more would be right than wrong by chance, and a search that
+    amplifies this finds the variable after all.
     """
-    order = np.random.default_rng(seed).permutation(len(rows))
-    dealt = []
-    for row, other in zip(rows, (rows[i] for i in order), strict=True):
-        answer = other["answer"]
-        if row.get("choices") and other.get("choices"):
-            answer = row["choices"][list(other["choices"]).index(answer)]
-        dealt.append({**row, "answer": answer})
+    rng = np.random.default_rng(seed)
+    offered = all(row.get("choices") for row in rows)
+    places = np.array(
+        [list(row["choices"]).index(row["answer"]) if offered else row["answer"] for row in rows]
+    )
+    _, labels, counts = np.unique(places, return_inverse=True, return_counts=True)
+    # Label after label, in any order within; and the labels evenly spaced, whatever their number.
+    receiving = rng.permutation(len(rows))
+    receiving = receiving[np.argsort(labels[receiving], kind="stable")]
+    spaced = np.empty(len(rows))
+    for label, count in enumerate(counts):
+        spaced[rng.permutation(np.flatnonzero(labels == label))] = (
+            np.arange(count) + rng.random(count)
+        ) / count
+    dealt: list[dict[str, Any]] = [dict(row) for row in rows]
+    for to, of in zip(receiving, np.argsort(spaced, kind="stable"), strict=True):
+        row, place = rows[to], places[of]
+        dealt[to]["answer"] = row["choices"][place] if offered else str(place)
     return dealt
 
 

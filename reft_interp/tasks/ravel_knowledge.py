@@ -24,6 +24,8 @@ _TRIES = 200
 """Draws for one pair, before the facts are taken to be used up."""
 _SCOUTS = 8
 """Entities on which prompts are chosen."""
+_CANDIDATES = 12
+"""Prompts of an attribute and split among which is chosen."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -234,7 +236,8 @@ def ravel_knowledge(
         data: RAVEL's data for one type of entity.
         entities: so many are asked about, half from its training split, half from the others;
             those whose names have the fewest tokens, which models have read of most.
-        prompts: of each attribute and each split of prompts (training, held out) so many are kept.
+        prompts: of each attribute and each split of prompts (training, held out) so many are kept,
+            the best of twelve.
         minimum: attributes of which a smaller share is known are left out.
         seed: of the draw.
         batch_size: prompts run at once.
@@ -243,7 +246,8 @@ def ravel_knowledge(
         ValueError: fewer entities than there are asked for, or no attribute is known.
     """
     drawn = _Entities(model, data, entities, seed)
-    kept = _best_prompts(model, data, drawn.scouts, prompts, batch_size)
+    rng = random.Random(f"ravel prompts {seed}")
+    kept = _best_prompts(model, data, drawn.scouts, prompts, rng, batch_size)
     questions = [
         {"entity": entity, "entity split": split, "attribute": attribute}
         | {"prompt": prompt, "prompt split": prompt_split}
@@ -296,13 +300,23 @@ class _Entities:
 
 
 def _best_prompts(
-    model: TransformerBridge, data: RAVEL, scouts: Sequence[str], keep: int, batch_size: int
+    model: TransformerBridge,
+    data: RAVEL,
+    scouts: Sequence[str],
+    keep: int,
+    rng: random.Random,
+    batch_size: int,
 ) -> Iterator[tuple[str, str, str]]:
-    """Attribute, split, prompt: the best of each attribute and split, in the data's order."""
+    """Attribute, split, prompt: the best of some of each attribute and split."""
+    candidates: dict[tuple[str, str], list[str]] = {}
+    for attribute, prompts in data.prompts.items():
+        for prompt in prompts:
+            split = "train" if data.prompt_splits[prompt] == "train" else "held out"
+            candidates.setdefault((attribute, split), []).append(prompt)
     asked = [
-        {"entity": entity, "attribute": attribute, "prompt": prompt}
-        for attribute, prompts in data.prompts.items()
-        for prompt in prompts
+        {"entity": entity, "attribute": attribute, "prompt": prompt, "split": split}
+        for (attribute, split), prompts in candidates.items()
+        for prompt in rng.sample(prompts, min(_CANDIDATES, len(prompts)))
         for entity in scouts
         if attribute in data.entities[entity]
     ]
@@ -312,10 +326,8 @@ def _best_prompts(
         )
     right: dict[tuple[str, str], dict[str, list[bool]]] = {}
     for question, is_right in zip(asked, _known(model, asked, batch_size), strict=True):
-        prompt = question["prompt"]
-        split = "train" if data.prompt_splits[prompt] == "train" else "held out"
-        of_prompts = right.setdefault((question["attribute"], split), {})
-        of_prompts.setdefault(prompt, []).append(bool(is_right))
+        of_prompts = right.setdefault((question["attribute"], question["split"]), {})
+        of_prompts.setdefault(question["prompt"], []).append(bool(is_right))
     for (attribute, split), of_prompts in right.items():
         # Sorting is stable: of prompts that are as good, the first.
         best = sorted(of_prompts, key=lambda prompt: -sum(of_prompts[prompt]))

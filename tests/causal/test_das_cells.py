@@ -1,5 +1,7 @@
 """Searches that run together find what each finds alone."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -94,6 +96,25 @@ def test_shuffled_labels_are_the_same_labels_dealt_out_again(tiny, pairs):
     true, control = ri.fit_das_each(tiny("llama"), pairs, cells, progress=False)
     assert control.settings["shuffled_labels"] and not true.settings["shuffled_labels"]
     assert not torch.allclose(true.subspace.basis, control.subspace.basis, atol=1e-3)
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("counts", [(30, 30), (10, 45), (20, 7, 33)])
+def test_shuffled_labels_say_nothing_about_the_true_ones(counts, seed):
+    answers = [f"a{k}" for k, count in enumerate(counts) for _ in range(count)]
+    rng = np.random.default_rng(seed + 100)
+    rows: list[dict[str, Any]] = [
+        {"prompt": str(i), "answer": answers[i]} for i in rng.permutation(len(answers))
+    ]
+    with_choices = [row | {"choices": sorted(set(answers))} for row in rows]
+    for some in (rows, with_choices):
+        dealt = [row["answer"] for row in _shuffled(some, seed)]
+        assert sorted(dealt) == sorted(answers)
+        for true, count in zip(sorted(set(answers)), counts, strict=True):
+            got = [new for new, row in zip(dealt, rows, strict=True) if row["answer"] == true]
+            for label, of in zip(sorted(set(answers)), counts, strict=True):
+                # Dealt freely, these differ by several from what is proportional.
+                assert abs(got.count(label) - count * of / len(rows)) <= 2
 
 
 def test_bad_cells_are_refused_before_any_step(tiny, pairs):
