@@ -54,12 +54,18 @@ def measure(model, folder: Path, kind, given: argparse.Namespace) -> dict:
         "known": {row["attribute"]: row for row in known.left.to_dict("records")},
         "knowledge_seconds": round(asked - began, 1),
     }
-    if len(known.attributes) < 2:
-        return found | {"left_out": "fewer than two attributes are known"}
-    pairs = [
-        known.pairs(attribute, n_train=given.train, n_test=given.test, seed=given.seed)
-        for attribute in known.attributes
-    ]
+    pairs, left_out = [], {}
+    for attribute in known.attributes:
+        try:
+            pairs.append(
+                known.pairs(attribute, n_train=given.train, n_test=given.test, seed=given.seed)
+            )
+        except ValueError as error:
+            left_out[attribute] = str(error)
+            print(error, file=sys.stderr)
+    found["left_out"] = left_out
+    if not pairs:
+        return found
     for layer in given.layers:
         began = time.perf_counter()
         result = ri.disentanglement(model, pairs, ri.Site("resid_post", layer), "entity", methods())
