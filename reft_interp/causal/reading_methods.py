@@ -24,6 +24,12 @@ from reft_interp.subspace import Subspace, check_rank
 class ReadingMethod(ABC):
     """A method (see `methods.Method`) that is fitted to activations and the variable's values."""
 
+    rank: Any
+
+    def __post_init__(self) -> None:
+        if self.rank is not None:
+            check_rank(self.rank)
+
     def fit(
         self, model: TransformerBridge, pairs: Pairs, variable: str, site: Site, on: On
     ) -> Intervention:
@@ -46,9 +52,6 @@ class PCA(ReadingMethod):
     rank: int = 1
     name: str = "PCA"
 
-    def __post_init__(self) -> None:
-        check_rank(self.rank)
-
     def from_activations(self, held: Float[Tensor, "n d"], values: np.ndarray) -> Intervention:
         return DistributedInterchange(Subspace.from_pca(held, self.rank))
 
@@ -63,10 +66,6 @@ class DifferenceOfMeans(ReadingMethod):
 
     rank: int | None = None
     name: str = "difference of means"
-
-    def __post_init__(self) -> None:
-        if self.rank is not None:
-            check_rank(self.rank)
 
     def from_activations(self, held: Float[Tensor, "n d"], values: np.ndarray) -> Intervention:
         means = torch.stack(
@@ -87,10 +86,6 @@ class LinearDiscriminant(ReadingMethod):
     rank: int | None = None
     name: str = "LDA"
 
-    def __post_init__(self) -> None:
-        if self.rank is not None:
-            check_rank(self.rank)
-
     def from_activations(self, held: Float[Tensor, "n d"], values: np.ndarray) -> Intervention:
         # Not shrinkage="auto", which scales every dimension by its own spread first.
         fitted = LinearDiscriminantAnalysis(solver="eigen", covariance_estimator=LedoitWolf()).fit(
@@ -109,10 +104,6 @@ class LogisticProbe(ReadingMethod):
 
     rank: int | None = None
     name: str = "logistic probe"
-
-    def __post_init__(self) -> None:
-        if self.rank is not None:
-            check_rank(self.rank)
 
     def from_activations(self, held: Float[Tensor, "n d"], values: np.ndarray) -> Intervention:
         centred = held.double() - held.double().mean(0)

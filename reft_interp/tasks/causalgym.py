@@ -11,6 +11,7 @@ import random
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -45,11 +46,11 @@ class CausalGymTask:
     answers: Mapping[str, tuple[str, ...]]
     values: Mapping[str, Any] = field(repr=False)
 
-    @property
+    @cached_property
     def regions(self) -> tuple[str, ...]:
         """Where an interchange can be: from the first that differs on, those that always hold a
         token. They are the spans that the rows name."""
-        pieces = self._pieces()
+        pieces = self._pieces
         first = next(i for i, (_, _, variable) in enumerate(pieces) if variable in self.feature)
         return tuple(
             name for name, text, variable in pieces[first:] if not self._empty(text, variable)
@@ -80,7 +81,6 @@ class CausalGymTask:
             if n < 2 or n % 2:
                 raise ValueError(f"{name} must be an even number, at least 2, got {n}")
         rng = random.Random(f"causalgym {self.name} {seed}")
-        seen: set[str] = set()
         train = self._draw(rng, n_train, control, avoid=set())
         seen = {row["base"] for row in train}
         test = self._draw(rng, n_test, control, avoid=seen)
@@ -118,7 +118,7 @@ class CausalGymTask:
             for kind in types
         ]
         regions = self.regions
-        for name, text, variable in self._pieces():
+        for name, text, variable in self._pieces:
             if variable is None:
                 values = ["", ""]
             elif variable in self.feature:
@@ -138,6 +138,7 @@ class CausalGymTask:
                     side["spans"][name] = [start, start + len(piece)]
         return sides[0], sides[1]
 
+    @cached_property
     def _pieces(self) -> list[tuple[str, str, str | None]]:
         """Of each region its name, its text and its variable, if it has one."""
         found: list[tuple[str, str, str | None]] = []

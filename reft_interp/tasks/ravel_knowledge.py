@@ -177,19 +177,24 @@ class RAVELKnowledge:
 
     def _context(self, rng: random.Random, entity: str, split: str) -> str:
         """A prompt to read the entity in: one that asks something, or one that asks nothing."""
-        asking = [p for some in self.data.prompts.values() for p in some if self._in(p, split)]
-        neutral = self._neutral(entity, split)
-        return rng.choice(neutral if neutral and rng.random() < 0.5 else asking)
+        asking, neutral = self._contexts[split]
+        of_entity = [prompt for prompt, about in neutral if about in (None, entity)]
+        return rng.choice(of_entity if of_entity and rng.random() < 0.5 else asking)
 
-    def _neutral(self, entity: str, split: str) -> list[str]:
-        return [
-            prompt
-            for prompt, about in self.data.neutral.items()
-            if about in (None, entity) and self._in(prompt, split)
-        ]
+    @cached_property
+    def _contexts(self) -> dict[str, tuple[list[str], list[tuple[str, str | None]]]]:
+        """Of each split the prompts that ask, and those that do not, with whom they are about."""
+        asking = [prompt for some in self.data.prompts.values() for prompt in some]
+        return {
+            split: (
+                [prompt for prompt in asking if self._split(prompt) == split],
+                [one for one in self.data.neutral.items() if self._split(one[0]) == split],
+            )
+            for split in ("train", "held out")
+        }
 
-    def _in(self, prompt: str, split: str) -> bool:
-        return (self.data.prompt_splits[prompt] == "train") == (split == "train")
+    def _split(self, prompt: str) -> str:
+        return "train" if self.data.prompt_splits[prompt] == "train" else "held out"
 
     def _row(
         self, attribute: str, asked: str, prompt: str, base: str, source: str, context: str

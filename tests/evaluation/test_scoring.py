@@ -83,11 +83,9 @@ def greedy_answer(intervened, prompt, source) -> str:
     """A text of one token that the model says next; anything where there is none."""
     tokenizer = intervened.model.tokenizer
     rows, sources = [{"prompt": prompt}], [{"prompt": source}]
-    for token in intervened.logits(rows, sources)[0, -1].argsort(descending=True)[:1].tolist():
-        text = tokenizer.decode([token])
-        if tokenizer(text, add_special_tokens=False)["input_ids"] == [token]:
-            return text
-    return " is"
+    token = int(intervened.logits(rows, sources)[0, -1].argmax())
+    text = tokenizer.decode([token])
+    return text if tokenizer(text, add_special_tokens=False)["input_ids"] == [token] else " is"
 
 
 def test_an_answer_is_among_its_choices(tiny):
