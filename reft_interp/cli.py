@@ -103,8 +103,10 @@ def sweep(
     ranks: [1, 4]
     seeds: [0, 1]
     epochs: 3
+    screen: 1.0                         # share of the places that are searched
 
-    Every finished cell is on disk at once. Several processes may run the same sweep.
+    With `components: [z]` and `heads: all`, every attention head is searched by itself. Every
+    finished cell is on disk at once. Several processes may run the same sweep.
     """
     from reft_interp.models import load_model
     from reft_interp.study import Study
@@ -113,8 +115,8 @@ def sweep(
     def job() -> None:
         plan = Study.read(study)
         bridge = load_model(plan.model)
-        cells = plan.cells(bridge)
-        found = run_sweep(bridge, plan.make_pairs(bridge), cells, out)
+        pairs = plan.make_pairs(bridge)
+        found = run_sweep(bridge, pairs, plan.screened_cells(bridge, pairs), out)
         typer.echo(str(found))
         table, picture = found.save()
         typer.echo(f"The table is in {table}, a heat map in {picture}")

@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 from transformer_lens.model_bridge import TransformerBridge
 
-from reft_interp.causal import Counterfactuals, DASCell
+from reft_interp.causal import Counterfactuals, DASCell, screen_cells
 from reft_interp.sites import Component, Site
 from reft_interp.sweeps import grid
 from reft_interp.tasks import NumberAgreement
@@ -29,6 +29,8 @@ class Study:
         pairs: how many are made, where they are made.
         components: of the model, as in "resid_post".
         layers: numbers, or "all".
+        heads: numbers, or "all": one site for each head, for components that have heads ("z");
+            the whole component by default.
         tokens: selectors, as in "subject" or "last".
         ranks: of the subspaces.
         seeds: of the searches.
@@ -36,6 +38,8 @@ class Study:
         learning_rate: of AdamW.
         batch_size: pairs a step.
         seed: of the pairs.
+        screen: share of the places (sites and tokens) that are searched, those where swapping the
+            whole vector should move the answer most (see `screen_cells`); 1 for all.
 
     Raises:
         ValueError: a value that no study can have.
@@ -46,6 +50,7 @@ class Study:
     pairs: int = 600
     components: Sequence[Component] = ("resid_post",)
     layers: Sequence[int] | str = "all"
+    heads: Sequence[int] | str | None = None
     tokens: Sequence[str | int] = ("last",)
     ranks: Sequence[int] = (1,)
     seeds: Sequence[int] = (0,)
@@ -53,13 +58,18 @@ class Study:
     learning_rate: float = 5e-3
     batch_size: int = 16
     seed: int = 0
+    screen: int | float = 1
 
     def __post_init__(self) -> None:
         for name in ("components", "tokens", "ranks", "seeds"):
             if isinstance(getattr(self, name), str) or not getattr(self, name):
                 raise ValueError(f"{name} must be a list of at least one, got {self!r}")
-        if self.layers != "all" and (isinstance(self.layers, str) or not self.layers):
-            raise ValueError(f'layers must be a list of numbers, or "all", got {self.layers!r}')
+        for name in ("layers", "heads"):
+            given = getattr(self, name)
+            if given not in ("all", None) and (isinstance(given, str) or not given):
+                raise ValueError(f'{name} must be a list of numbers, or "all", got {given!r}')
+        if not 0 < self.screen <= 1:
+            raise ValueError(f"screen must be above 0 and at most 1, got {self.screen}")
 
     @classmethod
     def read(cls, file: str | Path) -> "Study":
@@ -101,7 +111,13 @@ class Study:
             ValueError: a site that the model lacks.
         """
         layers = range(model.cfg.n_layers) if isinstance(self.layers, str) else self.layers
-        sites = [Site(component, layer) for component in self.components for layer in layers]
+        heads = range(model.cfg.n_heads) if isinstance(self.heads, str) else self.heads or [None]
+        sites = [
+            Site(component, layer, head)
+            for component in self.components
+            for layer in layers
+            for head in heads
+        ]
         for site in sites:
             site.check(model)
         return grid(
@@ -113,3 +129,12 @@ class Study:
             learning_rate=self.learning_rate,
             batch_size=self.batch_size,
         )
+
+    def screened_cells(self, model: TransformerBridge, pairs: Counterfactuals) -> list[DASCell]:
+        """Those combinations that are searched: all, or what the screening leaves.
+
+        Raises:
+            ValueError: as `cells`, and `screen_cells`.
+        """
+        cells = self.cells(model)
+        return cells if self.screen == 1 else screen_cells(model, pairs.train, cells, self.screen)

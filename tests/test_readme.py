@@ -23,6 +23,7 @@ def fewer(code: str) -> str:
             '"subject", rank=4, seeds=1, resamples=0, random_subspaces=2)\nprint(evidence',
         ),
         ("ranks=(1, 4)", "ranks=(1,)"),
+        ("keep=0.1", "keep=0.5"),
     ):
         code = code.replace(whole, part)
     return code

@@ -34,6 +34,26 @@ def test_every_combination_is_a_cell(tmp_path, tiny):
     assert [cell.site.layer for cell in Study().cells(tiny("llama"))] == [0, 1]
 
 
+def test_heads_are_sites_of_their_own(tiny):
+    cells = Study(components=["z"], layers=[1], heads="all").cells(tiny("llama"))
+    assert [str(cell.site) for cell in cells] == [f"blocks.1.attn.hook_z[{i}]" for i in range(4)]
+    (cell,) = Study(components=["z"], layers=[0], heads=[2]).cells(tiny("llama"))
+    assert cell.site.heads == (2,)
+
+
+def test_a_screening_leaves_a_share_of_the_places(tiny):
+    planting = plantings()[0]
+    pairs = planting.counterfactuals(60)
+    study = Study(layers="all", tokens=["last", "first"], ranks=[1, 2], screen=0.25)
+    every = study.cells(planting.model)
+    some = study.screened_cells(planting.model, pairs)
+    assert len(some) == len(every) // 4
+    assert set(map(str, some)) < set(map(str, every))
+    assert Study(layers="all").screened_cells(planting.model, pairs) == Study().cells(
+        planting.model
+    )
+
+
 def test_pairs_are_read_from_a_folder(tmp_path):
     planting = plantings()[0]
     pairs = planting.counterfactuals(60)
@@ -50,6 +70,8 @@ def test_pairs_are_read_from_a_folder(tmp_path):
         ("a: [", "is not YAML"),
         ("tokens: last", "tokens must be a list of at least one"),
         ("ranks: []", "ranks must be a list of at least one"),
+        ("heads: many", 'heads must be a list of numbers, or "all", got'),
+        ("screen: 0.0", "screen must be above 0 and at most 1, got 0"),
         ("layers: some", 'layers must be a list of numbers, or "all", got'),
     ],
 )

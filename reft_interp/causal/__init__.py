@@ -13,6 +13,7 @@ from reft_interp.causal.interchanges import (
     interchange_accuracy,
     interchange_rows,
 )
+from reft_interp.causal.joint_das import JointDASResult, fit_das_jointly
 from reft_interp.causal.methods import (
     DAS,
     BoundlessDAS,
@@ -33,6 +34,7 @@ from reft_interp.causal.reading_methods import (
     LinearDiscriminant,
     LogisticProbe,
 )
+from reft_interp.causal.screening import screen_cells
 
 __all__ = [
     "DAS",
@@ -48,6 +50,7 @@ __all__ = [
     "Effects",
     "Evidence",
     "FullVector",
+    "JointDASResult",
     "LinearDiscriminant",
     "LogisticProbe",
     "MIBScores",
@@ -64,6 +67,7 @@ __all__ = [
     "effects",
     "fit_das",
     "fit_das_each",
+    "fit_das_jointly",
     "gather_evidence",
     "interchange_accuracies",
     "interchange_accuracy",
@@ -71,4 +75,5 @@ __all__ = [
     "log_odds_ratios",
     "mib_scores",
     "readable_split",
+    "screen_cells",
 ]

@@ -37,7 +37,8 @@ class Attribution:
     on: tuple[str, ...]
     """The selections of tokens, as text."""
     estimate: Float[np.ndarray, "sites on rows"] = field(repr=False)
-    """How much patching there would move the logit of the label less that of the other choice."""
+    """How much patching there would move the logit of the label less the mean of the other
+    choices."""
 
     def to_frame(self) -> pd.DataFrame:
         """One row a cell: site, tokens, estimate (mean over rows), low, high (95 %, Student's t),
@@ -99,21 +100,23 @@ def attribution_patching(
 
     Args:
         model: the hooked model.
-        pairs: counterfactual rows with two `choices` of one token each, one of them the `label`.
+        pairs: counterfactual rows with `choices` of one token each, one of them the `label`.
         sites: where.
         on: which tokens of base and source, one selection a column.
         batch_size: pairs run at once.
         progress: show a progress bar.
 
     Raises:
-        ValueError: no sites or selections; a pair without two choices of one token, or whose
-            label is neither.
+        ValueError: no sites or selections; several sources; a pair without choices of one
+            token, or whose label is neither.
     """
     if not sites or not on:
         raise ValueError(f"sites and on must not be empty, got {len(sites)} and {len(on)}")
     for site in sites:
         site.check(model)
     bases, sources = interchange_rows(pairs)
+    if isinstance(sources, dict):
+        raise ValueError(f"pairs must have one source each, got several: {', '.join(sources)}")
     targets = [_targets(i, row, ids) for i, (row, ids) in enumerate(_with_tokens(model, bases))]
     selectors = [parse_positions(one) for one in on]
     found = np.zeros((len(sites), len(selectors), len(bases)))
@@ -134,23 +137,23 @@ def _with_tokens(model: TransformerBridge, rows: Sequence[Any]) -> Any:
     return zip(rows, choice_tokens(model, rows), strict=True)
 
 
-def _targets(number: int, row: Any, tokens: Sequence[tuple[int, ...]]) -> tuple[int, int]:
-    """The label's token, and the other choice's."""
+def _targets(number: int, row: Any, tokens: Sequence[tuple[int, ...]]) -> tuple[int, list[int]]:
+    """The label's token, and the other choices'."""
     choices = list(row["choices"])
-    if len(choices) != 2 or row["answer"] not in choices or any(len(ids) != 1 for ids in tokens):
+    if len(choices) < 2 or row["answer"] not in choices or any(len(ids) != 1 for ids in tokens):
         raise ValueError(
-            f"pairs: row {number} must have two choices of one token each and its label among "
-            f"them, got choices {choices} and label {row['answer']!r}"
+            f"pairs: row {number} must have two or more choices of one token each and its label "
+            f"among them, got choices {choices} and label {row['answer']!r}"
         )
     label = choices.index(row["answer"])
-    return tokens[label][0], tokens[1 - label][0]
+    return tokens[label][0], [ids[0] for i, ids in enumerate(tokens) if i != label]
 
 
 def _estimates(
     model: TransformerBridge,
     bases: Sequence[Any],
     sources: Sequence[Any],
-    targets: Sequence[tuple[int, int]],
+    targets: Sequence[tuple[int, list[int]]],
     sites: Sequence[Site],
     selectors: Sequence[PositionSelector],
 ) -> Float[np.ndarray, "sites on rows"]:
@@ -178,8 +181,12 @@ def _estimates(
         logits = model(base.input_ids, attention_mask=base.attention_mask, return_type="logits")
         every = torch.arange(len(bases), device=logits.device)
         last = logits[every, base.prompt_end - 1]
-        wanted, other = torch.tensor(targets, device=logits.device).T
-        difference = last[every, wanted] - last[every, other]
+        difference = torch.stack(
+            [
+                of[label] - of[others].mean()
+                for of, (label, others) in zip(last, targets, strict=True)
+            ]
+        )
         gradients = torch.autograd.grad(
             difference.sum(), [activations[name] for name in names], allow_unused=True
         )

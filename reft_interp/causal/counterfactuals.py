@@ -20,16 +20,8 @@ from reft_interp.causal.rows import check_columns, check_row, check_spans, conte
 
 FORMAT_VERSION = 1
 
-REQUIRED_COLUMNS = (
-    "base",
-    "source",
-    "base_answer",
-    "source_answer",
-    "label",
-    "choices",
-    "base_spans",
-    "source_spans",
-)
+REQUIRED_COLUMNS = ("base", "base_answer", "label", "choices", "base_spans")
+SOURCE_COLUMNS = ("source", "source_answer", "source_spans")
 
 
 # Datasets compare by identity; `hash` is how two of these are compared.
@@ -40,7 +32,9 @@ class Counterfactuals:
     A row has `base` and `source` (prompts), `base_answer` and `source_answer` (right without an
     intervention), `label` (right when `variable` is taken from the source), `choices` (the
     answers compared; label and base answer among them), `base_spans` and `source_spans` (named
-    character ranges `[start, end]`), and any further columns.
+    character ranges `[start, end]`), and any further columns. Where each of several variables has a
+    source of its own, `sources` stands for the three columns of the source: for each name a
+    `prompt`, its `answer` and its `spans`.
 
     Raises:
         TypeError: a split is not a `datasets.Dataset`.
@@ -66,21 +60,15 @@ class Counterfactuals:
 
     def __post_init__(self) -> None:
         for name, split in self.splits.items():
-            check_columns(name, split, REQUIRED_COLUMNS)
+            several = isinstance(split, Dataset) and "sources" in split.column_names
+            check_columns(
+                name, split, (*REQUIRED_COLUMNS, *(("sources",) if several else SOURCE_COLUMNS))
+            )
             for i, row in enumerate(rows_of(split)):
-                where = f"{name} row {i}"
-                check_row(where, row, "base", ["label", "base_answer"])
-                check_row(where, row, "source", [])
-                if row["base"] == row["source"]:
-                    raise ValueError(
-                        f"{where}: source must differ from its base, or no interchange changes "
-                        f"anything, both are {row['base']!r}"
-                    )
-                check_spans(where, row, "base", "base_spans")
-                check_spans(where, row, "source", "source_spans")
-        pairs = set(zip(self.train["base"], self.train["source"], strict=True))
+                _check_pair(f"{name} row {i}", row)
+        pairs = set(map(_prompts, rows_of(self.train)))
         for i, row in enumerate(rows_of(self.test)):
-            if (row["base"], row["source"]) in pairs:
+            if _prompts(row) in pairs:
                 raise ValueError(
                     f"test row {i} is also in train, so it would not show what was learned: {row}"
                 )
@@ -132,7 +120,8 @@ class Counterfactuals:
     def _repr_html_(self) -> str:
         lines = "<br>".join(html.escape(line) for line in self._lines())
         shown = pd.DataFrame(self.test.select(range(min(3, len(self.test)))).to_list())
-        table = shown[["base", "source", "base_answer", "label"]].to_html(index=False)
+        columns = ["base", "source", "sources", "base_answer", "label"]
+        table = shown[[name for name in columns if name in shown]].to_html(index=False)
         return f"<p>{lines}</p>{table}"
 
     def _lines(self) -> Iterator[str]:
@@ -211,6 +200,34 @@ class Counterfactuals:
             "model": self.model,
             "held_out": self.held_out,
         }
+
+
+def _sources(row: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """The sources of a row by name; one without a name where there is one."""
+    if "sources" in row:
+        return row["sources"]
+    return {"": {"prompt": row["source"], "spans": row["source_spans"]}}
+
+
+def _prompts(row: dict[str, Any]) -> tuple[str, ...]:
+    return row["base"], *(source["prompt"] for source in _sources(row).values())
+
+
+def _check_pair(where: str, row: dict[str, Any]) -> None:
+    check_row(where, row, "base", ["label", "base_answer"])
+    check_spans(where, row, "base", "base_spans")
+    for name, source in _sources(row).items():
+        called, spans = "source", "source_spans"
+        if name:
+            called, spans = f"sources[{name!r}]", f"the spans of sources[{name!r}]"
+        given = {**row, called: source["prompt"], spans: source["spans"]}
+        check_row(where, given, called, [])
+        check_spans(where, given, called, spans)
+    if all(source["prompt"] == row["base"] for source in _sources(row).values()):
+        raise ValueError(
+            f"{where}: source must differ from its base, or no interchange changes anything, both "
+            f"are {row['base']!r}"
+        )
 
 
 def _read_rows(file: Path) -> Dataset:

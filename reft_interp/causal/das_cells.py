@@ -19,6 +19,7 @@ from reft_interp.interventions import DistributedInterchange
 from reft_interp.runtime import IntervenedModel, Placement
 from reft_interp.runtime.planning import Engine
 from reft_interp.runtime.prepared import Over, PreparedRows, prepare_each
+from reft_interp.runtime.sources import Sources, take_sources
 from reft_interp.sites import Site
 from reft_interp.subspace import Subspace
 from reft_interp.training import Cell, train_cells
@@ -128,7 +129,7 @@ def prepare_das(
     if not cells:
         raise ValueError("cells must hold at least one cell, got none")
     bases, sources = interchange_rows(pairs)
-    known: dict[tuple[int | None, int | None], tuple[Sequence[Any], Sequence[Any]]] = {}
+    known: dict[tuple[int | None, int | None], tuple[Sequence[Any], Sources]] = {}
     placed = [place_das(model, cell) for cell in cells]
     wanted = []
     for cell, intervened in zip(cells, placed, strict=True):
@@ -190,14 +191,14 @@ def place_das(model: TransformerBridge, cell: DASCell) -> IntervenedModel:
 
 def _drawn(
     bases: Sequence[Mapping[str, Any]],
-    sources: Sequence[Mapping[str, Any]],
+    sources: Sources,
     resampled: int | None,
     shuffled: int | None,
-) -> tuple[Sequence[Mapping[str, Any]], Sequence[Mapping[str, Any]]]:
+) -> tuple[Sequence[Mapping[str, Any]], Sources]:
     """The pairs that a cell trains on, by the seeds of what is drawn."""
     if resampled is not None:
         chosen = np.random.default_rng(resampled).integers(len(bases), size=len(bases))
-        bases, sources = [bases[i] for i in chosen], [sources[i] for i in chosen]
+        bases, sources = [bases[i] for i in chosen], take_sources(sources, chosen.tolist())
     return (bases if shuffled is None else _shuffled(bases, shuffled)), sources
 
 

@@ -25,28 +25,46 @@ Pairs = Dataset | Sequence[Mapping[str, Any]]
 
 def interchange_rows(
     pairs: Pairs,
-) -> tuple[list[Mapping[str, Any]], list[Mapping[str, Any]]]:
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]] | dict[str, list[dict[str, Any]]]]:
     """The bases, with the label as their answer, and the sources, as rows that a model runs.
+
+    Sources are by name where the pairs have several (a column `sources`).
 
     Raises:
         TypeError: `Counterfactuals` in place of one of its splits.
-        ValueError: no rows, or one that lacks a column.
+        ValueError: no rows, one that lacks a column, or one whose sources have other names than
+            those of the first.
     """
     if isinstance(pairs, Counterfactuals):
         raise TypeError("pairs must be rows, got Counterfactuals: give its .train or its .test")
     if len(pairs) == 0:
         raise ValueError("pairs must hold at least one row, got none")
+    listed = list(cast("Sequence[Mapping[str, Any]]", pairs))
+    named = listed[0].get("sources")
     bases, sources = [], []
-    for i, pair in enumerate(cast("Sequence[Mapping[str, Any]]", pairs)):
-        missing = {"base", "source", "label"} - set(pair)
+    for i, pair in enumerate(listed):
+        missing = {"base", "label", "sources" if named else "source"} - set(pair)
         if missing:
             raise ValueError(f"pairs: row {i} lacks {sorted(missing)}; it has {sorted(pair)}")
         base = {"prompt": pair["base"], "spans": pair.get("base_spans"), "answer": pair["label"]}
         if pair.get("choices"):
             base["choices"] = pair["choices"]
         bases.append(base)
-        sources.append({"prompt": pair["source"], "spans": pair.get("source_spans")})
-    return bases, sources
+        if named and set(pair["sources"]) != set(named):
+            raise ValueError(
+                f"pairs: row {i} has the sources {sorted(pair['sources'])}, row 0 {sorted(named)}"
+            )
+        if not named:
+            sources.append({"prompt": pair["source"], "spans": pair.get("source_spans")})
+    if not named:
+        return bases, sources
+    return bases, {
+        name: [
+            {"prompt": pair["sources"][name]["prompt"], "spans": pair["sources"][name].get("spans")}
+            for pair in listed
+        ]
+        for name in named
+    }
 
 
 class PreparedPairs:

@@ -19,10 +19,12 @@ from reft_interp.evaluation import Accuracy, Comparison, accuracy, prepared_accu
 from reft_interp.interventions import (
     BoundlessInterchange,
     DistributedInterchange,
+    FeatureInterchange,
     Interchange,
     Intervention,
     MaskedInterchange,
     NonlinearInterchange,
+    SparseAutoencoder,
 )
 from reft_interp.models import untrained_copy
 from reft_interp.runtime import IntervenedModel, Placement
@@ -164,7 +166,8 @@ class MaskSearch:
     Args:
         components: the basis is so many principal components of the activations; neurons, the
             dimensions as they are, by default.
-        basis: a basis of your own, as the directions of a dictionary; instead of components.
+        basis: an orthonormal basis of your own; instead of components.
+        features: the features of a sparse autoencoder instead; see `FeatureInterchange`.
         sparsity: what the loss grows by for a mask that takes all.
         epochs: passes over the pairs.
         learning_rate: of AdamW.
@@ -175,6 +178,7 @@ class MaskSearch:
 
     components: int | None = None
     basis: Subspace | None = None
+    features: SparseAutoencoder | None = None
     sparsity: float = 0.1
     epochs: int = 3
     learning_rate: float = 5e-2
@@ -182,10 +186,16 @@ class MaskSearch:
     seed: int = 0
     name: str = "mask"
 
+    def __post_init__(self) -> None:
+        given = [self.components, self.basis, self.features]
+        if sum(one is not None for one in given) > 1:
+            raise ValueError("components, basis and features are different bases: give one of them")
+
     def fit(self, model, pairs, variable, site, on) -> Intervention:
+        if self.features is not None:
+            edit = FeatureInterchange(self.features, sparsity=self.sparsity)
+            return _trained(self, edit, model, pairs, site, on)
         if self.basis is not None:
-            if self.components is not None:
-                raise ValueError("components and basis are two bases: give one of them")
             basis = self.basis
         elif self.components is None:
             basis = Subspace(torch.eye(site.width(model)))

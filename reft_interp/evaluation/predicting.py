@@ -17,12 +17,13 @@ from reft_interp.runtime import IntervenedModel
 from reft_interp.runtime.batching import Rows, as_list, by_length, encode
 from reft_interp.runtime.placement import Edit
 from reft_interp.runtime.running import answer_positions, is_causal, run
+from reft_interp.runtime.sources import Sources, named_sources, take_sources
 
 Model = TransformerBridge | IntervenedModel
 
 
 def accuracy(
-    model: Model, rows: Rows, sources: Rows | None = None, *, batch_size: int = 64
+    model: Model, rows: Rows, sources: Sources | None = None, *, batch_size: int = 64
 ) -> Accuracy:
     """The share of rows that the model answers correctly (see `answers_correctly`)."""
     correct = answers_correctly(model, rows, sources, batch_size=batch_size)
@@ -30,7 +31,7 @@ def accuracy(
 
 
 def answers_correctly(
-    model: Model, rows: Rows, sources: Rows | None = None, *, batch_size: int = 64
+    model: Model, rows: Rows, sources: Sources | None = None, *, batch_size: int = 64
 ) -> Bool[np.ndarray, "n"]:
     """Whether each row's `answer` is what the model says.
 
@@ -83,7 +84,7 @@ def named_metric(name: str, rows: Rows) -> str:
 def predict_choices(
     model: Model,
     rows: Rows,
-    sources: Rows | None = None,
+    sources: Sources | None = None,
     *,
     batch_size: int = 64,
     progress: bool = False,
@@ -109,7 +110,7 @@ def predict_choices(
 def choice_scores(
     model: Model,
     rows: Rows,
-    sources: Rows | None = None,
+    sources: Sources | None = None,
     *,
     batch_size: int = 64,
     progress: bool = False,
@@ -130,11 +131,11 @@ def choice_scores(
     else:
         pairs = [(i, j) for i, choices in enumerate(tokens) for j in range(len(choices))]
         asked = [dict(listed[i]) | {"answer": listed[i]["choices"][j]} for i, j in pairs]
-    read = _one_for_each(listed, sources)
+    read = _listed_sources(model, len(listed), sources)
     groups = list(by_length(asked, batch_size))
     for group in tqdm(groups, disable=not progress, desc="scoring", leave=False):
         some = [asked[g] for g in group]
-        some_sources = None if read is None else [read[pairs[g][0]] for g in group]
+        some_sources = None if read is None else take_sources(read, [pairs[g][0] for g in group])
         if pairs[group[0]][1] < 0:
             after = _log_probabilities_after(model, some, some_sources)
             for g, row in zip(group, after, strict=True):
@@ -149,7 +150,7 @@ def choice_scores(
 
 
 def answer_log_probabilities(
-    model: Model, rows: Rows, sources: Rows | None = None, *, batch_size: int = 64
+    model: Model, rows: Rows, sources: Sources | None = None, *, batch_size: int = 64
 ) -> Float[np.ndarray, "rows"]:
     """Log probability (nats) of each row's `answer` after its `prompt`, summed over its tokens.
 
@@ -160,7 +161,7 @@ def answer_log_probabilities(
         batch_size: rows run at once.
     """
     listed = as_list(rows)
-    read = _one_for_each(listed, sources)
+    read = _listed_sources(model, len(listed), sources)
     found = np.empty(len(listed))
     for group, some, some_sources in _in_groups(listed, read, batch_size):
         found[group] = _answer_log_probabilities(model, some, some_sources)
@@ -168,7 +169,7 @@ def answer_log_probabilities(
 
 
 def divergences(
-    intervened: IntervenedModel, rows: Rows, sources: Rows | None = None, *, batch_size: int = 64
+    intervened: IntervenedModel, rows: Rows, sources: Sources | None = None, *, batch_size: int = 64
 ) -> Float[np.ndarray, "rows"]:
     """How far interventions move what comes after each prompt, whatever the answer is.
 
@@ -182,7 +183,7 @@ def divergences(
         batch_size: rows run at once.
     """
     listed = as_list(rows)
-    read = _one_for_each(listed, sources)
+    read = _listed_sources(intervened, len(listed), sources)
     found = np.empty(len(listed))
     for group, some, some_sources in _in_groups(listed, read, batch_size):
         untouched = _log_probabilities_after(intervened.model, some, None).double()
@@ -192,24 +193,24 @@ def divergences(
 
 
 def _in_groups(
-    rows: Sequence[Any], sources: Sequence[Any] | None, batch_size: int
-) -> Iterator[tuple[list[int], list[Any], list[Any] | None]]:
+    rows: Sequence[Any], sources: Sources | None, batch_size: int
+) -> Iterator[tuple[list[int], list[Any], Sources | None]]:
     """Rows of similar length at a time: their numbers, themselves, and their sources."""
     for group in by_length(rows, batch_size):
         yield (
             group,
             [rows[i] for i in group],
-            None if sources is None else [sources[i] for i in group],
+            None if sources is None else take_sources(sources, group),
         )
 
 
-def _one_for_each(rows: Sequence[Any], sources: Rows | None) -> list[Mapping[str, Any]] | None:
-    if sources is None:
-        return None
-    listed = as_list(sources, "sources")
-    if len(listed) != len(rows):
-        raise ValueError(f"sources: {len(listed)} for {len(rows)} rows; one for each is needed")
-    return listed
+def _listed_sources(model: Model, rows: int, sources: Sources | None) -> Sources | None:
+    """The sources as lists, of which there is one for each row wherever one is read."""
+    if isinstance(model, IntervenedModel):
+        named_sources(model.placements, rows, sources)
+    elif sources is not None:
+        raise ValueError("sources were given, but the model has no interventions that read them")
+    return None if sources is None else take_sources(sources, range(rows))
 
 
 def choice_tokens(
@@ -238,18 +239,16 @@ def choice_tokens(
 
 
 def _edits(
-    model: Model, batch: TokenizedBatch, sources: Rows | None
+    model: Model, batch: TokenizedBatch, sources: Sources | None
 ) -> tuple[TransformerBridge, list[Edit]]:
     if isinstance(model, IntervenedModel):
         return model.model, model.edits(batch, model.read_sources(batch, sources))
-    if sources is not None:
-        raise ValueError("sources were given, but the model has no interventions that read them")
     return model, []
 
 
 @torch.no_grad()
 def _log_probabilities_after(
-    model: Model, rows: Sequence[Any], sources: Rows | None
+    model: Model, rows: Sequence[Any], sources: Sources | None
 ) -> Float[Tensor, "n vocab"]:
     bridge = model.model if isinstance(model, IntervenedModel) else model
     batch = encode(bridge, rows)
@@ -261,7 +260,7 @@ def _log_probabilities_after(
 
 @torch.no_grad()
 def _answer_logits(
-    model: Model, rows: Sequence[Any], sources: Rows | None
+    model: Model, rows: Sequence[Any], sources: Sources | None
 ) -> tuple[Int[Tensor, "n"], Int[Tensor, "n"], Float[Tensor, "n vocab"]]:
     bridge = model.model if isinstance(model, IntervenedModel) else model
     batch = encode(bridge, rows, answers=True)
@@ -273,7 +272,7 @@ def _answer_logits(
 
 @torch.no_grad()
 def _answer_log_probabilities(
-    model: Model, rows: Sequence[Any], sources: Rows | None
+    model: Model, rows: Sequence[Any], sources: Sources | None
 ) -> Float[Tensor, "batch"]:
     at_rows, targets, logits = _answer_logits(model, rows, sources)
     each = logits.log_softmax(-1).gather(1, targets[:, None])[:, 0]
@@ -281,12 +280,12 @@ def _answer_log_probabilities(
 
 
 def _greedy_matches(
-    model: Model, rows: Sequence[Any], sources: Rows | None, batch_size: int
+    model: Model, rows: Sequence[Any], sources: Sources | None, batch_size: int
 ) -> Bool[np.ndarray, "n"]:
-    read = _one_for_each(rows, sources)
+    read = _listed_sources(model, len(rows), sources)
     correct = np.ones(len(rows), dtype=bool)
     for group in by_length(rows, batch_size):
-        some_sources = None if read is None else [read[g] for g in group]
+        some_sources = None if read is None else take_sources(read, group)
         at_rows, targets, logits = _answer_logits(model, [rows[g] for g in group], some_sources)
         for row, agrees in zip(
             at_rows.tolist(), (logits.argmax(-1) == targets).tolist(), strict=True

@@ -8,6 +8,11 @@ from typing import Any
 
 from reft_interp.interventions.ablation import MeanAblation, ResampleAblation, ZeroAblation
 from reft_interp.interventions.edits import Intervention
+from reft_interp.interventions.features import (
+    FeatureEncoder,
+    FeatureInterchange,
+    SparseAutoencoder,
+)
 from reft_interp.interventions.interchange import (
     DistributedInterchange,
     Interchange,
@@ -33,6 +38,7 @@ INTERVENTIONS: dict[str, type[Intervention]] = {
         PlaceboInterchange,
         MaskedInterchange,
         BoundlessInterchange,
+        FeatureInterchange,
         NonlinearInterchange,
         LoReFT,
         NoReFT,
@@ -68,6 +74,8 @@ __all__ = [
     "ConsReFT",
     "DiReFT",
     "DistributedInterchange",
+    "FeatureEncoder",
+    "FeatureInterchange",
     "Interchange",
     "Intervention",
     "LoReFT",
@@ -79,6 +87,7 @@ __all__ = [
     "NonlinearInterchange",
     "PlaceboInterchange",
     "ResampleAblation",
+    "SparseAutoencoder",
     "VectorAddition",
     "ZeroAblation",
     "build_intervention",

@@ -11,11 +11,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from reft_interp.interventions.rows import FreeRows, GivenRows, OrthonormalRows
+from reft_interp.interventions.rows import FreeRows, GivenRows, OrthonormalRows, PartOfRows
 from reft_interp.interventions.values import Value, check_activation
 from reft_interp.subspace import Subspace
 
-Rows = OrthonormalRows | FreeRows | GivenRows
+Rows = OrthonormalRows | PartOfRows | FreeRows | GivenRows
 
 
 class Intervention(nn.Module):
@@ -173,7 +173,7 @@ class _Edit(Intervention):
     def subspace(self) -> Subspace:
         self._check_built()
         rows = self.rows().detach()
-        if isinstance(self.rows, OrthonormalRows):
+        if isinstance(self.rows, OrthonormalRows | PartOfRows):
             return Subspace(rows)
         spanned = Subspace.spanned_by(rows)
         if spanned is None:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from reft_interp.interventions.edits import Set
 from reft_interp.interventions.rows import OrthonormalRows
-from reft_interp.interventions.values import Mixed
+from reft_interp.interventions.values import Mixed, Value
 from reft_interp.subspace import Subspace
 
 
@@ -85,17 +85,17 @@ class BoundaryMask(nn.Module):
         self.temperature.fill_(begin * (0.1 / begin) ** min(1.0, 1.5 * progress))
 
 
-class _Masked(Set):
-    """What masked interchanges share."""
+class LearnedMask:
+    """What interventions share whose value has a mask that is trained, at a price.
 
-    needs_source = True
+    For subclasses of `Intervention`: they call `_set_sparsity` once they are built.
+    """
 
-    def __init__(
-        self, rows: OrthonormalRows, mask: SigmoidMask | BoundaryMask, sparsity: int | float, **own
-    ):
+    value: Value
+
+    def _set_sparsity(self, sparsity: int | float) -> None:
         if sparsity < 0:
             raise ValueError(f"sparsity must be at least 0, got {sparsity}")
-        super().__init__(rows, Mixed(mask), {"sparsity": sparsity, **own})
         self.sparsity = sparsity
 
     @property
@@ -109,6 +109,35 @@ class _Masked(Set):
         """Which coordinates are swapped."""
         return self._mask.chosen()
 
+    def anneal(self, progress: float) -> None:
+        """See `Intervention.anneal`."""
+        self._mask.anneal(progress)
+
+    def penalty(self) -> Float[Tensor, ""]:
+        """See `Intervention.penalty`."""
+        return self.sparsity * self._mask().mean()
+
+    def _chosen_of(self, rows: Float[Tensor, "n d"]) -> Float[Tensor, "k d"]:
+        chosen = self.chosen
+        if not chosen.any():
+            raise ValueError(
+                f"{type(self).__name__} swaps no coordinate, so it has no subspace; was sparsity "
+                f"({self.sparsity}) too high?"
+            )
+        return rows[chosen]
+
+
+class _Masked(LearnedMask, Set):
+    """What masked interchanges of orthonormal coordinates share."""
+
+    needs_source = True
+
+    def __init__(
+        self, rows: OrthonormalRows, mask: SigmoidMask | BoundaryMask, sparsity: int | float, **own
+    ):
+        super().__init__(rows, Mixed(mask), {"sparsity": sparsity, **own})
+        self._set_sparsity(sparsity)
+
     @property
     def subspace(self) -> Subspace:
         """The span of the chosen coordinates.
@@ -116,24 +145,12 @@ class _Masked(Set):
         Raises:
             ValueError: none is chosen.
         """
-        chosen = self.chosen
-        if not chosen.any():
-            raise ValueError(
-                f"{type(self).__name__} swaps no coordinate, so it has no subspace; was sparsity "
-                f"({self.sparsity}) too high?"
-            )
-        return Subspace(self.rows().detach()[chosen])
+        return Subspace(self._chosen_of(self.rows().detach()))
 
     @property
     def reads(self) -> Subspace | None:
         """The span of the chosen coordinates; None where none is chosen."""
         return self.subspace if self.chosen.any() else None
-
-    def anneal(self, progress: float) -> None:
-        self._mask.anneal(progress)
-
-    def penalty(self) -> Float[Tensor, ""]:
-        return self.sparsity * self._mask().mean()
 
 
 class MaskedInterchange(_Masked):

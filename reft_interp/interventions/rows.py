@@ -50,6 +50,30 @@ class OrthonormalRows(nn.Module):
         return rows.to(dtype).to(self.matrix.device).contiguous()
 
 
+class PartOfRows(nn.Module):
+    """Some of the rows of others, which stay orthogonal to the rest while all are trained.
+
+    Args:
+        whole: the rows of all parts, which share them.
+        start: the first of this part.
+        stop: one past its last.
+    """
+
+    def __init__(self, whole: OrthonormalRows, start: int, stop: int):
+        super().__init__()
+        self.whole = whole
+        self._part = slice(start, stop)
+
+    @property
+    def matrix(self) -> Float[Tensor, "r d"]:
+        """This part of the free parameter."""
+        return self.whole.matrix[self._part]
+
+    def forward(self) -> Float[Tensor, "r d"]:
+        """The rows of this part, in float32 or better."""
+        return self.whole()[self._part]
+
+
 class FreeRows(nn.Module):
     """r trained rows in R^d under no constraint: what is written along them is no projection.
 

@@ -27,10 +27,11 @@ from reft_interp.runtime.frozen import (
     frozen_bytes,
 )
 from reft_interp.runtime.regions import end_columns, first_block, first_columns
-from reft_interp.runtime.running import record
+from reft_interp.runtime.sources import EditedSource, record_source
 from reft_interp.sites import Site
 
 Tokens = tuple[int, ...]
+Run = tuple[Tokens, tuple[int, int] | None]
 # A shared beginning that is shorter than this is not worth a run of its own.
 _LEAST_SHARED = 16
 
@@ -217,11 +218,23 @@ class SourceReads:
     batch: TokenizedBatch
     sites: tuple[Site, ...]
     positions: tuple[Positions, ...]
+    edited: EditedSource | None = None
+    """By what the prompts are edited themselves, where they are."""
+
+    @cached_property
+    def runs(self) -> list[Run]:
+        """Of each prompt what its run depends on: its tokens, and its own edits if it has any."""
+        ids = self.batch.input_ids.tolist()
+        bounds = zip(self.batch.prompt_start.tolist(), self.batch.prompt_end.tolist(), strict=True)
+        prompts = [tuple(row[a:b]) for row, (a, b) in zip(ids, bounds, strict=True)]
+        if self.edited is None:
+            return [(tokens, None) for tokens in prompts]
+        return [(tokens, (id(self.edited), i)) for i, tokens in enumerate(prompts)]
 
 
 class RecordedSources:
     """What sources hold where they are read: each prompt, padded on the right, runs once for all
-    sites."""
+    sites; one that is edited, once for all sites at which that row is read."""
 
     def __init__(self) -> None:
         self._held: dict[Any, Float[Tensor, "k d"]] = {}
@@ -235,61 +248,52 @@ class RecordedSources:
         progress: bool = False,
     ) -> None:
         """Run what has not been run, each prompt up to its highest site."""
-        for batch in {id(reads.batch): reads.batch for reads in wanted}.values():
-            here = [reads for reads in wanted if reads.batch is batch]
+        for first in {(id(reads.batch), id(reads.edited)): reads for reads in wanted}.values():
+            here = [r for r in wanted if r.batch is first.batch and r.edited is first.edited]
             asked: dict[Any, tuple[Site, list[Tensor]]] = {}
             for reads in here:
                 for site, positions in zip(reads.sites, reads.positions, strict=True):
-                    asked[site, id(positions)] = site, positions.split(len(batch))
-            prompts = self._prompts(batch)
+                    asked[site, id(positions)] = site, positions.split(len(first.batch))
             new: dict[Any, int] = {}
-            for i, prompt in enumerate(prompts):
-                keys = [self._key(site, prompt, columns[i]) for site, columns in asked.values()]
+            for i, run in enumerate(first.runs):
+                keys = [self._key(site, run, columns[i]) for site, columns in asked.values()]
                 if any(key not in self._held for key in keys):
-                    new.setdefault((prompt, tuple(keys)), i)
-            order = sorted(new.values(), key=lambda i: len(prompts[i]))
+                    new.setdefault((run, tuple(keys)), i)
+            order = sorted(new.values(), key=lambda i: len(first.runs[i][0]))
             groups = [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
             for group in tqdm(groups, disable=not progress, desc="sources", leave=False):
-                self._run(model, batch, group, asked, prompts)
+                self._run(model, first, group, list(asked.values()))
 
     def _run(
         self,
         model: TransformerBridge,
-        batch: TokenizedBatch,
+        reads: SourceReads,
         group: Sequence[int],
-        asked: dict[Any, tuple[Site, list[Tensor]]],
-        prompts: Sequence[Tokens],
+        asked: Sequence[tuple[Site, list[Tensor]]],
     ) -> None:
-        some = batch.take(group)
+        some = reads.batch.take(group)
         at = []
-        for site, columns in asked.values():
+        for site, columns in asked:
             chosen = [columns[i] for i in group]
             counts = torch.tensor([len(c) for c in chosen], device=some.input_ids.device)
             rows = torch.arange(len(group), device=counts.device).repeat_interleave(counts)
             at.append((site, Positions(rows, torch.cat(chosen))))
         for (site, columns), (_, positions), held in zip(
-            asked.values(), at, record(model, some, at), strict=True
+            asked, at, record_source(model, some, at, reads.edited, group), strict=True
         ):
             for i, part in zip(group, held.split(positions.counts(some).tolist()), strict=True):
-                self._held[self._key(site, prompts[i], columns[i])] = part.clone()
+                self._held[self._key(site, reads.runs[i], columns[i])] = part.clone()
 
     def of(self, reads: SourceReads) -> list[list[Float[Tensor, "k d"]]]:
         """For each site that is read, what the source of each row holds."""
-        prompts = self._prompts(reads.batch)
         return [
             [
-                self._held[self._key(site, prompt, columns)]
-                for prompt, columns in zip(prompts, positions.split(len(prompts)), strict=True)
+                self._held[self._key(site, run, columns)]
+                for run, columns in zip(reads.runs, positions.split(len(reads.runs)), strict=True)
             ]
             for site, positions in zip(reads.sites, reads.positions, strict=True)
         ]
 
     @staticmethod
-    def _prompts(batch: TokenizedBatch) -> list[Tokens]:
-        ids = batch.input_ids.tolist()
-        bounds = zip(batch.prompt_start.tolist(), batch.prompt_end.tolist(), strict=True)
-        return [tuple(row[a:b]) for row, (a, b) in zip(ids, bounds, strict=True)]
-
-    @staticmethod
-    def _key(site: Site, prompt: Tokens, columns: Tensor) -> Any:
-        return site, prompt, tuple(columns.tolist())
+    def _key(site: Site, run: Run, columns: Tensor) -> Any:
+        return site, run, tuple(columns.tolist())

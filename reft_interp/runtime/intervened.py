@@ -23,14 +23,15 @@ from reft_interp.runtime.generation import When, generate
 from reft_interp.runtime.placement import Edit, Placement
 from reft_interp.runtime.planning import Engine, Plan, plan
 from reft_interp.runtime.replaying import replay
-from reft_interp.runtime.running import (
-    answer_positions,
-    is_causal,
-    logits_of_tokens,
-    record,
-    run,
-)
+from reft_interp.runtime.running import answer_positions, is_causal, logits_of_tokens, run
 from reft_interp.runtime.saving import load_placements, save_folder
+from reft_interp.runtime.sources import (
+    EditedSource,
+    Sources,
+    named_sources,
+    prompts_of,
+    record_source,
+)
 from reft_interp.showing import Shown, show
 
 
@@ -39,7 +40,8 @@ class IntervenedModel(nn.Module):
 
     Edits at different sites happen in the order in which the model computes the sites, each on
     what the ones before it left; edits at one site in the order of `placements`. Sources come
-    from a run without any edit.
+    from a run without any edit, unless they are an `EditedSource`; placements may read different
+    ones (`Placement(..., source="left")`, and then a mapping of sources by name).
 
     Rows are prompts, or mappings with `prompt` and, where they are needed, `answer` and
     `spans` (named character ranges that position selectors can ask for).
@@ -92,7 +94,9 @@ class IntervenedModel(nn.Module):
         """How many numbers are trained."""
         return sum(p.numel() for p in self.parameters() if p.requires_grad)
 
-    def logits(self, rows: Rows, sources: Rows | None = None) -> Float[Tensor, "batch pos vocab"]:
+    def logits(
+        self, rows: Rows, sources: Sources | None = None
+    ) -> Float[Tensor, "batch pos vocab"]:
         """Next-token logits of the edited prompts, padded on the right.
 
         Args:
@@ -107,7 +111,7 @@ class IntervenedModel(nn.Module):
         with torch.no_grad():
             return run(self.model, batch, self.edits(batch, self.read_sources(batch, sources)))
 
-    def loss(self, rows: Rows, sources: Rows | None = None) -> Float[Tensor, ""]:
+    def loss(self, rows: Rows, sources: Sources | None = None) -> Float[Tensor, ""]:
         """Cross-entropy of the answer tokens, teacher forced, averaged over answer tokens.
 
         Args:
@@ -120,7 +124,7 @@ class IntervenedModel(nn.Module):
     def generate(
         self,
         rows: Rows,
-        sources: Rows | None = None,
+        sources: Sources | None = None,
         *,
         when: When = "prompt",
         max_new_tokens: int = 20,
@@ -219,7 +223,7 @@ class IntervenedModel(nn.Module):
         return cls(model, load_placements(folder, model))
 
     def read_sources(
-        self, batch: TokenizedBatch, sources: Rows | None
+        self, batch: TokenizedBatch, sources: Sources | None
     ) -> list[Float[Tensor, "n d"] | None] | None:
         """What the source prompts hold where each placement reads; None where none needs it.
 
@@ -230,38 +234,27 @@ class IntervenedModel(nn.Module):
         Raises:
             ValueError: sources are missing, superfluous, of another number, or not aligned.
         """
-        if not self.check_sources(len(batch), sources):
+        named = named_sources(self.placements, len(batch), sources)
+        if not named:
             return None
-        assert sources is not None  # check_sources let none through
-        source = encode(self.model, sources)
-        readers = [p for p in self.placements if p.intervention.needs_source]
-        at = []
-        for placement in readers:
-            positions = placement.on(source)
-            check_alignment(placement.on(batch), positions, batch, source)
-            at.append((placement.site, positions))
-        held = iter(record(self.model, source, at))
-        return [next(held) if p.intervention.needs_source else None for p in self.placements]
-
-    def check_sources(self, rows: int, sources: Rows | None) -> bool:
-        """Whether sources are read, and there is one for each of so many rows.
-
-        Raises:
-            ValueError: sources are missing, superfluous, or of another number.
-        """
-        if not self.needs_source:
-            if sources is not None:
-                raise ValueError("sources were given, but no intervention here takes a source")
-            return False
-        if sources is None:
-            names = [str(p) for p in self.placements if p.intervention.needs_source]
-            raise ValueError(
-                f"sources are missing: {names[0]} reads another run (train one with fit_das; with "
-                "fit_reft, an intervention that learns what it writes, as LoReFT)"
-            )
-        if len(sources) != rows:
-            raise ValueError(f"sources: {len(sources)} for {rows} rows; one for each is needed")
-        return True
+        held: list[Tensor | None] = [None] * len(self.placements)
+        for name, source in named.items():
+            prompts = encode(self.model, prompts_of(source))
+            readers = [
+                i
+                for i, placement in enumerate(self.placements)
+                if placement.intervention.needs_source and placement.source == name
+            ]
+            at = []
+            for placement in (self.placements[i] for i in readers):
+                positions = placement.on(prompts)
+                check_alignment(placement.on(batch), positions, batch, prompts)
+                at.append((placement.site, positions))
+            edited = source if isinstance(source, EditedSource) else None
+            parts = record_source(self.model, prompts, at, edited, range(len(batch)))
+            for i, part in zip(readers, parts, strict=True):
+                held[i] = part
+        return held
 
     def edits(
         self,

@@ -11,6 +11,9 @@ from reft_interp.interventions import Intervention
 from reft_interp.positions import Positions, PositionSelector, parse_positions
 from reft_interp.sites import Site
 
+SOURCE = "source"
+"""What a placement reads where it does not say which of several sources."""
+
 
 @dataclass(frozen=True, eq=False)
 class Placement:
@@ -22,17 +25,21 @@ class Placement:
         site: where in the model.
         on: which tokens of the prompt: a selector, or what `parse_positions` understands,
             as in "f3+l3", "last", "subject" (a named span).
+        source: which of several sources is read, by name, where the intervention reads one.
     """
 
     intervention: Intervention
     site: Site
     on: PositionSelector
+    source: str
 
     def __init__(
         self,
         intervention: Intervention,
         site: Site,
         on: str | int | Sequence[int] | PositionSelector,
+        *,
+        source: str = SOURCE,
     ):
         if isinstance(intervention, type):
             raise TypeError(
@@ -44,9 +51,11 @@ class Placement:
         object.__setattr__(self, "intervention", intervention)
         object.__setattr__(self, "site", site)
         object.__setattr__(self, "on", parse_positions(on))
+        object.__setattr__(self, "source", source)
 
     def __str__(self) -> str:
-        return f"{type(self.intervention).__name__} at {self.site} on {self.on}"
+        named = "" if self.source == SOURCE else f" from {self.source!r}"
+        return f"{type(self.intervention).__name__} at {self.site} on {self.on}{named}"
 
     def built_for(self, model: TransformerBridge) -> "Placement":
         """This placement with an intervention as wide as the site.
@@ -55,7 +64,7 @@ class Placement:
             ValueError: the model lacks the site, or the intervention has another width.
         """
         built = self.intervention.for_width(self.site.width(model))
-        return Placement(built, self.site, self.on)
+        return Placement(built, self.site, self.on, source=self.source)
 
 
 @dataclass(frozen=True, eq=False)

@@ -30,6 +30,13 @@ from reft_interp.runtime.planning import (
     replay_plan,
 )
 from reft_interp.runtime.regions import first_block
+from reft_interp.runtime.sources import (
+    EditedSource,
+    Sources,
+    evaluating,
+    named_sources,
+    prompts_of,
+)
 
 Over = Literal["vocabulary", "choices"]
 """What an answer is compared with in training."""
@@ -63,7 +70,7 @@ class PreparedRows:
         self,
         intervened: IntervenedModel,
         rows: Rows,
-        sources: Rows | None = None,
+        sources: Sources | None = None,
         *,
         batch_size: int = 64,
         engine: Engine = "auto",
@@ -79,7 +86,7 @@ class PreparedRows:
         intervened: IntervenedModel,
         encoded: "_Encoded",
         rows: Rows,
-        sources: Rows | None,
+        sources: Sources | None,
         over: Over,
     ) -> "PreparedRows":
         prepared = cls.__new__(cls)
@@ -91,12 +98,12 @@ class PreparedRows:
         intervened: IntervenedModel,
         encoded: "_Encoded",
         rows: Rows,
-        sources: Rows | None,
+        sources: Sources | None,
         over: Over,
     ) -> None:
         self.model = intervened.model
         self.rows = encoded.listed(rows)
-        self.sources = None if sources is None else encoded.listed(sources, "sources")
+        self.sources = sources
         self.plan = Plan(False, "nothing has been decided yet")
         self._batch = encoded.batch(rows, answers=True)
         self._choices = encoded.choices(rows) if over == "choices" else None
@@ -107,8 +114,7 @@ class PreparedRows:
             for on, at in zip(self._selectors, positions, strict=True)
         }
         self._reads = _source_reads(intervened, encoded, self._batch, rows, sources)
-        self._readers = [p.intervention.needs_source for p in intervened.placements]
-        self._held: list[list[Float[Tensor, "k d"]] | None] = [None] * len(self._readers)
+        self._held: list[list[Float[Tensor, "k d"]] | None] = [None] * len(positions)
         self._regions = regions_of(
             self.model, [p.site for p in intervened.placements], positions, self._batch
         )
@@ -175,7 +181,7 @@ class PreparedRows:
 
 
 def prepare_each(
-    wanted: Sequence[tuple[IntervenedModel, Rows, Rows | None]],
+    wanted: Sequence[tuple[IntervenedModel, Rows, Sources | None]],
     *,
     batch_size: int = 64,
     engine: Engine = "auto",
@@ -210,7 +216,7 @@ def prepare_each(
 
 
 def preparation_errors(
-    wanted: Sequence[tuple[IntervenedModel, Rows, Rows | None]],
+    wanted: Sequence[tuple[IntervenedModel, Rows, Sources | None]],
 ) -> list[ValueError | None]:
     """Of each, what `prepare_each` would raise about its rows, found without running the model.
 
@@ -240,13 +246,13 @@ def _fill(
 ) -> None:
     """Record the sources and freeze the rows of all together."""
     model = prepared[0].model
-    reads = [one._reads for one in prepared if one._reads is not None]
+    reads = [reads for one in prepared for reads, _ in one._reads]
     recorded = RecordedSources()
     recorded.record(model, reads, batch_size=batch_size, progress=progress)
     for one in prepared:
-        if one._reads is not None:
-            held = iter(recorded.of(one._reads))
-            one._held = [next(held) if reader else None for reader in one._readers]
+        for of_source, readers in one._reads:
+            for i, held in zip(readers, recorded.of(of_source), strict=True):
+                one._held[i] = held
     replayed: list[PreparedRows] = []
     of_all = reason_against_replays(model, engine)
     for one in prepared:
@@ -273,13 +279,10 @@ def _fill(
 
 def _agrees(intervened: IntervenedModel, prepared: PreparedRows) -> bool:
     inputs = prepared.inputs(range(min(_CHECKED, len(prepared))))
-    training = intervened.training
-    try:
-        intervened.eval()  # two runs under dropout differ, which says nothing of the replay
+    # Two runs under dropout differ, which says nothing of the replay.
+    with evaluating(intervened):
         edits = intervened.edits(inputs["batch"], inputs["sources"], inputs["positions"])
         return agrees(intervened.model, inputs["batch"], edits, inputs["frozen"])
-    finally:
-        intervened.train(training)
 
 
 class _Encoded:
@@ -346,16 +349,23 @@ def _source_reads(
     encoded: _Encoded,
     batch: TokenizedBatch,
     rows: Rows,
-    sources: Rows | None,
-) -> SourceReads | None:
-    if not intervened.check_sources(len(batch), sources):
-        return None
-    assert sources is not None  # check_sources let none through
-    source = encoded.batch(sources, answers=False)
-    readers = [p for p in intervened.placements if p.intervention.needs_source]
-    positions = []
-    for placement in readers:
-        at = encoded.positions(placement.on, sources, False)
-        check_alignment(encoded.positions(placement.on, rows, True), at, batch, source)
-        positions.append(at)
-    return SourceReads(source, tuple(p.site for p in readers), tuple(positions))
+    sources: Sources | None,
+) -> list[tuple[SourceReads, list[int]]]:
+    """Of each source that is read where, and the placements that read it."""
+    found = []
+    for name, source in named_sources(intervened.placements, len(batch), sources).items():
+        of_source = encoded.batch(prompts_of(source), answers=False)
+        readers = [
+            i
+            for i, placement in enumerate(intervened.placements)
+            if placement.intervention.needs_source and placement.source == name
+        ]
+        positions = []
+        for placement in (intervened.placements[i] for i in readers):
+            at = encoded.positions(placement.on, prompts_of(source), False)
+            check_alignment(encoded.positions(placement.on, rows, True), at, batch, of_source)
+            positions.append(at)
+        edited = source if isinstance(source, EditedSource) else None
+        sites = tuple(intervened.placements[i].site for i in readers)
+        found.append((SourceReads(of_source, sites, tuple(positions), edited), readers))
+    return found

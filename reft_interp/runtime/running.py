@@ -132,11 +132,20 @@ def token_logits(
 
 @torch.no_grad()
 def record(
-    model: TransformerBridge, batch: TokenizedBatch, at: Sequence[tuple[Site, Positions]]
+    model: TransformerBridge,
+    batch: TokenizedBatch,
+    at: Sequence[tuple[Site, Positions]],
+    edits: Sequence[Edit] = (),
 ) -> list[Float[Tensor, "n d"]]:
-    """What an unedited run holds at the given sites and positions.
+    """What a run holds at the given sites and positions.
 
     A decoder stops after the highest site.
+
+    Args:
+        model: the hooked model.
+        batch: on the model's device.
+        at: what is recorded, after the edits at the same site.
+        edits: what is done on the way; none for the untouched model.
     """
     held: dict[int, Tensor] = {}
 
@@ -149,7 +158,7 @@ def record(
     hooks = [reader(i, site, positions) for i, (site, positions) in enumerate(at)]
     top = max(site.layer for site, _ in at) + 1
     stop = top if is_causal(model) and top < model.cfg.n_layers else None
-    with model.hooks(fwd_hooks=hooks):
+    with hooked(model, edits, hooks):
         _forward(model, batch, stop_at_layer=stop)
     return [held[i] for i in range(len(at))]
 

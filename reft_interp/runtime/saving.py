@@ -21,7 +21,7 @@ from transformer_lens.model_bridge import TransformerBridge
 from reft_interp.interventions import Intervention, build_intervention
 from reft_interp.models import identify
 from reft_interp.positions import parse_positions
-from reft_interp.runtime.placement import Placement
+from reft_interp.runtime.placement import SOURCE, Placement
 from reft_interp.sites import Site
 
 if TYPE_CHECKING:
@@ -57,6 +57,7 @@ def save_folder(
                 "intervention": modules.index(placement.intervention),
                 "site": placement.site.to_config(),
                 "positions": str(placement.on),
+                **({} if placement.source == SOURCE else {"source": placement.source}),
             }
             for placement in intervened.placements
         ],
@@ -108,6 +109,7 @@ def load_placements(folder: str | Path, model: TransformerBridge) -> list[Placem
             modules[entry["intervention"]],  # pyright: ignore[reportArgumentType]
             Site(**entry["site"]),
             parse_positions(entry["positions"]),
+            source=entry.get("source", SOURCE),
         )
         for entry in config["placements"]
     ]

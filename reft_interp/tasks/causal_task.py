@@ -1,7 +1,7 @@
 """Tasks that a causal model defines: its settings written as prompts, and pairs of them.
 
-Here: text for any `causal.CausalModel`, and counterfactual pairs with their labels, balanced and
-with values and templates held out. Next door: one file a task.
+Here: text for any `causal.CausalModel`, and what pairs are drawn from, with values and templates
+held out. Next door: `drawn_pairs` draws them; one file a task.
 """
 
 import random
@@ -9,23 +9,17 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from string import Formatter
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 from datasets import Dataset
 from transformer_lens.model_bridge import TransformerBridge
 
 from reft_interp.causal.counterfactuals import Counterfactuals
 from reft_interp.causal.model import CausalModel, Setting
-from reft_interp.evaluation import Accuracy, predict_choices
+from reft_interp.tasks.drawn_pairs import Differ, Split, fill
 
 Words = Mapping[Any, str] | Callable[[Any], str]
-Differ = Literal["one", "all"]
 Value = tuple[Any, ...]
-
-_ROUNDS = 24
-"""How often pairs are drawn again for those that the model gets wrong."""
-_TRIES = 2000
-"""How often a setting is drawn before it is said that there is none of the kind."""
 
 
 @dataclass(frozen=True)
@@ -121,7 +115,12 @@ class CausalTask:
     @property
     def choices(self) -> list[str]:
         """The text of every answer."""
-        return [self._answer(value) for value in self.causal_model.domains[self.output]]
+        return [self.answer(value) for value in self.causal_model.domains[self.output]]
+
+    def answer(self, value: Any) -> str:
+        """The text of a value of the output, with its leading space."""
+        text = self._word(self.output, value)
+        return text if text[:1].isspace() else f" {text}"
 
     def write(self, setting: Setting, template: str | None = None) -> Prompt:
         """A setting as a prompt.
@@ -143,7 +142,7 @@ class CausalTask:
                 written = self._word(name, setting[name])
                 spans[name] = [len(text), len(text) + len(written)]
                 text += written
-        return Prompt(text, spans, self._answer(setting[self.output]), setting)
+        return Prompt(text, spans, self.answer(setting[self.output]), setting)
 
     def counterfactuals(
         self,
@@ -153,6 +152,7 @@ class CausalTask:
         seed: int = 0,
         *,
         differ: Differ = "all",
+        own_sources: bool = False,
         same_template: bool = True,
         minimum_accuracy: float = 0.7,
         batch_size: int = 64,
@@ -165,12 +165,15 @@ class CausalTask:
         Args:
             model: is asked for its answer to every base and source; pairs of which it gets one
                 wrong are dropped and others drawn. None: no model is asked.
-            variable: what is taken from the source; several are taken together.
+            variable: what is taken from the source; several are taken together, or from a source
+                each.
             n: pairs of train and test together, two thirds of them in train; even.
             seed: of the split and of the draw.
             differ: "all": base and source are drawn independently. "one": they have all
                 inputs in common on which the variable does not depend. A subspace that passes "one"
                 alone may carry everything that differs, so test on "all".
+            own_sources: each of several variables is taken from a source of its own; see
+                `Counterfactuals`.
             same_template: base and source have the same template.
             minimum_accuracy: share of prompts that the model must get right.
             batch_size: prompts that the model reads at once.
@@ -181,26 +184,41 @@ class CausalTask:
 
         Raises:
             ValueError: an unknown variable; one that never varies, or whose interchange never
-                changes the answer; n odd or below 6; a model that is less accurate than
-                `minimum_accuracy`, or gets too few pairs right.
+                changes the answer; own sources for one variable; n odd or below 6; a model that is
+                less accurate than `minimum_accuracy`, or gets too few pairs right.
         """
         swapped = (variable,) if isinstance(variable, str) else tuple(variable)
         self._check_swap(swapped)
+        if own_sources and len(swapped) < 2:
+            raise ValueError(
+                f"own_sources is for several variables, each with its source, got {variable!r}"
+            )
         if n < 6 or n % 2:
             raise ValueError(f"n must be an even number, at least 6, got {n}")
         if differ not in get_args(Differ):
             raise ValueError(f"differ must be one of {get_args(Differ)}, got {differ!r}")
         rng = random.Random(f"{self.name} {seed}")
         test_size = 2 * round(n / 6)
-        seen: set[tuple[str, str]] = set()
-        parts = [
-            _Part(self, swapped, size, allowed, templates, differ, same_template, rng, seen)
+        seen: set[tuple[str, ...]] = set()
+        splits = [
+            Split(
+                self,
+                swapped,
+                size,
+                allowed,
+                templates,
+                differ,
+                same_template,
+                own_sources,
+                rng,
+                seen,
+            )
             for size, (allowed, templates) in zip(
                 (n - test_size, test_size), self._split(rng), strict=True
             )
         ]
-        generated, first = _fill(parts, model, minimum_accuracy, batch_size)
-        train, test = (Dataset.from_list(part.rows()) for part in parts)
+        generated, first = fill(splits, model, minimum_accuracy, batch_size)
+        train, test = (Dataset.from_list(split.rows()) for split in splits)
         held = [*self.held_out, *(["template"] if len(self.templates) >= 3 else [])]
         return Counterfactuals(
             train=train,
@@ -217,10 +235,6 @@ class CausalTask:
     def _word(self, name: str, value: Any) -> str:
         words = self.words.get(name, str)
         return words(value) if callable(words) else words[value]
-
-    def _answer(self, value: Any) -> str:
-        text = self._word(self.output, value)
-        return text if text[:1].isspace() else f" {text}"
 
     def _check_swap(self, swapped: Sequence[str]) -> None:
         domains = self.causal_model.domains
@@ -269,146 +283,3 @@ class CausalTask:
             train += group[:kept]
             test += group[kept:]
         return train, test
-
-
-@dataclass
-class _Part:
-    """A split that is being filled, half of it with pairs whose label is not the base's answer."""
-
-    task: CausalTask
-    swapped: tuple[str, ...]
-    size: int
-    allowed: dict[str, list[Any]]
-    templates: list[str]
-    differ: Differ
-    same_template: bool
-    rng: random.Random
-    seen: set[tuple[str, str]]
-    """Pairs that were drawn, for whichever split."""
-    kept: list[dict[str, Any]] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        self.missing = {True: self.size // 2, False: self.size - self.size // 2}
-
-    def draw(self) -> list[tuple[bool, Prompt, Prompt, str]]:
-        """As many new pairs of each kind as are missing: whether the label changes, base, source,
-        label."""
-        return [
-            self._pair(changes) for changes, count in self.missing.items() for _ in range(count)
-        ]
-
-    def keep(self, changes: bool, base: Prompt, source: Prompt, label: str) -> None:
-        self.missing[changes] -= 1
-        self.kept.append(
-            {
-                # First, so that a variable named "answer" leaves the column that all rows have.
-                **{f"base_{name}": str(value) for name, value in base.setting.items()},
-                **{f"source_{name}": str(value) for name, value in source.setting.items()},
-                "base": base.text,
-                "source": source.text,
-                "base_answer": base.answer,
-                "source_answer": source.answer,
-                "label": label,
-                "choices": self.task.choices,
-                "base_spans": base.spans,
-                "source_spans": source.spans,
-            }
-        )
-
-    def rows(self) -> list[dict[str, Any]]:
-        self.rng.shuffle(self.kept)
-        return self.kept
-
-    def _pair(self, changes: bool) -> tuple[bool, Prompt, Prompt, str]:
-        task, model = self.task, self.task.causal_model
-        for _ in range(_TRIES):
-            base, source = self._setting(), self._setting()
-            if self.differ == "one":
-                shared = set(model.inputs) - _ancestors(model, self.swapped)
-                source = model.run(
-                    {name: (base if name in shared else source)[name] for name in model.inputs}
-                )
-            if base == source:
-                continue
-            swapped = model.interchange(base, dict.fromkeys(self.swapped, source))
-            label = task._answer(swapped[task.output])
-            template = self.rng.choice(self.templates)
-            other = template if self.same_template else self.rng.choice(self.templates)
-            pair = task.write(base, template), task.write(source, other)
-            texts = (pair[0].text, pair[1].text)
-            if (label != pair[0].answer) == changes and texts not in self.seen:
-                self.seen.add(texts)
-                return changes, *pair, label
-        raise ValueError(
-            f"{task.name}: no new pair was found in {_TRIES} draws whose label "
-            f"{'is not' if changes else 'is'} the base's own answer once "
-            f"{' and '.join(self.swapped)} is taken from the source ({len(self.seen)} so far). Ask "
-            "for fewer pairs, or for a variable whose interchange changes some answers"
-        )
-
-    def _setting(self) -> dict[str, Any]:
-        model = self.task.causal_model
-        wanted = {name: self.rng.choice(model.domains[name]) for name in self.task.balanced}
-        for _ in range(_TRIES):
-            drawn = model.run(
-                {name: self.rng.choice(values) for name, values in self.allowed.items()}
-            )
-            if all(drawn[name] == value for name, value in wanted.items()):
-                return drawn
-        raise ValueError(f"{self.task.name}: no setting with {wanted} in {_TRIES} draws (balanced)")
-
-
-def _ancestors(model: CausalModel, names: Sequence[str]) -> set[str]:
-    """The variables on which these depend, themselves among them."""
-    found, waiting = set(), list(names)
-    while waiting:
-        name = waiting.pop()
-        if name not in found:
-            found.add(name)
-            waiting += model.parents[name]
-    return found
-
-
-def _fill(
-    parts: Sequence[_Part],
-    model: TransformerBridge | None,
-    minimum_accuracy: float,
-    batch_size: int,
-) -> tuple[int, Accuracy | None]:
-    """Draw pairs until the splits are full of such as the model gets right.
-
-    Returns:
-        How many were drawn, and the model's accuracy on the prompts of the first draw.
-    """
-    generated, first = 0, None
-    for _ in range(_ROUNDS):
-        drawn = [(part, *pair) for part in parts for pair in part.draw()]
-        generated += len(drawn)
-        prompts = [prompt for _, _, base, source, _ in drawn for prompt in (base, source)]
-        if model is None:
-            right = [True] * len(prompts)
-        else:
-            choices = drawn[0][0].task.choices
-            rows = [{"prompt": prompt.text, "choices": choices} for prompt in prompts]
-            said = predict_choices(model, rows, batch_size=batch_size)
-            right = [
-                choices[int(i)] == prompt.answer for i, prompt in zip(said, prompts, strict=True)
-            ]
-            if first is None:
-                first = Accuracy(sum(right), len(right))
-                if first.value < minimum_accuracy:
-                    raise ValueError(
-                        f"model must get a share of {minimum_accuracy} of the prompts right "
-                        f"(minimum_accuracy), got {first} among {len(choices)} answers. What a "
-                        "model does not do, no intervention can find in it"
-                    )
-        for i, (part, changes, base, source, label) in enumerate(drawn):
-            if right[2 * i] and right[2 * i + 1]:
-                part.keep(changes, base, source, label)
-        if not any(count for part in parts for count in part.missing.values()):
-            return generated, first
-    missing = sum(count for part in parts for count in part.missing.values())
-    raise ValueError(
-        f"n must be a number of pairs that the model gets right: of {generated} drawn, "
-        f"{missing} are still missing (accuracy on single prompts {first})"
-    )

@@ -137,5 +137,5 @@ def test_says_what_is_wrong(tiny):
     with pytest.raises(ValueError, match="sites and on must not be empty, got 0 and 1"):
         ri.attribution_patching(model, PAIRS, [], ["last"])
     rows = [PAIRS[0] | {"choices": [" is", " was reading a book"]}]
-    with pytest.raises(ValueError, match="row 0 must have two choices of one token each"):
+    with pytest.raises(ValueError, match="row 0 must have two or more choices of one token"):
         ri.attribution_patching(model, rows, [site], ["last"])

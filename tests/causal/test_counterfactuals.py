@@ -213,3 +213,40 @@ def test_a_pair_in_both_splits_is_an_error():
 def test_counts_must_fit(wrong, message):
     with pytest.raises(ValueError, match=message):
         data(**wrong)
+
+
+def several(base="The key near the doors", **prompts):
+    """A row with a source for each of two variables."""
+    given = {"number": "The cars", "gender": "The queen"} | prompts
+    one = row(base)
+    for name in ("source", "source_answer", "source_spans"):
+        del one[name]
+    sources = {
+        name: {"prompt": text, "answer": " is", "spans": {"subject": [4, 7]}}
+        for name, text in given.items()
+    }
+    return one | {"sources": sources}
+
+
+def test_each_variable_may_have_a_source_of_its_own(tmp_path):
+    made = data([several(), several("The dog")], [several("The cat")])
+    assert Counterfactuals.load(made.save(tmp_path)).hash == made.hash
+    assert "The queen" in made._repr_html_()
+    # A source that is the base is fine while another is not: that variable stays what it was.
+    data([several(gender="The key near the doors")], [several("The cat")])
+
+
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        (
+            several("The cat", number="The cat", gender="The cat"),
+            "source must differ from its base",
+        ),
+        (several(gender=""), r"sources\['gender'\] must be a prompt"),
+        (several(gender="The"), r"'subject' in the spans of sources\['gender'\] must be"),
+    ],
+)
+def test_a_bad_source_of_several_is_shown(bad, message):
+    with pytest.raises(ValueError, match=message):
+        data([bad], [several("The cow")])

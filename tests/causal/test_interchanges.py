@@ -39,12 +39,14 @@ def test_bases_are_asked_for_the_label_and_sources_for_nothing():
         "answer": "1",
         "choices": CHOICES,
     }
+    assert isinstance(sources, list)
     assert sources[1] == {"prompt": "No, the", "spans": {"who": [0, 3]}}
 
 
 def test_spans_and_choices_may_be_missing():
     bases, sources = interchange_rows(pairs(list("0123")))
     assert bases[0] == {"prompt": "The key near", "spans": None, "answer": "0"}
+    assert isinstance(sources, list)
     assert sources[0] == {"prompt": "The films are", "spans": None}
 
 

@@ -138,9 +138,27 @@ def test_a_mask_has_one_basis(planted):
     pairs = one.counterfactuals(24).train
     found = ri.MaskSearch(components=3, epochs=1).fit(one.model, pairs, "number", one.site, one.on)
     assert isinstance(found, ri.MaskedInterchange) and len(found.chosen) == 3
-    both = ri.MaskSearch(components=3, basis=ri.Subspace(torch.eye(32)))
     with pytest.raises(ValueError, match="give one of them"):
-        both.fit(one.model, pairs, "number", one.site, one.on)
+        ri.MaskSearch(components=3, basis=ri.Subspace(torch.eye(32)))
+
+
+def test_a_mask_finds_the_feature_that_carries_the_variable(planted):
+    """A dictionary of directions, up and down, one of which is where the variable was planted."""
+    one = planted["one layer"]
+    basis = torch.eye(32)
+    basis[: one.subspace.rank] = one.subspace.basis
+    q, _ = torch.linalg.qr(basis.T)
+    directions = torch.cat([q.T, -q.T])
+    features = ri.SparseAutoencoder(ri.FeatureEncoder(directions.T), directions)
+    pairs = one.counterfactuals(120)
+    method = ri.MaskSearch(features=features, epochs=20, sparsity=1.0, name="features")
+    found = method.fit(one.model, pairs.train, "number", one.site, one.on)
+    assert isinstance(found, ri.FeatureInterchange)
+    score = ri.interchange_accuracy(one.model, pairs.test, found, one.site, one.on)
+    assert score.value > 0.95
+    chosen = set(torch.nonzero(found.chosen)[:, 0].tolist())
+    planted_pair = {i + offset for i in range(one.subspace.rank) for offset in (0, 32)}
+    assert chosen <= planted_pair and chosen
 
 
 def test_a_free_map_stands_beside_its_score_on_an_untrained_model(planted):

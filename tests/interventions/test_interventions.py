@@ -24,6 +24,8 @@ from reft_interp.interventions import (
     ConsReFT,
     DiReFT,
     DistributedInterchange,
+    FeatureEncoder,
+    FeatureInterchange,
     Interchange,
     Intervention,
     LobiReFT,
@@ -35,6 +37,7 @@ from reft_interp.interventions import (
     NoReFT,
     PlaceboInterchange,
     ResampleAblation,
+    SparseAutoencoder,
     VectorAddition,
     ZeroAblation,
     build_intervention,
@@ -52,6 +55,15 @@ def draw(*shape: int, seed: int = 0, dtype: torch.dtype = WIDE) -> torch.Tensor:
 
 def space(dtype: torch.dtype = WIDE) -> Subspace:
     return Subspace.random(D, R, seed=5, dtype=dtype)
+
+
+def dictionary(dtype: torch.dtype) -> SparseAutoencoder:
+    encoder = FeatureEncoder(
+        draw(D, 20, seed=1, dtype=dtype),
+        draw(20, seed=2, dtype=dtype),
+        input_bias=draw(D, seed=3, dtype=dtype),
+    )
+    return SparseAutoencoder(encoder, draw(20, D, seed=4, dtype=dtype))
 
 
 @dataclass
@@ -109,6 +121,12 @@ class Tensors:
     @property
     def inside(self) -> np.ndarray:
         return self._get("value.rows")
+
+    def features(self, h: np.ndarray) -> np.ndarray:
+        weight, bias, c = (
+            self._get(f"value.encoder.{name}") for name in ("weight", "bias", "input_bias")
+        )
+        return relu(weight.T @ (h - c) + bias)
 
     def coupling(self, i: int, y: np.ndarray) -> np.ndarray:
         w1, b, w2 = (
@@ -170,6 +188,10 @@ CASES = {
     "BoundlessInterchange, trained": Case(
         lambda dtype: BoundlessInterchange(Subspace.random(D, D, seed=5, dtype=dtype), dtype=dtype),
         lambda t, h, s: h + t.R.T @ (t.boundary * (t.R @ s - t.R @ h)),
+    ),
+    "FeatureInterchange, trained": Case(
+        lambda dtype: FeatureInterchange(dictionary(dtype), dtype=dtype),
+        lambda t, h, s: h + t.given.T @ (sigmoid(t.logits) * (t.features(s) - t.features(h))),
     ),
     "NonlinearInterchange, trained": Case(
         lambda dtype: NonlinearInterchange(2, D, hidden=5, depth=2, dtype=dtype),
@@ -270,7 +292,8 @@ def by_hand(name: str, edit: Intervention, base: torch.Tensor, source: torch.Ten
 
 def test_every_class_is_in_the_list_and_has_a_case():
     public = [getattr(interventions, name) for name in interventions.__all__]
-    classes = {x for x in public if inspect.isclass(x)} - {Intervention}
+    classes = {x for x in public if inspect.isclass(x) and issubclass(x, Intervention)}
+    classes -= {Intervention}
     assert set(INTERVENTIONS.values()) == classes
     assert {name.split(",")[0] for name in CASES} == set(INTERVENTIONS)
     assert all(INTERVENTIONS[name].__name__ == name for name in INTERVENTIONS)

@@ -17,6 +17,8 @@ from reft_interp.interventions import (
     ConsReFT,
     DiReFT,
     DistributedInterchange,
+    FeatureEncoder,
+    FeatureInterchange,
     Interchange,
     LobiReFT,
     LoReFT,
@@ -26,6 +28,7 @@ from reft_interp.interventions import (
     NoReFT,
     PlaceboInterchange,
     ResampleAblation,
+    SparseAutoencoder,
     VectorAddition,
     ZeroAblation,
 )
@@ -38,12 +41,18 @@ PROMPTS = ["The key near the doors", "Paris"]
 SOURCES = ["No, the book was bad", "The keys"]
 SPACE = Subspace.random(32, 2, seed=5)
 
+MATRIX = torch.randn(32, 40, generator=torch.Generator().manual_seed(3))
+AUTOENCODER = SparseAutoencoder(
+    FeatureEncoder(MATRIX, MATRIX[0], input_bias=MATRIX[:, 1], threshold=MATRIX[2].abs()), MATRIX.T
+)
 EXAMPLES = [
     Interchange(),
     DistributedInterchange(SPACE),
     DistributedInterchange(SPACE, trainable=True),
     MaskedInterchange(SPACE, sparsity=0.2),
     BoundlessInterchange(Subspace.random(32, 32, seed=1)),
+    FeatureInterchange(AUTOENCODER),
+    FeatureInterchange(SparseAutoencoder(FeatureEncoder(MATRIX, k=3), MATRIX.T), sparsity=0.3),
     NonlinearInterchange(2, hidden=5, depth=2),
     PlaceboInterchange(SPACE, Subspace.random(32, 2, seed=9)),
     LoReFT(2, dropout=0.2),

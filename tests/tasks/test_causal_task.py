@@ -153,3 +153,28 @@ def test_a_variable_that_never_varies_is_refused():
     made = CausalTask("still", model, "out", ["{x} {still}:"])
     with pytest.raises(ValueError, match="'still' never varies"):
         made.counterfactuals(None, "still", n=6)
+
+
+def test_each_variable_is_taken_from_its_own_source():
+    pairs = task(held_out=()).counterfactuals(None, ["x", "y"], n=60, own_sources=True)
+    assert pairs.variable == "x and y" and pairs.changed == {"train": 0.5, "test": 0.5}
+    for row in [*rows_of(pairs.train), *rows_of(pairs.test)]:
+        assert set(row["sources"]) == {"x", "y"} and "source" not in row
+        taken = {}
+        for name, source in row["sources"].items():
+            taken[name] = int(source["prompt"][slice(*source["spans"][name])])
+            assert row[f"source_{name}"] == str(taken[name])
+        assert row["label"] == (" yes" if taken["x"] > taken["y"] else " no")
+        assert row["base"] not in [source["prompt"] for source in row["sources"].values()]
+    with pytest.raises(ValueError, match=r"own_sources is for several variables, .* got 'x'"):
+        task().counterfactuals(None, "x", n=60, own_sources=True)
+
+
+def test_with_one_difference_each_source_shares_what_its_variable_is_not_made_of():
+    pairs = task(held_out=()).counterfactuals(
+        None, ["x", "y"], n=60, own_sources=True, differ="one"
+    )
+    for row in rows_of(pairs.train):
+        for name, other in (("x", "y"), ("y", "x")):
+            source = row["sources"][name]
+            assert source["prompt"][slice(*source["spans"][other])] == row[f"base_{other}"]

@@ -1,0 +1,185 @@
+"""Distributed alignment search for several variables at once, each with a source of its own.
+
+Variables at the same site and tokens get orthogonal subspaces: parts of one basis, which train
+together (Geiger et al. 2023, arXiv:2303.02536, section 3).
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import pandas as pd
+from transformer_lens.model_bridge import TransformerBridge
+
+from reft_interp.causal.das import DASResult
+from reft_interp.causal.interchanges import On, Pairs, interchange_rows
+from reft_interp.evaluation import Accuracy, accuracy
+from reft_interp.interventions import DistributedInterchange
+from reft_interp.interventions.edits import Set
+from reft_interp.interventions.rows import OrthonormalRows, PartOfRows
+from reft_interp.interventions.values import OfSource
+from reft_interp.positions import parse_positions
+from reft_interp.runtime import IntervenedModel, Placement
+from reft_interp.runtime.planning import Engine
+from reft_interp.runtime.prepared import Over, PreparedRows
+from reft_interp.sites import Site
+from reft_interp.subspace import Subspace, check_rank
+from reft_interp.training import train
+from reft_interp.training.trainer import check_arguments
+
+
+@dataclass(frozen=True)
+class JointDASResult:
+    """Distributed interchanges that were trained together, one a variable."""
+
+    intervened: IntervenedModel
+    """All of them in place, each reading the source of its variable."""
+    losses: pd.DataFrame = field(repr=False)
+    """Training losses: step, epoch, loss."""
+    settings: dict[str, Any]
+    """What they were trained with."""
+
+    @property
+    def subspaces(self) -> dict[str, Subspace]:
+        """What was found for each variable."""
+        return {
+            placement.source: placement.intervention.subspace
+            for placement in self.intervened.placements
+        }
+
+    def of(self, variable: str) -> DASResult:
+        """The interchange of one variable alone, as `fit_das` would give it.
+
+        Raises:
+            ValueError: no such variable.
+        """
+        for placement in self.intervened.placements:
+            if placement.source == variable:
+                alone = Placement(placement.intervention, placement.site, placement.on)
+                placed = IntervenedModel(self.intervened.model, alone)
+                return DASResult(placed, self.losses, self.settings)
+        raise ValueError(f"variable must be one of {', '.join(self.subspaces)}, got {variable!r}")
+
+    def score(self, pairs: Pairs, *, batch_size: int = 64) -> Accuracy:
+        """Interchange intervention accuracy with all variables swapped, each from its source.
+
+        Args:
+            pairs: held-out counterfactual rows with a source for each variable.
+            batch_size: pairs run at once.
+        """
+        return accuracy(self.intervened, *interchange_rows(pairs), batch_size=batch_size)
+
+
+def fit_das_jointly(
+    model: TransformerBridge,
+    pairs: Pairs,
+    places: Mapping[str, tuple[Site, On, int]],
+    *,
+    epochs: int = 3,
+    learning_rate: float = 5e-3,
+    batch_size: int = 16,
+    seed: int = 0,
+    progress: bool = True,
+    engine: Engine = "auto",
+    memory_budget: int | None = None,
+    over: Over = "vocabulary",
+) -> JointDASResult:
+    """Find a subspace for each of several variables, all swapped at once from sources of their own.
+
+    Args:
+        model: a TransformerBridge, as `load_model` gives it.
+        pairs: counterfactual rows with a source for each variable
+            (`CausalTask.counterfactuals(..., own_sources=True)`).
+        places: for each variable where to look: site, tokens, rank.
+        epochs: passes over the pairs.
+        learning_rate: of AdamW, falling linearly to zero.
+        batch_size: pairs a step.
+        seed: of where the search begins and of the order of pairs.
+        progress: show a progress bar.
+        engine: "full" forces the plain run; see `PreparedRows`.
+        memory_budget: bytes that constants of the pairs may take; see `PreparedRows`.
+        over: what the label is compared with; see `fit_das`.
+
+    Raises:
+        ValueError: no places; pairs without a source for each of their variables; a site that
+            the model lacks; ranks at one site and selection that sum to more than its width.
+    """
+    check_arguments(epochs, {})
+    if not places:
+        raise ValueError("places must hold at least one variable, got none")
+    bases, sources = interchange_rows(pairs)
+    named = set(sources) if isinstance(sources, dict) else set()
+    if named != set(places):
+        raise ValueError(
+            f"places must name the variables that have a source in pairs ({sorted(named)}), got "
+            f"{sorted(places)}"
+        )
+    interchanges = _parts(model, places, seed)
+    intervened = IntervenedModel(
+        model,
+        [
+            Placement(interchanges[name], site, on, source=name)
+            for name, (site, on, _) in places.items()
+        ],
+    )
+    rows = PreparedRows(
+        intervened, bases, sources, engine=engine, memory_budget=memory_budget, over=over
+    )
+    losses = train(
+        intervened,
+        rows,
+        epochs=epochs,
+        learning_rate=learning_rate,
+        batch_size=batch_size,
+        seed=seed,
+        progress=progress,
+    )
+    found = [
+        Placement(
+            DistributedInterchange(placement.intervention.subspace),
+            placement.site,
+            placement.on,
+            source=placement.source,
+        )
+        for placement in intervened.placements
+    ]
+    settings = {
+        "ranks": {name: rank for name, (_, _, rank) in places.items()},
+        "epochs": epochs,
+        "learning_rate": learning_rate,
+        "batch_size": batch_size,
+        "seed": seed,
+        "pairs": len(bases),
+        "engine": engine,
+        "over": over,
+    }
+    return JointDASResult(IntervenedModel(model, found), losses, settings)
+
+
+class _PartialInterchange(Set):
+    """A distributed interchange in some of the rows of a basis that others share."""
+
+    needs_source = True
+
+    def __init__(self, rows: PartOfRows):
+        super().__init__(rows, OfSource(), {})
+
+
+def _parts(
+    model: TransformerBridge, places: Mapping[str, tuple[Site, On, int]], seed: int
+) -> dict[str, _PartialInterchange]:
+    """For each variable its interchange; those at one place have parts of one basis."""
+    together: dict[Any, list[str]] = {}
+    for name, (site, on, rank) in places.items():
+        site.check(model)
+        check_rank(rank)
+        together.setdefault((site, parse_positions(on)), []).append(name)
+    found = {}
+    for (site, _), names in together.items():
+        ranks = [places[name][2] for name in names]
+        whole = OrthonormalRows(Subspace.random(site.width(model), sum(ranks), seed=seed))
+        start = 0
+        for name, rank in zip(names, ranks, strict=True):
+            found[name] = _PartialInterchange(PartOfRows(whole, start, start + rank))
+            start += rank
+    return found
