@@ -1,0 +1,135 @@
+"""Judging free text: how often a system's outputs are preferred to a reference system's.
+
+Here: the win rate, for any judge, and a judge that needs no network. Next door: `openai_judge`
+asks a language model. AlpacaEval's own score is made by its own package, from what
+`write_outputs` writes: nothing here is it.
+"""
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from reft_interp.evaluation import mean_and_interval
+
+Judge = Callable[[str, str, str], float]
+"""`judge(instruction, output, reference)`: 1 if the output is better, 0 if the reference is, or
+anything between."""
+
+
+@dataclass(frozen=True)
+class WinRate:
+    """How often a system's outputs were preferred to a reference system's."""
+
+    judge: str
+    generator: str
+    reference: str
+    scores: tuple[float, ...] = field(repr=False)
+    """What the judge said of each instruction, in [0, 1]."""
+
+    @property
+    def n(self) -> int:
+        """Instructions that were judged."""
+        return len(self.scores)
+
+    @property
+    def value(self) -> float:
+        """The mean score."""
+        return sum(self.scores) / self.n
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """95 % interval of `value` (Student's t); NaN for one instruction."""
+        _, low, high = mean_and_interval(np.array(self.scores))
+        return low, high
+
+    def __str__(self) -> str:
+        low, high = self.interval
+        return (
+            f"{self.generator} against {self.reference}, judged by {self.judge}: "
+            f"{self.value:.3f} [{low:.3f}, {high:.3f}] n={self.n}"
+        )
+
+
+def win_rate(
+    outputs: Sequence[Mapping[str, Any]], reference: Sequence[Mapping[str, Any]], judge: Judge
+) -> WinRate:
+    """Ask a judge about every output.
+
+    Args:
+        outputs: records with `instruction` and `output`, as `read_outputs` gives them.
+        reference: likewise, of the system to compare with; may have further instructions.
+        judge: any callable of instruction, output and reference output.
+
+    Raises:
+        ValueError: no outputs, an instruction that the reference lacks or has twice, or a score
+            outside [0, 1] (NaN included).
+    """
+    if not outputs:
+        raise ValueError("outputs must hold at least one record, got none")
+    answers: dict[str, str] = {}
+    for record in reference:
+        if answers.setdefault(record["instruction"], record["output"]) != record["output"]:
+            raise ValueError(
+                f"reference must have one output an instruction, got two for "
+                f"{record['instruction']!r}"
+            )
+    missing = [r["instruction"] for r in outputs if r["instruction"] not in answers]
+    if missing:
+        raise ValueError(
+            f"reference must have every instruction of outputs, {len(missing)} are missing, the "
+            f"first is {missing[0]!r}"
+        )
+    name = getattr(judge, "__name__", None) or str(judge)
+    scores = []
+    for record in outputs:
+        instruction = record["instruction"]
+        score = float(judge(instruction, record["output"], answers[instruction]))
+        if not 0 <= score <= 1:
+            raise ValueError(
+                f"judge must give a number from 0 to 1, {name} gave {score} for {instruction!r}"
+            )
+        scores.append(score)
+    return WinRate(name, _generator(outputs), _generator(reference), tuple(scores))
+
+
+def rouge_l_proxy(instruction: str, output: str, reference: str) -> float:
+    """A judge without a network: ROUGE-L F1 of the output with the reference output.
+
+    A proxy: it says how much of the reference's wording is met, not which of the two is better,
+    and gives 1 to a copy of it. Use it to compare systems with each other, or to test a pipeline.
+    """
+    return rouge_l(output, reference)
+
+
+def rouge_l(text: str, reference: str) -> float:
+    """ROUGE-L F1 (Lin 2004): 2 L / (m + n), L the longest common subsequence of m and n words.
+
+    >>> rouge_l("police kill the gunman", "police killed the gunman")
+    0.75
+
+    Words are runs of letters and digits, in lower case; 0 where either text has none.
+    """
+    words, wanted = _words(text), _words(reference)
+    if not words or not wanted:
+        return 0.0
+    # One row of the table of lengths at a time: lengths[j] is that for wanted[:j].
+    lengths = [0] * (len(wanted) + 1)
+    for word in words:
+        diagonal = 0
+        for j, other in enumerate(wanted, start=1):
+            above = lengths[j]
+            lengths[j] = diagonal + 1 if word == other else max(above, lengths[j - 1])
+            diagonal = above
+    return 2 * lengths[-1] / (len(words) + len(wanted))
+
+
+def _words(text: str) -> list[str]:
+    return re.findall(r"[^\W_]+", text.lower())
+
+
+def _generator(records: Sequence[Mapping[str, Any]]) -> str:
+    names = {str(record["generator"]) for record in records if record.get("generator")}
+    return ", ".join(sorted(names)) or "unnamed"

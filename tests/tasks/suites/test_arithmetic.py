@@ -1,0 +1,206 @@
+"""The arithmetic suite: from files written here, and from the real ones.
+
+The published test files hold a language model's solutions, many of them wrong. What is checked on
+them is therefore whether the stated answer is found; how often that is the gold one is counted
+by LLM-Adapters' own rule.
+"""
+
+import json
+import re
+
+import pytest
+
+from reft_interp.tasks.suites import arithmetic, paper_recipe
+from reft_interp.tasks.suites.arithmetic import extract_result
+
+
+def row(i, answer="5.0", output="2 + 3 = 5. The answer is 5."):
+    return {"instruction": f" Question {i} ", "input": "", "output": output, "answer": answer}
+
+
+PROMPT = (
+    "Below is an instruction that describes a task. Write a response that appropriately "
+    "completes the request.\n\n### Instruction:\nQuestion 0\n\n### Response:\n"
+)
+
+
+def test_prompts_and_answers_written_out(tmp_path, write):
+    write("gsm8k.train.json", [row(i, output="\nWorked: 5. The answer is 5. ") for i in range(3)])
+    write("SVAMP.test.json", [row(0, output="It is 4. The answer is 4.")])
+    write("AQuA.test.json", [row(0, answer="D", output="")])
+    suite = arithmetic(tmp_path, n_development=1)
+    assert suite.train is not None and suite.development is not None
+    assert suite.train.to_list()[0] == {
+        "prompt": PROMPT,
+        "answer": "Worked: 5. The answer is 5.",
+        "gold": "5.0",
+        "dataset": "gsm8k",
+    }
+    # The published solution is a model's, and here wrong: the gold answer stands instead.
+    (svamp,) = suite.tests["SVAMP"].to_list()
+    assert (svamp["answer"], svamp["gold"]) == ("The answer is 5.0.", "5.0")
+    assert svamp["choices"] is None
+    (aqua,) = suite.tests["AQuA"].to_list()
+    assert (aqua["prompt"], aqua["answer"], aqua["gold"]) == (PROMPT, "The answer is D.", "D")
+    assert aqua["choices"] == [f"The answer is {letter}." for letter in "ABCDE"]
+
+
+@pytest.mark.parametrize(
+    ("output", "gold", "right"),
+    [
+        ("The answer is 1,000", "1000.0", True),
+        ("The answer is $5.50", "5.5", True),
+        ("3/4", "0.75", True),
+        ("72.", "72.0", True),
+        ("It fell to -3 °C", "-3", True),
+        ("The answer is 5 apples", "5.0", True),
+        ("The answer is 5 apples, not 4", "5.0", False),
+        ("1.83", "1.8333333333333335", False),
+        ("1.833", "1.8333333333333335", True),
+        ("no number", "0.0", False),
+        ("", "0.0", False),
+        ("The answer is (D).", "D", True),
+        ("D", "D", True),
+        ("The answer is 35.", "D", False),
+        ("The answer is (D).", "4.0", False),
+    ],
+)
+def test_awkward_outputs(tmp_path, write, output, gold, right):
+    write("gsm8k.test.json", [row(0, answer=gold)])
+    suite = arithmetic(tmp_path)
+    assert suite.correct([output], suite.tests["gsm8k"]) == [right]
+
+
+def test_the_last_rows_of_gsm8k_are_for_development(tmp_path, write):
+    write("AQuA.train.json", [row(f"aqua {i}", answer="D") for i in range(2)])
+    write("gsm8k.train.json", [row(f"gsm8k {i}") for i in range(5)])
+    write("gsm8k.test.json", [row(0)])
+    suite = arithmetic(tmp_path, n_development=2)
+    assert suite.train is not None and suite.development is not None
+    held_out = [re.findall(r"gsm8k \d", prompt)[0] for prompt in suite.development["prompt"]]
+    assert held_out == ["gsm8k 3", "gsm8k 4"]
+    assert suite.train["dataset"] == ["AQuA"] * 2 + ["gsm8k"] * 3
+    assert arithmetic(tmp_path, n_development=0).development is None
+    with pytest.raises(ValueError, match="less than GSM8K's 5 training rows, got 300"):
+        arithmetic(tmp_path)
+
+
+def test_the_papers_training_set_is_read_in_place_of_the_others(tmp_path, write):
+    write("gsm8k/test.json", [row(0)])
+    write("gsm8k/train.json", [row(1)])
+    write("math_10k/train.json", [row(i) for i in range(4)])
+    suite = arithmetic(tmp_path)
+    assert suite.train is not None and len(suite.train) == 4
+    assert suite.development is None
+
+
+def test_mawps_own_files_are_no_training_rows(tmp_path, write):
+    write("mawps.test.json", [row(0, output="")])
+    write("mawps.trainset.json", [{"original_text": "How many?", "equation": "x=1", "ans": 1.0}])
+    write("mawps.testset.json", [{"original_text": "How many?", "equation": "x=1", "ans": 1.0}])
+    suite = arithmetic(tmp_path)
+    assert suite.train is None
+    assert "no training rows of AQuA, gsm8k, mawps" in str(suite)
+    assert "no test rows of AQuA, gsm8k, SVAMP" in str(suite)
+
+
+@pytest.mark.parametrize("answer", ["F", "five", "", "5 apples", "--5"])
+def test_a_gold_answer_that_is_none_is_named(tmp_path, write, answer):
+    write("gsm8k.test.json", [row(0), row(1, answer=answer)])
+    with pytest.raises(ValueError, match=r"gsm8k\.test\.json row 1: answer must be a number or a"):
+        arithmetic(tmp_path)
+
+
+def test_a_training_row_without_solution_is_named(tmp_path, write):
+    write("gsm8k.test.json", [row(0)])
+    write("gsm8k.train.json", [row(0), row(1, output=" ")])
+    with pytest.raises(ValueError, match=r"train\.json row 1: output must be a solution, got ' '"):
+        arithmetic(tmp_path, n_development=0)
+
+
+def test_it_says_which_test_sets_leaked(tmp_path, write):
+    write("AddSub.test.json", [row(0)])
+    write("AQuA.test.json", [row(0)])
+    suite = arithmetic(tmp_path)
+    assert "note: rows of AddSub are in MATH10K" in str(suite)
+    assert (suite.recipe, suite.max_new_tokens) == (paper_recipe("arithmetic"), 512)
+
+
+TESTS = {
+    "AQuA": 254,
+    "gsm8k": 1319,
+    "mawps": 238,
+    "SVAMP": 1000,
+    "MultiArith": 600,
+    "AddSub": 395,
+    "SingleEq": 508,
+}
+
+
+def published(data_dir, name):
+    return json.loads((data_dir / "arithmetic" / name).read_text(encoding="utf-8"))
+
+
+@pytest.fixture(scope="module")
+def real(data_dir):
+    return arithmetic(data_dir / "arithmetic")
+
+
+def test_the_real_files_have_as_many_rows_as_their_readme_says(real, data_dir):
+    assert {name: len(rows) for name, rows in real.tests.items()} == TESTS
+    assert (len(real.train), len(real.development)) == (2700, 300)
+    last = published(data_dir, "gsm8k.train3000.json")[-1]
+    assert last["instruction"].strip() in real.development[-1]["prompt"]
+    for name, rows in real.tests.items():
+        assert real.score(rows["answer"], rows) == 1.0, name
+
+
+def test_every_gold_answer_is_extracted_from_the_solutions_that_are_trained(data_dir):
+    rows = published(data_dir, "gsm8k.train3000.json")
+    wanted = [float(row["answer"]) for row in rows]
+    assert [float(extract_result(row["output"]) or "nan") for row in rows] == wanted
+
+
+@pytest.mark.parametrize("name", ["SVAMP", "MultiArith", "AddSub", "SingleEq", "gsm8k", "AQuA"])
+def test_a_stated_answer_is_extracted_from_a_models_solution(data_dir, name):
+    # What is left states it with a unit, or not at all.
+    stated = re.compile(r"[Tt]he answer is (?:\(([A-E])\)|(\d+(?:\.\d+)?))\.?$")
+    found = 0
+    for row in published(data_dir, f"{name}.test.json"):
+        if match := stated.search(row["output"].strip()):
+            assert extract_result(row["output"]) == (match[1] or match[2])
+            found += 1
+    assert found > 0.5 * TESTS[name]
+
+
+# How many published solutions do not give the gold answer, by LLM-Adapters' rule (the last match
+# of -?\d+\.?\d* without commas) for numbers, and the last letter after "answer is" for AQuA. These
+# rows are the data's: the solutions are a model's.
+WRONG = {
+    "AQuA": 131,
+    "gsm8k": 542 + 6,  # six are empty
+    "mawps": 238,  # all are empty
+    "SVAMP": 197,
+    "MultiArith": 40,
+    "AddSub": 25,
+    "SingleEq": 24,
+}
+
+
+@pytest.mark.parametrize("name", list(WRONG))
+def test_published_solutions_are_as_often_wrong_as_llm_adapters_rule_says(real, data_dir, name):
+    outputs = [row["output"] for row in published(data_dir, f"{name}.test.json")]
+    correct = real.correct(outputs, real.tests[name])
+    expected = [
+        llm_adapters_rule(output, gold)
+        for output, gold in zip(outputs, real.tests[name]["gold"], strict=True)
+    ]
+    assert correct == expected
+    assert correct.count(False) == WRONG[name]
+
+
+def llm_adapters_rule(output: str, gold: str) -> bool:
+    if gold in "ABCDE":
+        return re.findall(r"answer is \(?([A-E])", output)[-1:] == [gold]
+    numbers = re.findall(r"-?\d+\.?\d*", output.replace(",", ""))
+    return bool(numbers) and abs(float(numbers[-1]) - float(gold)) <= 0.001

@@ -1,0 +1,86 @@
+"""Win rates with judges whose verdicts are known, and ROUGE-L against its paper's examples."""
+
+import math
+
+import pytest
+from scipy.stats import t
+
+from reft_interp.tasks.suites import rouge_l_proxy, win_rate
+from reft_interp.tasks.suites.judging import rouge_l
+
+
+def records(outputs, generator="ours"):
+    return [
+        {"instruction": f"do {i}", "output": output, "generator": generator}
+        for i, output in enumerate(outputs)
+    ]
+
+
+REFERENCE = records(["aa", "bbb", "cc", "d"], "theirs")
+
+
+def longer(instruction, output, reference):
+    return 0.5 if len(output) == len(reference) else float(len(output) > len(reference))
+
+
+def test_the_win_rate_is_the_mean_of_the_verdicts():
+    rate = win_rate(records(["aaa", "b", "cc", "dd"]), REFERENCE, longer)
+    assert rate.scores == (1.0, 0.0, 0.5, 1.0)
+    assert (rate.value, rate.n) == (0.625, 4)
+    deviation = math.sqrt(sum((s - 0.625) ** 2 for s in rate.scores) / 3)
+    half = t.ppf(0.975, 3) * deviation / 2
+    assert rate.interval == pytest.approx((0.625 - half, 0.625 + half))
+    assert str(rate).startswith("ours against theirs, judged by longer: 0.625 [")
+
+
+def test_outputs_are_paired_by_instruction():
+    mixed = list(reversed(records(["aaa", "b", "cc", "dd"])))[:3]
+    assert win_rate(mixed, REFERENCE, longer).scores == (1.0, 0.5, 0.0)
+
+
+def test_the_judge_is_given_instruction_output_and_reference():
+    seen = []
+    win_rate(records(["ours"]), REFERENCE, lambda *given: seen.append(given) or 0.0)
+    assert seen == [("do 0", "ours", "aa")]
+
+
+@pytest.mark.parametrize("score", [-0.1, 1.1, float("nan")])
+def test_a_score_that_is_no_share_is_an_error(score):
+    with pytest.raises(ValueError, match=r"number from 0 to 1, .* gave .* for 'do 0'"):
+        win_rate(records(["a"]), REFERENCE, lambda *given: score)
+
+
+def test_outputs_without_a_reference_are_an_error():
+    with pytest.raises(ValueError, match="1 are missing, the first is 'do 4'"):
+        win_rate(records(["a"] * 5), REFERENCE, longer)
+    with pytest.raises(ValueError, match="one output an instruction, got two for 'do 0'"):
+        win_rate(records(["a"]), [*REFERENCE, *records(["other"])], longer)
+    with pytest.raises(ValueError, match="at least one record, got none"):
+        win_rate([], REFERENCE, longer)
+
+
+@pytest.mark.parametrize(
+    ("text", "reference", "expected"),
+    [
+        # Lin 2004, section 3.1: S1, and candidates S2 and S3 (precision and recall are equal).
+        ("police kill the gunman", "police killed the gunman", 3 / 4),
+        ("the gunman kill police", "police killed the gunman", 2 / 4),
+        # Precision 2/2 and recall 2/5.
+        ("b d", "a b c d e", 2 * 1 * 0.4 / 1.4),
+        ("Same, words!", "same words", 1.0),
+        ("a b a b", "b a b a", 3 / 4),
+        ("nothing", "shared", 0.0),
+        ("", "words", 0.0),
+        ("words", "", 0.0),
+        ("", "", 0.0),
+    ],
+)
+def test_rouge_l_is_that_of_its_paper(text, reference, expected):
+    assert rouge_l(text, reference) == pytest.approx(expected)
+    assert rouge_l(reference, text) == pytest.approx(expected)
+
+
+def test_the_proxy_says_that_it_is_one():
+    assert rouge_l_proxy("do", "police kill the gunman", "police killed the gunman") == 0.75
+    rate = win_rate(records(["aa", "bbb", "cc", "x"]), REFERENCE, rouge_l_proxy)
+    assert rate.value == 0.75 and rate.judge == "rouge_l_proxy"
