@@ -16,7 +16,7 @@ from transformer_lens.model_bridge import TransformerBridge
 
 from reft_interp.causal.counterfactuals import Counterfactuals
 from reft_interp.causal.model import CausalModel, Setting
-from reft_interp.tasks.drawn_pairs import Differ, Split, fill
+from reft_interp.tasks.drawn_pairs import Differ, Split, draw_setting, fill
 
 Words = Mapping[Any, str] | Callable[[Any], str]
 Value = tuple[Any, ...]
@@ -143,6 +143,17 @@ class CausalTask:
                 spans[name] = [len(text), len(text) + len(written)]
                 text += written
         return Prompt(text, spans, self.answer(setting[self.output]), setting)
+
+    def draw(self, rng: random.Random) -> Prompt:
+        """A prompt of any template and any values, balanced as the task says.
+
+        Raises:
+            ValueError: no setting has the values that were drawn for balance.
+        """
+        setting = draw_setting(
+            self, {n: self.causal_model.domains[n] for n in self.causal_model.inputs}, rng
+        )
+        return self.write(setting, rng.choice(self.templates))
 
     def counterfactuals(
         self,

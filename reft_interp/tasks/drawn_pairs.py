@@ -132,7 +132,9 @@ class Split:
             sources = {names[0]: one for names, one in zip(groups, written, strict=True)}
             pair = task.write(base, template), sources, task.answer(swapped[task.output])
             texts = (pair[0].text, *(one.text for one in written))
-            if (pair[2] != pair[0].answer) == changes and texts not in self.seen:
+            if texts in self.seen or texts[0] in texts[1:]:
+                continue
+            if (pair[2] != pair[0].answer) == changes:
                 self.seen.add(texts)
                 return Drawn(changes, *pair)
         raise ValueError(
@@ -152,15 +154,29 @@ class Split:
         )
 
     def _setting(self) -> dict[str, Any]:
-        model = self.task.causal_model
-        wanted = {name: self.rng.choice(model.domains[name]) for name in self.task.balanced}
-        for _ in range(_TRIES):
-            drawn = model.run(
-                {name: self.rng.choice(values) for name, values in self.allowed.items()}
-            )
-            if all(drawn[name] == value for name, value in wanted.items()):
-                return drawn
-        raise ValueError(f"{self.task.name}: no setting with {wanted} in {_TRIES} draws (balanced)")
+        return draw_setting(self.task, self.allowed, self.rng)
+
+
+def draw_setting(
+    task: "CausalTask", allowed: Mapping[str, Sequence[Any]], rng: random.Random
+) -> dict[str, Any]:
+    """A complete setting, balanced as the task says.
+
+    Args:
+        task: whose setting it is.
+        allowed: the values of each input that are drawn from.
+        rng: the draws.
+
+    Raises:
+        ValueError: no setting has the values that were drawn for balance.
+    """
+    model = task.causal_model
+    wanted = {name: rng.choice(model.domains[name]) for name in task.balanced}
+    for _ in range(_TRIES):
+        drawn = model.run({name: rng.choice(values) for name, values in allowed.items()})
+        if all(drawn[name] == value for name, value in wanted.items()):
+            return drawn
+    raise ValueError(f"{task.name}: no setting with {wanted} in {_TRIES} draws (balanced)")
 
 
 def _ancestors(model: CausalModel, names: Sequence[str]) -> set[str]:

@@ -5,15 +5,11 @@ transformer that learns it in less than a minute.
 """
 
 import torch
-from tokenizers import Tokenizer, models, pre_tokenizers
-from torch.nn.functional import cross_entropy
-from tqdm.auto import trange
 from transformer_lens.model_bridge import TransformerBridge
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from reft_interp.causal.model import CausalModel
-from reft_interp.models import wrap_model
 from reft_interp.tasks.causal_task import CausalTask
+from reft_interp.tasks.small_models import train_on_words
 
 OBJECTS = 8
 _WORDS = {"same": {True: " same", False: " different"}}
@@ -83,36 +79,15 @@ def train_equality_model(
         progress: show a progress bar.
     """
     words = _words()
-    tokenizer = _tokenizer(words)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        model = LlamaForCausalLM(
-            LlamaConfig(
-                vocab_size=len(words),
-                hidden_size=64,
-                intermediate_size=256,
-                num_hidden_layers=3,
-                num_attention_heads=4,
-                num_key_value_heads=4,
-                max_position_embeddings=16,
-                pad_token_id=words["<pad>"],
-                bos_token_id=None,
-                eos_token_id=None,
-            )
-        )
-        optimiser = torch.optim.AdamW(model.parameters(), lr=2e-3)
-        schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 2e-3, total_steps=steps)
-        for _ in trange(steps, disable=not progress, desc="training"):
-            prompts, alike = _prompts(256, words["="])
-            told = torch.stack([alike[:, 0], alike[:, 1], alike[:, 0] == alike[:, 1]], 1)
-            answers = torch.where(told, words["same"], words["different"])
-            logits = model(prompts).logits[:, (1, 3, 4)]
-            loss = cross_entropy(logits.flatten(0, 1), answers.flatten())
-            optimiser.zero_grad()
-            loss.backward()
-            optimiser.step()
-            schedule.step()
-    return wrap_model(model, tokenizer, name="hierarchical equality")
+
+    def draw(count: int) -> tuple[torch.Tensor, torch.Tensor]:
+        prompts, alike = _prompts(count, words["="])
+        told = torch.stack([alike[:, 0], alike[:, 1], alike[:, 0] == alike[:, 1]], 1)
+        return prompts, torch.where(told, words["same"], words["different"])
+
+    return train_on_words(
+        "hierarchical equality", words, draw, (1, 3, 4), steps=steps, seed=seed, progress=progress
+    )
 
 
 def _inputs() -> dict[str, range]:
@@ -133,9 +108,3 @@ def _words() -> dict[str, int]:
     """Every word with its token; that of an object is its number."""
     words = [*map(str, range(OBJECTS)), "=", "same", "different", "<pad>"]
     return {word: i for i, word in enumerate(words)}
-
-
-def _tokenizer(words: dict[str, int]) -> PreTrainedTokenizerFast:
-    tokenizer = Tokenizer(models.WordLevel(words, unk_token="<pad>"))
-    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>")

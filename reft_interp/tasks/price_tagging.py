@@ -1,0 +1,57 @@
+"""Price tagging: does a price lie between two bounds? (Wu et al. 2023, arXiv:2305.08809.)
+
+The task that boundless DAS is taught with, in small whole numbers.
+"""
+
+from reft_interp.causal.model import CausalModel
+from reft_interp.tasks.causal_task import CausalTask
+
+PRICES = range(10)
+_TEMPLATE = "from {lower} to {upper} costs {price} :"
+_WORDS = {"answer": {True: " yes", False: " no"}}
+
+
+def price_tagging() -> CausalTask:
+    """The task: "from 2 to 5 costs 4 :" is answered " yes" if the price is in the bracket.
+
+    "above_lower" and "below_upper" say whether the price keeps either bound.
+    """
+    return _task(
+        "price tagging",
+        {"above_lower": [False, True], "below_upper": [False, True]},
+        {
+            "above_lower": lambda price, lower: price >= lower,
+            "below_upper": lambda price, upper: price <= upper,
+            "answer": lambda above_lower, below_upper: above_lower and below_upper,
+        },
+    )
+
+
+def price_midpoint_hypothesis() -> CausalTask:
+    """A wrong hypothesis about the same prompts and answers: that the middle of the bracket is kept
+    ("middle", doubled to be whole), and the price's distance from it compared with half the width.
+    """
+    return _task(
+        "price tagging, middle of the bracket",
+        {"middle": range(2 * len(PRICES))},
+        {
+            "middle": lambda lower, upper: lower + upper,
+            "answer": lambda middle, price, lower, upper: abs(2 * price - middle) <= upper - lower,
+        },
+    )
+
+
+def _task(name: str, domains: dict, mechanisms: dict) -> CausalTask:
+    model = CausalModel(
+        {
+            "lower": PRICES[:-1],
+            # How far the upper bound is above the lower, as far as there are prices.
+            "width": range(1, len(PRICES)),
+            "price": PRICES,
+            "upper": PRICES,
+            **domains,
+            "answer": [False, True],
+        },
+        {"upper": lambda lower, width: min(lower + width, PRICES[-1]), **mechanisms},
+    )
+    return CausalTask(name, model, "answer", [_TEMPLATE], words=_WORDS, balanced=("answer",))
