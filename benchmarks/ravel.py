@@ -18,8 +18,6 @@ import sys
 import time
 from pathlib import Path
 
-import matplotlib.pyplot as plt
-
 import reft_interp as ri
 
 RANK = 32
@@ -72,8 +70,10 @@ def measure(model, folder: Path, kind, given: argparse.Namespace) -> dict:
         print(f"\n{result}", flush=True)
         if given.figures:
             given.figures.mkdir(parents=True, exist_ok=True)
-            result.plot()
-            plt.savefig(given.figures / f"ravel-{kind}-{layer}.png", dpi=150, bbox_inches="tight")
+            figure = result.plot().get_figure(root=True)
+            if figure is not None:
+                place = given.figures / f"ravel-{kind}-{layer}.png"
+                figure.savefig(place, dpi=150, bbox_inches="tight")
         means = result.frame.loc[result.frame["attribute"] == "mean"].set_index("method")
         columns = ["cause", "isolate", "disentangle", "low", "high", "n"]
         found[f"layer {layer}"] = {
