@@ -3,48 +3,19 @@
 import random
 
 import pytest
-import torch
 from datasets import Dataset
 from torch.testing import assert_close
+from two_variables import ANSWERS, FIRST, LETTERS, SECOND, SITE, planted_model, values_of
 
 from reft_interp.causal import fit_das_jointly, interchange_rows
 from reft_interp.interventions import DistributedInterchange
-from reft_interp.models import wrap_model
 from reft_interp.runtime import IntervenedModel
 from reft_interp.sites import Site
-from reft_interp.subspace import Subspace
-
-PLANTED = Subspace.random(32, 2, seed=42)
-FIRST, SECOND = PLANTED.basis
-LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWX"
-ANSWERS = {(-1, -1): "0", (-1, 1): "1", (1, -1): "2", (1, 1): "3"}
-SITE = Site("resid_post", 0)
-
-
-def values_of(letter: str) -> tuple[int, int]:
-    return list(ANSWERS)[LETTERS.index(letter) % 4]
 
 
 @pytest.fixture(scope="module")
 def model(tiny_parts):
-    """The last token's embedding writes two variables along two directions, which are read."""
-    hf_model, tokenizer = tiny_parts("llama")
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for block in hf_model.model.layers:
-            block.self_attn.o_proj.weight.mul_(0.1)
-            block.mlp.down_proj.weight.mul_(0.1)
-        for letter in LETTERS:
-            a, b = values_of(letter)
-            own = 0.2 * torch.randn(32, generator=generator)
-            own -= (FIRST @ own) * FIRST + (SECOND @ own) * SECOND
-            token = tokenizer(letter)["input_ids"][-1]
-            hf_model.model.embed_tokens.weight[token] = a * FIRST + b * SECOND + own
-        hf_model.lm_head.weight.mul_(0.1)
-        for (a, b), answer in ANSWERS.items():
-            (token,) = tokenizer(answer, add_special_tokens=False)["input_ids"]
-            hf_model.lm_head.weight[token] = 0.8 * (a * FIRST + b * SECOND)
-    return wrap_model(hf_model, tokenizer, name="tiny-planted")
+    return planted_model(tiny_parts)
 
 
 def pairs(letters: str, count: int, seed: int) -> Dataset:
