@@ -97,7 +97,7 @@ def main() -> None:
         print(planting.name, file=sys.stderr)
         lines += compare(planting, pairs=given.pairs, seed=given.seed)
         found[planting.name] = measure(planting, pairs=given.pairs, seed=given.seed)
-    print(pd.DataFrame(lines).round(3).to_string(index=False))
+    print(pd.DataFrame(lines).round(3).to_string(index=False, max_colwidth=60))
     print(json.dumps(found))
 
 

@@ -107,9 +107,12 @@ class LogisticProbe(ReadingMethod):
 
     def from_activations(self, held: Float[Tensor, "n d"], values: np.ndarray) -> Intervention:
         centred = held.double() - held.double().mean(0)
+        spread = centred.square().mean().sqrt()
+        if spread == 0:
+            raise ValueError(f"{self.name} finds no direction: activations do not differ at all")
         # One scale for all dimensions: were each scaled by its own, those that hardly vary would
         # be read most.
-        scaled = centred / centred.square().mean().sqrt()
+        scaled = centred / spread
         probe = LogisticRegression(max_iter=2000).fit(scaled.numpy(), values)
         return _spanned(self, torch.from_numpy(_between(probe.coef_)).float())
 

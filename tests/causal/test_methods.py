@@ -1,5 +1,6 @@
 """Methods side by side: what each finds where the truth is known, and what they refuse."""
 
+import numpy as np
 import pytest
 import torch
 
@@ -173,3 +174,9 @@ def test_a_free_map_stands_beside_its_score_on_an_untrained_model(planted):
         "nonlinear alignment, untrained model",
         "no intervention",
     ]
+
+
+def test_a_probe_says_where_there_is_nothing_to_read():
+    held = torch.ones(6, 4)
+    with pytest.raises(ValueError, match="logistic probe finds no direction: activations do not"):
+        ri.LogisticProbe().from_activations(held, np.array(list("ababab")))
