@@ -1,6 +1,8 @@
 """Multiple choice: which symbol stands before the option that is right?
 
-The colour-copying task of MIB (Mueller et al. 2025, arXiv:2504.13151) in short prompts.
+The colour-copying task of MIB (Mueller et al. 2025, arXiv:2504.13151) in short prompts, for a model
+of `train_small_model`. SmolLM2-135M can't do it: of 200 prompts in MIB's own format it gets 0.53
+right with two options and 0.25 with four, which is chance, and 0.33 of these short ones.
 """
 
 from reft_interp.causal.model import CausalModel

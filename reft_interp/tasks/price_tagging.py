@@ -7,12 +7,16 @@ from reft_interp.causal.model import CausalModel
 from reft_interp.tasks.causal_task import CausalTask
 
 PRICES = range(10)
+# One input, so that each bracket is drawn as often as any other, and the price falls above it as
+# often as below.
+BRACKETS = tuple((lower, upper) for upper in PRICES for lower in range(upper))
 _TEMPLATE = "from {lower} to {upper} costs {price} :"
 _WORDS = {"answer": {True: " yes", False: " no"}}
 
 
 def price_tagging() -> CausalTask:
-    """The task: "from 2 to 5 costs 4 :" is answered " yes" if the price is in the bracket.
+    """The task: "from 2 to 5 costs 4 :" is answered " yes" if the price is in the bracket,
+    bounds included.
 
     "above_lower" and "below_upper" say whether the price keeps either bound.
     """
@@ -44,14 +48,17 @@ def price_midpoint_hypothesis() -> CausalTask:
 def _task(name: str, domains: dict, mechanisms: dict) -> CausalTask:
     model = CausalModel(
         {
-            "lower": PRICES[:-1],
-            # How far the upper bound is above the lower, as far as there are prices.
-            "width": range(1, len(PRICES)),
+            "bracket": BRACKETS,
             "price": PRICES,
+            "lower": PRICES,
             "upper": PRICES,
             **domains,
             "answer": [False, True],
         },
-        {"upper": lambda lower, width: min(lower + width, PRICES[-1]), **mechanisms},
+        {
+            "lower": lambda bracket: bracket[0],
+            "upper": lambda bracket: bracket[1],
+            **mechanisms,
+        },
     )
     return CausalTask(name, model, "answer", [_TEMPLATE], words=_WORDS, balanced=("answer",))

@@ -1,5 +1,6 @@
 """Tasks that small models are trained to do: labels by arithmetic, wrong hypotheses, training."""
 
+import dataclasses
 import random
 
 import pytest
@@ -36,6 +37,18 @@ def test_a_price_keeps_both_bounds_or_not():
         other_lower, other_price = numbers(row, "source", "lower", "price")
         inside = other_price >= other_lower and price <= upper
         assert row["label"] == (" yes" if inside else " no")
+
+
+def test_a_price_is_above_its_bracket_as_often_as_below():
+    task, rng = price_tagging(), random.Random(0)
+    drawn = [task.draw(rng).setting for _ in range(1000)]
+    low, high, inside = (
+        sum(one["price"] < one["lower"] for one in drawn),
+        sum(one["price"] > one["upper"] for one in drawn),
+        sum(one["lower"] <= one["price"] <= one["upper"] for one in drawn),
+    )
+    # 250, 250 and 500 expected; the largest standard deviation is 16.
+    assert abs(low - 250) < 60 and abs(high - 250) < 60 and abs(inside - 500) < 60
 
 
 def test_the_middle_of_a_bracket_is_another_hypothesis():
@@ -142,3 +155,11 @@ def test_a_small_model_begins_to_learn_and_repeats():
 def test_prompts_of_different_lengths_are_refused():
     with pytest.raises(ValueError, match=r"has prompts of \[4, 6, 7\] words, one length is needed"):
         train_small_model(animacy(), steps=1, prompts=100, progress=False)
+
+
+def test_answers_of_several_words_are_refused():
+    task = dataclasses.replace(
+        greater_than(), words={"greater": {True: " yes indeed", False: " no"}}
+    )
+    with pytest.raises(ValueError, match=r"has an answer of several words: \['yes', 'indeed'\]"):
+        train_small_model(task, steps=1, prompts=100, progress=False)
