@@ -3,19 +3,24 @@
 from reft_interp.causal.model import CausalModel
 from reft_interp.tasks.causal_task import CausalTask
 
+# None begins with a vowel, since templates say "a".
 ANIMATE = (
     "nurse", "teacher", "farmer", "doctor", "woman", "man", "boy", "girl", "lawyer", "student",
-    "actor", "soldier", "child", "singer", "king", "writer",
+    "widow", "soldier", "child", "singer", "king", "writer", "driver", "neighbour", "sailor",
+    "baker", "painter", "tailor", "queen", "guest",
 )  # fmt: skip
 INANIMATE = (
     "table", "car", "book", "house", "river", "tree", "bridge", "chair", "letter", "stone",
-    "train", "hammer", "lamp", "garden", "road", "bottle",
+    "train", "hammer", "lamp", "garden", "road", "bottle", "window", "boat", "knife", "hill",
+    "coat", "basket", "shop", "church",
 )  # fmt: skip
 TEMPLATES = (
     "This is the {noun}",
     "Yesterday they talked about a {noun}",
     "In the story there is a {noun}",
     "We have never seen the {noun}",
+    "Everyone was talking about the {noun}",
+    "She wrote to me about a {noun}",
 )
 
 
@@ -23,7 +28,7 @@ def animacy() -> CausalTask:
     """Whether a relative clause after a noun begins with " who" or " which".
 
     Variables: `animate`, of the `noun`, and the relative pronoun, which is the answer. Nouns and
-    a template of test are not in train.
+    templates of test are not in train.
     """
     model = CausalModel(
         {
