@@ -27,6 +27,7 @@ from reft_interp.runtime import IntervenedModel, Placement
 from reft_interp.runtime.prepared import PreparedRows, preparation_errors, prepare_each
 from reft_interp.runtime.sources import Sources
 from reft_interp.training.cells import groups_of
+from reft_interp.whole_files import write_whole
 
 FORMAT_VERSION = 1
 _PATIENCE = 0.5
@@ -297,7 +298,4 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _write(path: Path, held: Mapping[str, Any]) -> None:
-    """Write a file whole or not at all."""
-    beside = path.with_name(f"{path.name}.{os.getpid()}.part")
-    beside.write_text(json.dumps(held, indent=1) + "\n", encoding="utf-8")
-    os.replace(beside, path)
+    write_whole(path, json.dumps(held, indent=1) + "\n")

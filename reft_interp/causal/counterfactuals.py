@@ -17,6 +17,7 @@ import pandas as pd
 from datasets import Dataset
 
 from reft_interp.causal.rows import check_columns, check_row, check_spans, content_hash, rows_of
+from reft_interp.whole_files import write_whole
 
 FORMAT_VERSION = 1
 
@@ -149,10 +150,10 @@ class Counterfactuals:
         folder.mkdir(parents=True, exist_ok=True)
         for name, split in self.splits.items():
             lines = [json.dumps(row, ensure_ascii=False) for row in rows_of(split)]
-            _write(folder / f"{name}.jsonl", "".join(f"{line}\n" for line in lines))
+            write_whole(folder / f"{name}.jsonl", "".join(f"{line}\n" for line in lines))
         # Last, so that a folder with a config is whole.
         config = {"format": FORMAT_VERSION, **self._settings(), "hash": self.hash}
-        _write(folder / "config.json", json.dumps(config, indent=2, ensure_ascii=False) + "\n")
+        write_whole(folder / "config.json", json.dumps(config, indent=2, ensure_ascii=False) + "\n")
         return folder
 
     @classmethod
@@ -234,10 +235,3 @@ def _read_rows(file: Path) -> Dataset:
     # Not splitlines(): a prompt may hold U+2028, which it takes for the end of a line.
     lines = file.read_text(encoding="utf-8").split("\n")
     return Dataset.from_list([json.loads(line) for line in lines if line])
-
-
-def _write(file: Path, text: str) -> None:
-    """Write a file whole or not at all."""
-    beside = file.with_name(f"{file.name}.part")
-    beside.write_text(text, encoding="utf-8", newline="\n")
-    os.replace(beside, file)

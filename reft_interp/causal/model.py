@@ -7,7 +7,7 @@ arXiv:2106.02997). Here: the variables alone. Next door, `prompts` writes them a
 
 import inspect
 import itertools
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from graphlib import CycleError, TopologicalSorter
 from typing import TYPE_CHECKING, Any
 
@@ -85,6 +85,17 @@ class CausalModel:
     def inputs(self) -> tuple[str, ...]:
         """Those without a mechanism, in the order in which they were named."""
         return tuple(name for name in self.domains if name not in self.mechanisms)
+
+    def ancestors(self, names: Iterable[str]) -> set[str]:
+        """The variables on which these depend, themselves among them."""
+        found: set[str] = set()
+        waiting = list(names)
+        while waiting:
+            name = waiting.pop()
+            if name not in found:
+                found.add(name)
+                waiting += self.parents[name]
+        return found
 
     def run(self, inputs: Setting, do: Setting | None = None) -> dict[str, Any]:
         """The value of every variable.

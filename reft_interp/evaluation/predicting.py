@@ -17,7 +17,7 @@ from reft_interp.runtime import IntervenedModel
 from reft_interp.runtime.batching import Rows, as_list, by_length, encode
 from reft_interp.runtime.placement import Edit
 from reft_interp.runtime.running import answer_positions, is_causal, run
-from reft_interp.runtime.sources import Sources, named_sources, take_sources
+from reft_interp.runtime.sources import Sources, listed_sources, named_sources, take_sources
 
 Model = TransformerBridge | IntervenedModel
 
@@ -210,7 +210,7 @@ def _listed_sources(model: Model, rows: int, sources: Sources | None) -> Sources
         named_sources(model.placements, rows, sources)
     elif sources is not None:
         raise ValueError("sources were given, but the model has no interventions that read them")
-    return None if sources is None else take_sources(sources, range(rows))
+    return None if sources is None else listed_sources(sources)
 
 
 def choice_tokens(

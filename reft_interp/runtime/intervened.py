@@ -30,6 +30,7 @@ from reft_interp.runtime.sources import (
     Sources,
     named_sources,
     prompts_of,
+    readers_of,
     record_source,
 )
 from reft_interp.showing import Shown, show
@@ -240,11 +241,7 @@ class IntervenedModel(nn.Module):
         held: list[Tensor | None] = [None] * len(self.placements)
         for name, source in named.items():
             prompts = encode(self.model, prompts_of(source))
-            readers = [
-                i
-                for i, placement in enumerate(self.placements)
-                if placement.intervention.needs_source and placement.source == name
-            ]
+            readers = readers_of(self.placements, name)
             at = []
             for placement in (self.placements[i] for i in readers):
                 positions = placement.on(prompts)

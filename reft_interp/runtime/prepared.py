@@ -36,6 +36,7 @@ from reft_interp.runtime.sources import (
     evaluating,
     named_sources,
     prompts_of,
+    readers_of,
 )
 
 Over = Literal["vocabulary", "choices"]
@@ -355,11 +356,7 @@ def _source_reads(
     found = []
     for name, source in named_sources(intervened.placements, len(batch), sources).items():
         of_source = encoded.batch(prompts_of(source), answers=False)
-        readers = [
-            i
-            for i, placement in enumerate(intervened.placements)
-            if placement.intervention.needs_source and placement.source == name
-        ]
+        readers = readers_of(intervened.placements, name)
         positions = []
         for placement in (intervened.placements[i] for i in readers):
             at = encoded.positions(placement.on, prompts_of(source), False)

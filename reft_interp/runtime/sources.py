@@ -109,6 +109,27 @@ def named_sources(
     return given
 
 
+def readers_of(placements: Sequence[Placement], name: str) -> list[int]:
+    """The numbers of the placements that read the source of that name."""
+    return [
+        i
+        for i, placement in enumerate(placements)
+        if placement.intervention.needs_source and placement.source == name
+    ]
+
+
+def listed_sources(sources: Sources) -> Sources:
+    """The same sources, their prompts checked and listed, from which `take_sources` is cheap.
+
+    Raises:
+        TypeError: what is no list of rows, or a row that is none.
+        ValueError: a row without a prompt.
+    """
+    if isinstance(sources, Mapping):
+        return {name: _listed(source) for name, source in sources.items()}
+    return _listed(sources)
+
+
 def take_sources(sources: Sources, rows: Sequence[int]) -> Sources:
     """Of the sources those of some rows, in that order."""
     if isinstance(sources, Mapping):
@@ -159,13 +180,18 @@ def evaluating(module: nn.Module) -> Iterator[None]:
         module.train(training)
 
 
+def _listed(source: Source) -> Source:
+    if isinstance(source, EditedSource):
+        inner = None if source.sources is None else listed_sources(source.sources)
+        return EditedSource(source.intervened, as_list(source.rows, "sources"), inner)
+    return as_list(source, "sources")
+
+
 def _take(source: Source, rows: Sequence[int]) -> Source:
     if isinstance(source, EditedSource):
-        listed = as_list(source.rows, "sources")
         inner = None if source.sources is None else take_sources(source.sources, rows)
-        return EditedSource(source.intervened, [listed[i] for i in rows], inner)
-    listed = as_list(source, "sources")
-    return [listed[i] for i in rows]
+        return EditedSource(source.intervened, [source.rows[i] for i in rows], inner)
+    return [source[i] for i in rows]
 
 
 def _shown(names: set[str]) -> str:

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from transformer_lens.model_bridge import TransformerBridge
 
-from reft_interp.causal.model import CausalModel
 from reft_interp.evaluation import Accuracy, predict_choices
 
 if TYPE_CHECKING:
@@ -29,12 +28,20 @@ _TRIES = 2000
 class Drawn:
     """A counterfactual pair; with several sources, one for each variable that is swapped."""
 
-    changes: bool
-    """Whether the label is not the base's own answer."""
     base: "Prompt"
     sources: "dict[str, Prompt]"
-    """Of each variable, where it is taken from; the same prompt for all where there is one."""
+    """Of each variable, where it is taken from; one that serves several is under the first."""
     label: str
+
+    @property
+    def changes(self) -> bool:
+        """Whether the label is not the base's own answer."""
+        return self.label != self.base.answer
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """What tells a pair from others: its base and its sources."""
+        return tuple(prompt.text for prompt in self.prompts)
 
     @property
     def prompts(self) -> "list[Prompt]":
@@ -130,13 +137,11 @@ class Split:
                 for one in settings
             ]
             sources = {names[0]: one for names, one in zip(groups, written, strict=True)}
-            pair = task.write(base, template), sources, task.answer(swapped[task.output])
-            texts = (pair[0].text, *(one.text for one in written))
-            if texts in self.seen or texts[0] in texts[1:]:
-                continue
-            if (pair[2] != pair[0].answer) == changes:
-                self.seen.add(texts)
-                return Drawn(changes, *pair)
+            pair = Drawn(task.write(base, template), sources, task.answer(swapped[task.output]))
+            new = pair.texts not in self.seen and pair.base.text not in pair.texts[1:]
+            if new and pair.changes == changes:
+                self.seen.add(pair.texts)
+                return pair
         raise ValueError(
             f"{task.name}: no new pair was found in {_TRIES} draws whose label "
             f"{'is not' if changes else 'is'} the base's own answer once "
@@ -148,7 +153,7 @@ class Split:
         model, source = self.task.causal_model, self._setting()
         if self.differ == "all":
             return source
-        shared = set(model.inputs) - _ancestors(model, names)
+        shared = set(model.inputs) - model.ancestors(names)
         return model.run(
             {name: (base if name in shared else source)[name] for name in model.inputs}
         )
@@ -177,17 +182,6 @@ def draw_setting(
         if all(drawn[name] == value for name, value in wanted.items()):
             return drawn
     raise ValueError(f"{task.name}: no setting with {wanted} in {_TRIES} draws (balanced)")
-
-
-def _ancestors(model: CausalModel, names: Sequence[str]) -> set[str]:
-    """The variables on which these depend, themselves among them."""
-    found, waiting = set(), list(names)
-    while waiting:
-        name = waiting.pop()
-        if name not in found:
-            found.add(name)
-            waiting += model.parents[name]
-    return found
 
 
 def fill(

@@ -40,13 +40,9 @@ def kept_input_hypothesis(task: CausalTask, name: str) -> CausalTask:
 
     copy.__signature__ = _signature([name])  # pyright: ignore[reportFunctionMemberAccess]
     # What the prompt is written from stays, though nothing follows from it.
-    written: dict[str, Any] = {}
-    waiting = [key for text in task.templates for _, key, _, _ in Formatter().parse(text) if key]
-    while waiting:
-        key = waiting.pop()
-        if key in model.mechanisms and key not in written:
-            written[key] = model.mechanisms[key]
-            waiting += model.parents[key]
+    named = [key for text in task.templates for _, key, _, _ in Formatter().parse(text) if key]
+    behind = model.ancestors(named)
+    written = {key: made for key, made in model.mechanisms.items() if key in behind}
     domains = {key: model.domains[key] for key in (*model.inputs, *written, task.output)}
     return replace(
         task,

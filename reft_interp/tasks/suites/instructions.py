@@ -29,6 +29,7 @@ from reft_interp.tasks.suites.reading import (
 from reft_interp.tasks.suites.recipe import Recipe
 from reft_interp.tasks.suites.suite import Suite
 from reft_interp.tasks.suites.templates import alpaca_prompt, chat_prompt, check_chat_template
+from reft_interp.whole_files import write_whole
 
 _EXPECTED = "alpaca_*.json (to train on) and alpaca_eval*.json (to test on)"
 
@@ -133,11 +134,7 @@ def write_outputs(
         }
         for i, (row, output) in enumerate(zip(listed, outputs, strict=True))
     ]
-    file = Path(path)
-    beside = file.with_name(f"{file.name}.part")
-    text = json.dumps(records, ensure_ascii=False, indent=2)
-    beside.write_text(f"{text}\n", encoding="utf-8", newline="\n")
-    os.replace(beside, file)
+    write_whole(Path(path), json.dumps(records, ensure_ascii=False, indent=2) + "\n")
 
 
 def read_outputs(path: str | os.PathLike[str]) -> list[Record]:
