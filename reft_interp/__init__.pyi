@@ -43,6 +43,7 @@ from .evaluation import accuracy as accuracy
 from .evaluation import predict_choices as predict_choices
 from .interop import load_pyreft as load_pyreft
 from .interop import load_sae as load_sae
+from .interventions import RED as RED
 from .interventions import BoundlessInterchange as BoundlessInterchange
 from .interventions import Clamp as Clamp
 from .interventions import ConsReFT as ConsReFT

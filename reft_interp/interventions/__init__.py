@@ -20,6 +20,7 @@ from reft_interp.interventions.interchange import (
 )
 from reft_interp.interventions.masks import BoundlessInterchange, MaskedInterchange
 from reft_interp.interventions.nonlinear import NonlinearInterchange
+from reft_interp.interventions.red import RED
 from reft_interp.interventions.reft import (
     ConsReFT,
     DiReFT,
@@ -45,6 +46,7 @@ INTERVENTIONS: dict[str, type[Intervention]] = {
         ConsReFT,
         DiReFT,
         LobiReFT,
+        RED,
         VectorAddition,
         Clamp,
         ZeroAblation,
@@ -69,6 +71,7 @@ def build_intervention(name: str, arguments: Mapping[str, Any]) -> Intervention:
 
 __all__ = [
     "INTERVENTIONS",
+    "RED",
     "BoundlessInterchange",
     "Clamp",
     "ConsReFT",

@@ -19,6 +19,7 @@ from torch.testing import assert_close
 import reft_interp.interventions as interventions
 from reft_interp.interventions import (
     INTERVENTIONS,
+    RED,
     BoundlessInterchange,
     Clamp,
     ConsReFT,
@@ -108,6 +109,14 @@ class Tensors:
     @property
     def c(self) -> np.ndarray:
         return self._get("value.coordinates")
+
+    @property
+    def scale(self) -> np.ndarray:
+        return self._get("scale")
+
+    @property
+    def shift(self) -> np.ndarray:
+        return self._get("bias")
 
     @property
     def logits(self) -> np.ndarray:
@@ -237,6 +246,7 @@ CASES = {
         lambda dtype: LobiReFT(R, D, dtype=dtype),
         lambda t, h, s: h + t.R.T @ t.c,
     ),
+    "RED, trained": Case(lambda dtype: RED(D, dtype=dtype), lambda t, h, s: t.scale * h + t.shift),
     "VectorAddition": Case(
         lambda dtype: VectorAddition(draw(D, dtype=dtype), strength=-2.5),
         lambda t, h, s: h - 2.5 * t.given[0],

@@ -12,6 +12,7 @@ from torch.testing import assert_close
 
 from reft_interp.interventions import (
     INTERVENTIONS,
+    RED,
     BoundlessInterchange,
     Clamp,
     ConsReFT,
@@ -62,6 +63,7 @@ EXAMPLES = [
     DiReFT(2),
     DiReFT(2, orthonormal=True, activation="relu"),
     LobiReFT(2),
+    RED(),
     VectorAddition(torch.arange(32.0), strength=3.0),
     Clamp(SPACE, torch.tensor([3.0, -4.0])),
     ZeroAblation(SPACE),

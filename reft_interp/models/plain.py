@@ -1,0 +1,77 @@
+"""The transformers model under a bridge, as transformers makes it: what other libraries adapt."""
+
+import copy
+from typing import cast
+
+from accelerate import init_empty_weights
+from torch import Tensor, nn
+from transformer_lens.model_bridge import TransformerBridge
+from transformers import PreTrainedModel
+
+_WRAPPED = "._original_component"
+"""What the bridge adds to the names of the modules that it wraps."""
+
+
+def plain_copy(model: TransformerBridge) -> PreTrainedModel:
+    """A transformers model without hooks that computes what the bridge computes.
+
+    Its parameters are the bridge's own tensors, so that it takes no memory: what is trained in it
+    must be new (adapters), or be cloned first.
+
+    Args:
+        model: the bridge, which is left as it is.
+
+    Returns:
+        The model, in eval mode, its parameters frozen; attention is torch's own
+        (scaled_dot_product_attention) where the architecture has it.
+
+    Raises:
+        ValueError: the bridge holds no weights of some of the model's names.
+    """
+    hooked = cast("PreTrainedModel", model.original_model)
+    config = copy.deepcopy(hooked.config)
+    with init_empty_weights(include_buffers=False):
+        plain = _make(type(hooked), config)
+    held = {name.replace(_WRAPPED, ""): tensor for name, tensor in hooked.state_dict().items()}
+    wanted = plain.state_dict()
+    # Tied weights may stand under one of their names only.
+    tied = set(getattr(plain, "all_tied_weights_keys", None) or {})
+    missing = [name for name in wanted if name not in held and name not in tied]
+    if missing:
+        raise ValueError(
+            f"model: the bridge of {model.cfg.model_name} holds no weights for {missing[0]}, so "
+            "that there is no plain model of it"
+        )
+    for name in wanted:
+        if name in held:
+            _place(plain, name, held[name])
+    plain.tie_weights()
+    for name, buffer in plain.named_buffers():
+        if name not in wanted:
+            _move_buffer(plain, name, buffer.to(hooked.device))
+    return plain.requires_grad_(False).eval()
+
+
+def _make(cls: type[PreTrainedModel], config) -> PreTrainedModel:
+    try:
+        return cls._from_config(config, attn_implementation="sdpa")
+    except ValueError:  # the architecture has none
+        return cls._from_config(config, attn_implementation="eager")
+
+
+def _place(model: nn.Module, name: str, tensor: Tensor) -> None:
+    owner, last = _owner(model, name)
+    if last in owner._parameters:
+        owner._parameters[last] = nn.Parameter(tensor, requires_grad=False)
+    else:
+        owner._buffers[last] = tensor
+
+
+def _move_buffer(model: nn.Module, name: str, tensor: Tensor) -> None:
+    owner, last = _owner(model, name)
+    owner._buffers[last] = tensor
+
+
+def _owner(model: nn.Module, name: str) -> tuple[nn.Module, str]:
+    path, _, last = name.rpartition(".")
+    return model.get_submodule(path), last

@@ -1,0 +1,35 @@
+"""A plain model computes what the bridge computes, and has transformers' own modules."""
+
+import pytest
+import torch
+
+from reft_interp.models import identify
+from reft_interp.models.plain import plain_copy
+from reft_interp.runtime.batching import encode
+
+PROMPTS = ["The key near the doors is", "Paris is a city in", "No"]
+
+
+@pytest.mark.parametrize(
+    "architecture", ["gpt2", "gpt_neox", "llama", "qwen2", "gemma2", "bert", "mixtral"]
+)
+def test_it_computes_what_the_bridge_computes(tiny, architecture):
+    bridge = tiny(architecture)
+    plain = plain_copy(bridge)
+    batch = encode(bridge, PROMPTS)
+    with torch.no_grad():
+        expected = bridge(batch.input_ids, attention_mask=batch.attention_mask)
+        found = plain(input_ids=batch.input_ids, attention_mask=batch.attention_mask).logits
+    shown = batch.attention_mask.bool()
+    assert (found - expected)[shown].abs().max() < 1e-5
+    assert expected[shown].std() > 0.1
+    assert not any("bridge" in type(m).__module__ for m in plain.modules())
+
+
+def test_it_takes_no_memory_and_requires_no_gradient(tiny):
+    bridge = tiny("llama")
+    plain = plain_copy(bridge)
+    held = {p.data_ptr() for p in bridge.original_model.parameters()}
+    assert {p.data_ptr() for p in plain.parameters()} <= held
+    assert not any(p.requires_grad for p in plain.parameters())
+    assert identify(bridge).n_layers == len(plain.model.layers)
