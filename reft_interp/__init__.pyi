@@ -88,7 +88,10 @@ from .runtime.prepared import PreparedRows as PreparedRows
 from .runtime.prepared import prepare_each as prepare_each
 from .sites import Site as Site
 from .subspace import Subspace as Subspace
+from .sweeps import Budget as Budget
+from .sweeps import MethodComparison as MethodComparison
 from .sweeps import Sweep as Sweep
+from .sweeps import compare as compare
 from .sweeps import grid as grid
 from .sweeps import sweep as sweep
 from .training import Cell as Cell

@@ -13,6 +13,15 @@ printer; figures are narrow and their letters large, so that nothing is lost on 
 from reft_interp.plotting.cells import heatmap
 from reft_interp.plotting.graphs import graph
 from reft_interp.plotting.lines import angles, loss_curve
+from reft_interp.plotting.points import trade_off
 from reft_interp.plotting.rows import grouped_intervals, intervals
 
-__all__ = ["angles", "graph", "grouped_intervals", "heatmap", "intervals", "loss_curve"]
+__all__ = [
+    "angles",
+    "graph",
+    "grouped_intervals",
+    "heatmap",
+    "intervals",
+    "loss_curve",
+    "trade_off",
+]

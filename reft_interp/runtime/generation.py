@@ -46,7 +46,10 @@ def generate(
     )
     prompts, width = batch.input_ids.shape
     hooks = [
-        (edit.site.hook_name, _Continuing(edit, prompts, width, every_token=when == "every token"))
+        (
+            edit.site.hook_name,
+            EditWhileGenerating(edit, prompts, width, every_token=when == "every token"),
+        )
         for edit in edits
     ]
     with grouped(model), model.hooks(fwd_hooks=hooks):
@@ -58,7 +61,7 @@ def generate(
     return model.tokenizer.batch_decode(tokens[:, width:], skip_special_tokens=True)
 
 
-class _Continuing:
+class EditWhileGenerating:
     """A hook that edits the prompt when the model reads it, and new tokens where asked for."""
 
     def __init__(self, edit: Edit, prompts: int, width: int, *, every_token: bool):

@@ -1,7 +1,7 @@
 """The suites of Wu et al. 2024 (arXiv:2404.03592): data, prompts, scoring, and their settings.
 
-One file a suite: `commonsense`, `arithmetic`, `instructions`, `glue`. Each makes a `Suite`, from
-a folder or from the hub; `paper_recipe` says how the paper trains on it.
+One file a suite: `commonsense`, `arithmetic`, `mawps`, `instructions`, `glue`. Each makes a
+`Suite`, from a folder or from the hub; `paper_recipe` says how the paper trains on it.
 """
 
 from reft_interp.tasks.suites.arithmetic import ARITHMETIC, arithmetic
@@ -9,6 +9,7 @@ from reft_interp.tasks.suites.commonsense import COMMONSENSE, commonsense
 from reft_interp.tasks.suites.glue import GLUE, glue
 from reft_interp.tasks.suites.instructions import instructions, read_outputs, write_outputs
 from reft_interp.tasks.suites.judging import Judge, WinRate, rouge_l_proxy, win_rate
+from reft_interp.tasks.suites.mawps import mawps
 from reft_interp.tasks.suites.metrics import Metric
 from reft_interp.tasks.suites.openai_judge import openai_judge
 from reft_interp.tasks.suites.paper_recipes import PAPER_RECIPES, paper_recipe
@@ -30,6 +31,7 @@ __all__ = [
     "commonsense",
     "glue",
     "instructions",
+    "mawps",
     "openai_judge",
     "paper_recipe",
     "read_outputs",

@@ -19,7 +19,7 @@ from reft_interp.causal.interchanges import On
 from reft_interp.evaluation import Accuracy
 from reft_interp.sites import Site
 from reft_interp.subspace import Subspace
-from reft_interp.sweep_run import SweepRun, cell_files
+from reft_interp.sweeps.das_sweep_run import SweepRun, cell_files
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

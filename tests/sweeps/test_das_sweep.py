@@ -136,15 +136,15 @@ def test_a_cell_that_fails_is_recorded_and_the_others_go_on(planted, pairs, tmp_
 
 
 def test_an_error_in_a_joint_run_is_that_of_its_cell(planted, pairs, tmp_path, monkeypatch):
-    from reft_interp import sweep_run
+    from reft_interp.sweeps import das_sweep_run
 
     def trained(prepared, **arguments):
         if any(one.cell.rank == 2 for one in prepared):
             raise RuntimeError("out of memory")
         return train(prepared, **arguments)
 
-    train = sweep_run.train_prepared
-    monkeypatch.setattr(sweep_run, "train_prepared", trained)
+    train = das_sweep_run.train_prepared
+    monkeypatch.setattr(das_sweep_run, "train_prepared", trained)
     cells = ri.grid([ri.Site("resid_post", 2)], ["last"], ranks=(1, 2), **SETTINGS)
     frame = run(planted, pairs, cells, tmp_path).frame
     assert frame["error"].iloc[1] == "RuntimeError: out of memory"

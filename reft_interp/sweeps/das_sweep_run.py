@@ -4,16 +4,13 @@ Every finished cell is written at once, whole or not at all, so that a sweep tha
 where it was; groups of cells are locked, so that several processes share them.
 """
 
-import json
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
 from tqdm.auto import tqdm
 from transformer_lens.model_bridge import TransformerBridge
 
@@ -26,8 +23,8 @@ from reft_interp.positions import parse_positions
 from reft_interp.runtime import IntervenedModel, Placement
 from reft_interp.runtime.prepared import PreparedRows, preparation_errors, prepare_each
 from reft_interp.runtime.sources import Sources
+from reft_interp.sweeps.folder import claim, locked, read_json, write_json
 from reft_interp.training.cells import groups_of
-from reft_interp.whole_files import write_whole
 
 FORMAT_VERSION = 1
 _PATIENCE = 0.5
@@ -83,31 +80,19 @@ class SweepRun:
 
     def claim(self) -> None:
         """Make the folder this sweep's, or see that it is."""
-        (self.folder / "cells").mkdir(parents=True, exist_ok=True)
-        path = self.folder / "sweep.json"
-        with FileLock(self.folder / "sweep.lock"):
-            if not path.is_file():
-                _write(path, self.description)
-                return
-        held = json.loads(path.read_text(encoding="utf-8"))
-        wanted = json.loads(json.dumps(self.description))
-        other = [name for name in wanted if held.get(name) != wanted[name]]
-        if other:
-            raise ValueError(
-                f"folder {str(self.folder)!r} holds another sweep: {', '.join(other)} differ. Give "
-                "a new folder, or the same cells and pairs"
-            )
+        claim(self.folder, self.description, "sweep")
+        (self.folder / "cells").mkdir(exist_ok=True)
 
     def run(self, bar: "tqdm[Any]", memory_budget: int | None) -> None:
         """Finish what nobody else is at, until all is finished."""
-        with _locked(self.folder / "baselines.lock") as mine:
+        with locked(self.folder / "baselines.lock") as mine:
             if mine and not self._baselines.is_file():
-                _write(self._baselines, self._score_baselines(memory_budget))
+                write_json(self._baselines, self._score_baselines(memory_budget))
         ready: dict[int, _Ready] | None = None
         while left := [group for group in self.groups if not self._done(group)]:
             worked = False
             for group in left:
-                with _locked(self.folder / f"group-{group[0]:05}.lock") as mine:
+                with locked(self.folder / f"group-{group[0]:05}.lock") as mine:
                     if not mine or self._done(group):
                         continue
                     if ready is None:
@@ -127,14 +112,14 @@ class SweepRun:
         Keys are those of `Sweep.frame`, with `hits` in place of iia, low and high.
         """
         cells = [
-            {**_row(cell), **_read(cell_files(self.folder, i)[0]), "method": "DAS"}
+            {**_row(cell), **read_json(cell_files(self.folder, i)[0]), "method": "DAS"}
             for i, cell in enumerate(self.cells)
         ]
-        return [*cells, *_read(self._baselines)["whole vector"]]
+        return [*cells, *read_json(self._baselines)["whole vector"]]
 
     def no_intervention(self) -> Accuracy:
         """What the model does without any interchange."""
-        return Accuracy(**_read(self._baselines)["no intervention"])
+        return Accuracy(**read_json(self._baselines)["no intervention"])
 
     @property
     def _baselines(self) -> Path:
@@ -237,11 +222,11 @@ class SweepRun:
             one.subspace.save(beside)
             os.replace(beside, subspace)
             # Last, so that a cell that counts as done is whole.
-            _write(cell, {"cell": i, "hits": score.hits, "n": score.n, "error": None})
+            write_json(cell, {"cell": i, "hits": score.hits, "n": score.n, "error": None})
 
     def _write_error(self, cell: int, error: Exception | None) -> None:
         said = f"{type(error).__name__}: {error}"
-        _write(
+        write_json(
             cell_files(self.folder, cell)[0], {"cell": cell, "hits": None, "n": None, "error": said}
         )
 
@@ -276,26 +261,3 @@ def _row(cell: DASCell) -> dict[str, Any]:
         "seed": cell.seed,
         "shuffled labels": cell.shuffled_labels,
     }
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[bool]:
-    """Within it, whether this process has the lock; another one's is not waited for."""
-    lock = FileLock(path, timeout=0)
-    try:
-        lock.acquire()
-    except Timeout:
-        yield False
-        return
-    try:
-        yield True
-    finally:
-        lock.release()
-
-
-def _read(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_text(encoding="utf-8"))
-
-
-def _write(path: Path, held: Mapping[str, Any]) -> None:
-    write_whole(path, json.dumps(held, indent=1) + "\n")

@@ -1,0 +1,221 @@
+"""Train parameters of a plain copy of the model, as ReFT is trained: the same tokens, loss,
+batches and schedule, without the bridge's hooks.
+
+Next door: `peft_methods`, and `plain_edits` for interventions beside what is trained here.
+"""
+
+import tempfile
+import warnings
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+from transformer_lens.model_bridge import TransformerBridge
+from transformers import Trainer
+from transformers.trainer_callback import PrinterCallback
+
+from reft_interp.encoding import IGNORED, TokenizedBatch
+from reft_interp.interop.plain_edits import edited
+from reft_interp.models.plain import plain_copy
+from reft_interp.runtime import IntervenedModel, Placement
+from reft_interp.runtime.batching import by_length, device_of, encode
+from reft_interp.runtime.running import is_causal
+from reft_interp.training.finetuning import Finetuned, FinetuningMethod, Fit, Schedule, TextRow
+from reft_interp.training.loss_curve import LossCurve
+
+
+class PlainFinetuned(Finetuned, nn.Module):
+    """A plain model some of whose parameters are trained.
+
+    Args:
+        bridge: gives the tokenizer.
+        adapted: transformers' model, or peft's around it.
+        aligned: whether tokens may be padded on the left; prompts that peft learns are put
+            before the padding, whose positions it does not take into account.
+        placements: interventions that are trained too.
+    """
+
+    def __init__(
+        self,
+        bridge: TransformerBridge,
+        adapted: nn.Module,
+        *,
+        aligned: bool = True,
+        placements: Sequence[Placement] = (),
+    ):
+        super().__init__()
+        self._bridge = (bridge,)
+        self.adapted = adapted
+        self._aligned = aligned
+        self.placements = tuple(placements)
+        self.interventions = nn.ModuleList([one.intervention for one in placements])
+        self.interventions.to(device_of(bridge))
+
+    @property
+    def trained_parameters(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return sum(p.numel() for p in self.parameters() if p.requires_grad)
+
+    def forward(
+        self, batch: TokenizedBatch, labels: Tensor, num_items_in_batch: Any = None
+    ) -> dict[str, Tensor]:
+        """Cross-entropy of the answer tokens; the output layer runs from the first answer on."""
+        first = max(int(batch.prompt_end.min()) - 1, 0)
+        width = batch.input_ids.shape[1]
+        with self._edited(batch):
+            logits = self.adapted(
+                input_ids=batch.input_ids,
+                attention_mask=batch.attention_mask,
+                logits_to_keep=width - first,
+                use_cache=False,
+            ).logits[:, -(width - first) :]
+        rows, columns = (labels != IGNORED).nonzero(as_tuple=True)
+        total = cross_entropy(
+            logits[rows, columns - 1 - first].float(), labels[rows, columns], reduction="sum"
+        )
+        return {"loss": total / (num_items_in_batch or len(rows))}
+
+    def loss(self, rows):
+        self.eval()
+        total, tokens = 0.0, 0
+        with torch.no_grad():
+            for group in by_length(rows, 32):
+                batch = encode(self._bridge[0], [rows[i] for i in group], answers=True)
+                total += float(self(batch, batch.labels, num_items_in_batch=1)["loss"])
+                tokens += int((batch.labels != IGNORED).sum())
+        return total / tokens
+
+    @torch.no_grad()
+    def generate(self, rows, *, batch_size, **options):
+        self.eval()
+        bridge, texts = self._bridge[0], [""] * len(rows)
+        tokenizer = bridge.tokenizer
+        ids = (tokenizer.pad_token_id, tokenizer.eos_token_id, 0)
+        pad = next(i for i in ids if i is not None)
+        for group in self._groups(rows, batch_size):
+            batch = encode(bridge, [rows[i] for i in group], padding_side="left")
+            with self._edited(batch), warnings.catch_warnings():
+                # Of prompts that are learned; without padding they are counted right anyway.
+                warnings.filterwarnings("ignore", "Position ids are not supported")
+                tokens = self.adapted.generate(  # pyright: ignore[reportCallIssue]
+                    input_ids=batch.input_ids,
+                    attention_mask=batch.attention_mask,
+                    **({"pad_token_id": pad} | options),
+                )
+            new = tokenizer.batch_decode(
+                tokens[:, batch.input_ids.shape[1] :], skip_special_tokens=True
+            )
+            for i, text in zip(group, new, strict=True):
+                texts[i] = text
+        return texts
+
+    def _edited(self, batch: TokenizedBatch) -> AbstractContextManager[None]:
+        base = getattr(self.adapted, "get_base_model", lambda: self.adapted)()
+        return edited(base, self._bridge[0], batch, self.placements)
+
+    def _groups(self, rows: Sequence[TextRow], size: int):
+        if self._aligned:
+            yield from by_length(rows, size)
+            return
+        by_tokens: dict[int, list[int]] = {}
+        for i, row in enumerate(rows):
+            length = len(self._bridge[0].tokenizer(row["prompt"])["input_ids"])
+            by_tokens.setdefault(length, []).append(i)
+        for same in by_tokens.values():
+            yield from (same[start : start + size] for start in range(0, len(same), size))
+
+    def save(self, folder):
+        if self.placements:
+            IntervenedModel(self._bridge[0], self.placements).save(Path(folder) / "reft")
+        if getattr(self.adapted, "peft_config", None) is not None:
+            self.adapted.save_pretrained(folder)  # pyright: ignore[reportCallIssue]
+            return
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        trained = {n: p.detach() for n, p in self.adapted.named_parameters() if p.requires_grad}
+        save_file(trained, Path(folder) / "model.safetensors")
+
+
+class PlainMethod(FinetuningMethod):
+    """What trains parameters of a plain copy of the model."""
+
+    def fit(self, model, rows, schedule, *, development=None, measured_after=(), constants=None):
+        if not is_causal(model):
+            raise ValueError(f"{self.name} is trained on answers, and {model} is no decoder")
+        with torch.random.fork_rng():
+            torch.manual_seed(schedule.seed)
+            finetuned = self.adapt(model)
+        curve = _train(finetuned, model, rows, schedule, development, measured_after)
+        return Fit(finetuned, curve.seconds, 0.0, curve.points)
+
+    def adapt(self, model: TransformerBridge) -> PlainFinetuned:
+        """The model before training, with its trainable parameters."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, eq=False)
+class BitFit(PlainMethod):
+    """The biases alone are trained (Ben Zaken et al. 2022, arXiv:2106.10199).
+
+    Args:
+        name: in tables.
+        candidates: learning rates to choose from.
+    """
+
+    name: str = "BitFit"
+    candidates: tuple[float, ...] = (1e-3, 3e-3, 3e-4)
+
+    def adapt(self, model):
+        plain = plain_copy(model)
+        biases = [name for name, _ in plain.named_parameters() if name.endswith("bias")]
+        if not biases:
+            raise ValueError(
+                f"{self.name} trains biases, and {model.cfg.model_name} (as any llama) has none"
+            )
+        for name in biases:
+            # Their own memory: the bridge's biases stay what they are.
+            owner, _, last = name.rpartition(".")
+            held = plain.get_submodule(owner)
+            setattr(held, last, nn.Parameter(getattr(held, last).detach().clone()))
+        return PlainFinetuned(model, plain)
+
+
+def _train(
+    finetuned: PlainFinetuned,
+    model: TransformerBridge,
+    rows: Sequence[TextRow],
+    schedule: Schedule,
+    development: Sequence[TextRow] | None,
+    measured_after: Sequence[int],
+) -> LossCurve:
+    def collate(items: list[Any]) -> dict[str, Any]:
+        batch = encode(model, items, answers=True)
+        return {"batch": batch, "labels": batch.labels}
+
+    curve = LossCurve(
+        lambda: finetuned.loss(development or rows), measured_after if development else ()
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = Trainer(
+            finetuned,
+            schedule.arguments(folder, model),
+            data_collator=collate,
+            train_dataset=list(rows),  # pyright: ignore[reportArgumentType]
+            callbacks=[curve],
+        )
+        trainer.remove_callback(PrinterCallback)
+        # `forward` divides by the answer tokens of a whole step.
+        trainer.model_accepts_loss_kwargs = True
+        finetuned.train()
+        trainer.train()
+    finetuned.eval()
+    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    if not torch.isfinite(torch.tensor(losses)).all():
+        raise ValueError(
+            f"the loss became no number: try a learning rate below {schedule.learning_rate}"
+        )
+    return curve

@@ -1,0 +1,234 @@
+"""What a comparison of methods found: one table, one figure, and the trained methods themselves.
+
+Next door: `comparing` runs one; `subspaces` asks what its ReFTs encode.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+from scipy.stats import bootstrap
+from scipy.stats import t as student
+from transformer_lens.model_bridge import TransformerBridge
+
+from reft_interp.runtime import IntervenedModel
+from reft_interp.tasks.suites import Suite
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+_RESAMPLES = 500
+
+
+@dataclass(frozen=True, eq=False)
+class MethodComparison:
+    """Methods on a suite, each with the same budget; written to a folder as it was found."""
+
+    folder: Path
+    suite: str
+    metric: str
+    frame: pd.DataFrame = field(repr=False)
+    """One row a method and test set: method, dataset, score, low, high (95 %, over seeds and
+    rows), n (test rows), seeds, parameters, share (of the model's), memory (bytes above what was
+    held before, at the peak), seconds_per_step, seconds_to_target, file_bytes, chosen (the tuned
+    setting), error. What was not measured is NaN."""
+    target: float
+    """Loss on the development rows (nats a token) that `seconds_to_target` is the training time
+    to: the lowest that every training reaches. It is measured after each quarter of the steps."""
+    runs: Sequence[Mapping[str, Any]] = field(repr=False)
+    """Each method's trials and runs, with all outputs, as they are on disk."""
+
+    def load(self, method: str, model: TransformerBridge, *, seed: int = 0) -> IntervenedModel:
+        """A trained ReFT of the comparison.
+
+        Args:
+            method: its name in the table.
+            model: the model that it was trained in.
+            seed: which of its trainings.
+
+        Raises:
+            ValueError: no such method.
+            FileNotFoundError: it was not trained with this seed, or is no ReFT.
+        """
+        return IntervenedModel.load(self.trained_folder(method, seed), model)
+
+    def trained_folder(self, method: str, seed: int) -> Path:
+        """Where what a method learned is.
+
+        Raises:
+            ValueError: no such method.
+        """
+        names = [run["method"] for run in self.runs]
+        if method not in names:
+            raise ValueError(f"method must be one of {', '.join(names)}, got {method!r}")
+        return self.folder / "trained" / f"{names.index(method):02}-seed-{seed}"
+
+    def plot(self, dataset: str | None = None, *, ax: "Axes | None" = None) -> "Axes":
+        """Score against trained parameters; what trains nothing is a line.
+
+        Args:
+            dataset: which test set; the mean over all by default, without intervals where there
+                are several.
+            ax: where to draw; a figure of its own by default.
+
+        Raises:
+            ValueError: no such test set.
+        """
+        from reft_interp import plotting
+
+        known = list(dict.fromkeys(self.frame["dataset"].dropna()))
+        if dataset is not None and dataset not in known:
+            raise ValueError(f"dataset must be one of {', '.join(known)}, got {dataset!r}")
+        some = self.frame[self.frame["error"].isna()]
+        if dataset is not None or len(known) == 1:
+            shown: Any = some[some["dataset"] == (dataset or known[0])]
+        else:
+            shown = some.groupby("method", sort=False, as_index=False)[
+                ["score", "parameters"]
+            ].mean()
+            shown = shown.assign(low=np.nan, high=np.nan)
+        return plotting.trade_off(
+            shown, cost="parameters", value="score", label="method",
+            xlabel="trained parameters", ylabel=self.metric,
+            title=f"{self.suite}{'' if dataset is None else f': {dataset}'}", ax=ax,
+        )  # fmt: skip
+
+    def save(self) -> tuple[Path, Path]:
+        """Write the table and the figure into the folder: `table.csv`, `parameters.png`."""
+        table, picture = self.folder / "table.csv", self.folder / "parameters.png"
+        self.frame.to_csv(table, index=False)
+        figure = self.plot().get_figure(root=True)
+        if figure is not None:
+            figure.savefig(picture, dpi=150, bbox_inches="tight")
+        return table, picture
+
+    def __str__(self) -> str:
+        shown = self.frame.copy()
+        shown["parameters"] = [_count(x) for x in shown["parameters"]]
+        shown["memory"] = [_size(x) for x in shown.pop("memory")]
+        shown["file"] = [_size(x) for x in shown.pop("file_bytes")]
+        shown["share"] = [f"{100 * x:.3f} %" if x == x else "" for x in shown["share"]]
+        shown["chosen"] = [f"{x:g}" if x == x else "" for x in shown["chosen"].astype(float)]
+        del shown["error"]
+        lines = [
+            f"{self.suite}: {self.metric} [95 % over seeds and rows]; seconds to a development "
+            f"loss of {self.target:.3f}",
+            shown.astype(object)
+            .where(shown.notna(), "")
+            .to_string(index=False, float_format="{:.3f}".format),
+            *(f"{one['method']}: {one['error']}" for one in self.runs if one["error"]),
+        ]
+        return "\n".join(lines)
+
+    def _repr_html_(self) -> str:
+        return self.frame.to_html(index=False, float_format="{:.3f}".format)
+
+
+def summarize(
+    folder: Path, suite: Suite, found: Sequence[Mapping[str, Any]], parameters: int, steps: int
+) -> MethodComparison:
+    """The table of a comparison that is finished.
+
+    Args:
+        folder: of the comparison.
+        suite: whose metric scores the outputs.
+        found: each method, as `ComparisonRun.finished` reads it.
+        parameters: of the model.
+        steps: of each training.
+    """
+    measured = [run["curve"] for one in found for run in one["runs"] if run["curve"]]
+    target = max((min(loss for _, _, loss in curve) for curve in measured), default=float("nan"))
+    rows: list[dict[str, Any]] = []
+    for one in found:
+        if one["error"] is not None:
+            rows.append({"method": one["method"], "error": one["error"]})
+            continue
+        runs = one["runs"]
+        cost = {
+            "seeds": len(runs),
+            "parameters": runs[0]["parameters"],
+            "share": runs[0]["parameters"] / parameters,
+            "memory": _most(run["memory"] for run in runs) if runs[0]["parameters"] else np.nan,
+            "seconds_per_step": float(np.mean([run["seconds"] for run in runs])) / steps or np.nan,
+            "seconds_to_target": _seconds_to(target, runs),
+            "file_bytes": runs[0]["bytes"],
+            "chosen": one["chosen"],
+            "error": None,
+        }
+        for name, split in suite.tests.items():
+            outputs = [run["outputs"][name] for run in runs]
+            value, low, high = mean_score(suite, outputs, split)
+            rows.append(
+                {"method": one["method"], "dataset": name, "score": value, "low": low,
+                 "high": high, "n": len(split), **cost}
+            )  # fmt: skip
+    columns = (
+        "method dataset score low high n seeds parameters share memory seconds_per_step "
+        "seconds_to_target file_bytes chosen error"
+    ).split()
+    frame = pd.DataFrame(rows, columns=columns).astype({"n": "Int64", "seeds": "Int64"})
+    return MethodComparison(folder, suite.name, suite.metric.name, frame, target, found)
+
+
+def mean_score(
+    suite: Suite, outputs: Sequence[Sequence[str]], rows: Any, *, seed: int = 0
+) -> tuple[float, float, float]:
+    """The mean score over trainings, and the ends of its 95 % interval.
+
+    Two sources of chance are added up: which rows were tested (bootstrap over rows, the same ones
+    for all trainings) and which trainings they were (Student's t over seeds).
+
+    Args:
+        suite: whose metric it is.
+        outputs: of each training, one a row.
+        rows: with `gold`.
+        seed: of the resamples.
+    """
+    gold = list(rows["gold"])
+    predicted = [suite.answers(of) for of in outputs]
+    scores = np.array([suite.metric(of, gold) for of in predicted])
+
+    def mean(chosen: np.ndarray) -> float:
+        of_rows = [gold[i] for i in chosen]
+        return float(np.mean([suite.metric([of[i] for i in chosen], of_rows) for of in predicted]))
+
+    variance = 0.0
+    if len(gold) > 1:
+        resampled = bootstrap(
+            (np.arange(len(gold)),), mean, n_resamples=_RESAMPLES, vectorized=False,
+            method="percentile", rng=np.random.default_rng(seed),
+        )  # fmt: skip
+        variance = (1.96 * float(resampled.standard_error)) ** 2
+    if len(scores) > 1:
+        spread = scores.var(ddof=1) / len(scores)
+        variance += spread * float(student.ppf(0.975, len(scores) - 1)) ** 2
+    half = float(np.sqrt(variance))
+    value = float(scores.mean())
+    return value, value - half, value + half
+
+
+def _seconds_to(target: float, runs: Sequence[Mapping[str, Any]]) -> float:
+    """Mean over trainings of the seconds until the loss was met; NaN where one never met it."""
+    until = []
+    for run in runs:
+        met = [seconds for _, seconds, loss in run["curve"] if loss <= target]
+        until.append(met[0] if met else np.nan)
+    return float(np.mean(until)) if until else float("nan")
+
+
+def _most(values: Any) -> float:
+    known = [value for value in values if value is not None]
+    return float(max(known)) if known else float("nan")
+
+
+def _count(number: float) -> str:
+    return f"{int(number):,}" if number == number else ""
+
+
+def _size(number: float) -> str:
+    if number != number:
+        return ""
+    return f"{number / 2**20:.0f} MiB" if number >= 2**20 else f"{number / 2**10:.0f} KiB"

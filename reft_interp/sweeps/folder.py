@@ -1,0 +1,63 @@
+"""The folder of a sweep: whose it is, who is at which part of it, and what is finished."""
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from reft_interp.whole_files import write_whole
+
+
+def claim(folder: Path, description: Mapping[str, Any], kind: str) -> None:
+    """Make a folder that of one sweep, or see that it is.
+
+    Args:
+        folder: made if needed.
+        description: what makes the sweep another one; it is JSON.
+        kind: of sweep, for messages.
+
+    Raises:
+        ValueError: the folder holds another one (what differs is named).
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{kind}.json"
+    with FileLock(folder / f"{kind}.lock"):
+        if not path.is_file():
+            write_json(path, description)
+            return
+    held = read_json(path)
+    wanted = json.loads(json.dumps(description))
+    other = [name for name in wanted if held.get(name) != wanted[name]]
+    if other:
+        raise ValueError(
+            f"folder {str(folder)!r} holds another {kind}: {', '.join(other)} differ. Give a new "
+            "folder, or what was given before"
+        )
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[bool]:
+    """Within it, whether this process has the lock; another one's is not waited for."""
+    lock = FileLock(path, timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        yield False
+        return
+    try:
+        yield True
+    finally:
+        lock.release()
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """What `write_json` wrote."""
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def write_json(path: Path, held: Mapping[str, Any]) -> None:
+    """A file that is there whole or not at all."""
+    write_whole(path, json.dumps(held, indent=1) + "\n")

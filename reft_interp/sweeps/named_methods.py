@@ -1,0 +1,70 @@
+"""Methods by the names that papers give them."""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from transformer_lens.model_bridge import TransformerBridge
+
+from reft_interp.interop.peft_methods import dora, ia3, lora, prefix_tuning, prompt_tuning
+from reft_interp.interop.plain_finetuning import BitFit
+from reft_interp.interventions import (
+    RED,
+    ConsReFT,
+    DiReFT,
+    Intervention,
+    LobiReFT,
+    LoReFT,
+    NoReFT,
+)
+from reft_interp.tasks.suites import Recipe
+from reft_interp.training.finetuning import FinetuningMethod
+from reft_interp.training.linear_head import LinearHead
+from reft_interp.training.prompting import FewShot, Untouched
+from reft_interp.training.reft_method import ReFT
+
+_REFTS: dict[str, type[Intervention]] = {
+    cls.__name__: cls for cls in (LoReFT, DiReFT, NoReFT, ConsReFT, LobiReFT)
+}
+_OTHERS: dict[str, Callable[[], FinetuningMethod]] = {
+    "untouched": Untouched,
+    "few-shot prompt": FewShot,
+    "linear head": LinearHead,
+    "RED": lambda: ReFT(RED(), on="every", component="mlp_out", name="RED"),
+    "LoRA": lora,
+    "DoRA": dora,
+    "prefix tuning": prefix_tuning,
+    "prompt tuning": prompt_tuning,
+    "(IA)³": ia3,
+    "BitFit": BitFit,
+}
+_BOTH = "LoRA and LoReFT"
+NAMES = (*_REFTS, "NodiReFT", *_OTHERS, _BOTH)
+"""What `compare` knows by name."""
+
+
+def named_method(name: str, recipe: Recipe, model: TransformerBridge) -> FinetuningMethod:
+    """A method with its usual settings; a ReFT with the recipe's rank, layers and positions.
+
+    Raises:
+        ValueError: an unknown name.
+    """
+    if name in _OTHERS:
+        return _OTHERS[name]()
+    if name == _BOTH:
+        beside = named_method("LoReFT", recipe, model)
+        assert isinstance(beside, ReFT)
+        return replace(lora(), reft=beside, name=name)
+    wanted = "DiReFT" if name == "NodiReFT" else name  # pyreft's name for the paper's DiReFT
+    if wanted not in _REFTS:
+        raise ValueError(f"methods must be among {', '.join(NAMES)}, or objects; got {name!r}")
+    depth = int(model.cfg.n_layers)
+    # Layers are those of the paper's models, which may have more.
+    listed = "all" if recipe.layers == "all" else [i for i in recipe.layers if i < depth]
+    both = "+" in recipe.positions
+    return ReFT(
+        _REFTS[wanted](rank=recipe.rank, dropout=recipe.dropout),  # pyright: ignore[reportCallIssue]
+        listed or "all",
+        recipe.positions,
+        tied=recipe.tied or not both,
+        name=name,
+    )

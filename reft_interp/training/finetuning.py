@@ -1,0 +1,169 @@
+"""Ways to adapt a frozen model to rows, behind one interface, so that they can be compared.
+
+Here: what a method is, how long it trains, and what it leaves behind. Next door: `reft_method`
+(interventions) and `prompting` (nothing is trained); `interop.peft_methods` has peft's.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from transformer_lens.model_bridge import TransformerBridge
+from transformers import TrainingArguments
+
+from reft_interp.runtime.batching import Rows, as_list, device_of
+from reft_interp.runtime.prepared import PreparedRows
+
+TextRow = Mapping[str, Any]
+"""With `prompt`, and `answer` where it is trained on."""
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How long a method trains, and how fast.
+
+    Raises:
+        ValueError: no steps, an empty batch, or a warm-up that is no share.
+    """
+
+    steps: int
+    batch_size: int = 16
+    """Rows a step."""
+    learning_rate: float = 4e-3
+    """Of AdamW; falls linearly to zero after the warm-up."""
+    warmup_ratio: float = 0.0
+    """Share of the steps in which the learning rate rises."""
+    weight_decay: float = 0.0
+    seed: int = 0
+    """Of where the weights start, and of the order of rows."""
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch_size", "learning_rate"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} must be above 0, got {getattr(self, name)!r}")
+        if not 0 <= self.warmup_ratio < 1:
+            raise ValueError(
+                f"warmup_ratio must be at least 0 and below 1, got {self.warmup_ratio}"
+            )
+
+    def arguments(self, folder: str | Path, model: TransformerBridge) -> TrainingArguments:
+        """For a Trainer that writes no checkpoints and prints nothing."""
+        return TrainingArguments(
+            output_dir=str(folder),
+            max_steps=self.steps,
+            learning_rate=self.learning_rate,
+            warmup_steps=round(self.warmup_ratio * self.steps),
+            weight_decay=self.weight_decay,
+            per_device_train_batch_size=self.batch_size,
+            seed=self.seed,
+            disable_tqdm=True,
+            logging_steps=1,
+            logging_nan_inf_filter=False,
+            save_strategy="no",
+            report_to="none",
+            use_cpu=device_of(model).type == "cpu",
+            remove_unused_columns=False,
+            dataloader_pin_memory=False,
+            label_names=["labels"],
+        )
+
+
+class Finetuned(ABC):
+    """A model that a method has adapted."""
+
+    trained_parameters: int
+    """How many numbers were trained."""
+
+    @abstractmethod
+    def loss(self, rows: Sequence[TextRow]) -> float:
+        """Cross-entropy of the answer tokens, in nats a token."""
+
+    @abstractmethod
+    def generate(self, rows: Sequence[TextRow], *, batch_size: int, **options: Any) -> list[str]:
+        """Continuations of the prompts, in their order.
+
+        Args:
+            rows: with `prompt`.
+            batch_size: prompts run at once.
+            options: of transformers' `generate`.
+        """
+
+    @abstractmethod
+    def save(self, folder: str | Path) -> None:
+        """Write what was trained, and nothing of the model."""
+
+
+@dataclass(frozen=True, eq=False)
+class Fit:
+    """A training: what it left, and what it cost."""
+
+    finetuned: Finetuned
+    seconds: float = 0.0
+    """Of all training steps together."""
+    preparation_seconds: float = 0.0
+    """Once before the first step: constants of the frozen model."""
+    curve: Sequence[tuple[int, float, float]] = field(default=(), repr=False)
+    """Steps done, seconds of training until then, loss on the development rows."""
+
+
+class Constants:
+    """What is constant about rows, computed once for all trainings with the same placements.
+
+    Rows are told apart by identity, so they must be kept as long as this is.
+    """
+
+    def __init__(self) -> None:
+        self._held: dict[Any, tuple[Any, PreparedRows]] = {}
+
+    def of(self, intervened: Any, rows: Sequence[TextRow]) -> PreparedRows:
+        """The rows as they are prepared for these placements."""
+        where = tuple((str(p.site), p.on) for p in intervened.placements)
+        key = id(intervened.model), id(rows), where
+        if key not in self._held:
+            self._held[key] = rows, PreparedRows(intervened, rows)
+        return self._held[key][1]
+
+
+class FinetuningMethod(ABC):
+    """A way to adapt a model, with one setting that is tuned on development rows."""
+
+    name: str
+    candidates: tuple[float, ...] = ()
+    """Values of the tuned setting, the best guess first; none where nothing is trained."""
+    tuned: Literal["learning rate", "C"] = "learning rate"
+    """Which setting it is."""
+    varies: bool = True
+    """Whether another seed gives another result."""
+
+    @abstractmethod
+    def fit(
+        self,
+        model: TransformerBridge,
+        rows: Sequence[TextRow],
+        schedule: Schedule,
+        *,
+        development: Sequence[TextRow] | None = None,
+        measured_after: Sequence[int] = (),
+        constants: Constants | None = None,
+    ) -> Fit:
+        """Train on rows with `prompt` and `answer`.
+
+        Args:
+            model: a TransformerBridge, whose weights stay as they are.
+            rows: what is trained on.
+            schedule: how long, how fast.
+            development: rows whose loss is measured while it trains.
+            measured_after: after which steps that is; the clock stands meanwhile.
+            constants: kept from one training to the next.
+        """
+
+    def describe(self) -> dict[str, Any]:
+        """What makes it another method, as JSON."""
+        return {"name": self.name, "tuned": self.tuned, "candidates": list(self.candidates)}
+
+
+def plain_rows(rows: Rows) -> list[TextRow]:
+    """Rows of a data set as a list, each with `prompt`, and `answer` where it has one."""
+    return [dict(row) for row in as_list(rows)]

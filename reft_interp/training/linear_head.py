@@ -1,0 +1,113 @@
+"""A linear readout of the frozen model's last hidden state: the least that finetuning can be."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from safetensors.torch import save_file
+from sklearn.linear_model import LogisticRegression
+from sklearn.preprocessing import StandardScaler
+from transformer_lens.model_bridge import TransformerBridge
+
+from reft_interp.runtime.batching import by_length, encode
+from reft_interp.runtime.running import record
+from reft_interp.selector import Positions
+from reft_interp.sites import Site
+from reft_interp.training.finetuning import Finetuned, FinetuningMethod, Fit, TextRow
+
+
+class ReadOut(Finetuned):
+    """A fitted readout, which answers with one of the answers that it was trained on."""
+
+    def __init__(
+        self, model: TransformerBridge, scaler: StandardScaler, readout: LogisticRegression
+    ):
+        self.model, self.scaler, self.readout = model, scaler, readout
+
+    @property
+    def trained_parameters(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return np.size(self.readout.coef_) + np.size(self.readout.intercept_)
+
+    def loss(self, rows):
+        """Nats a row: an answer is one choice, whatever its tokens."""
+        scores = self.readout.predict_log_proba(self._features(rows))
+        known = list(self.readout.classes_)
+        unknown = [row["answer"] for row in rows if row["answer"] not in known]
+        if unknown:
+            raise ValueError(f"the answer {unknown[0]!r} is not among those trained on")
+        chosen = [known.index(row["answer"]) for row in rows]
+        return float(-np.mean(scores[np.arange(len(rows)), chosen]))
+
+    def generate(self, rows, *, batch_size, **options):
+        end = self.model.tokenizer.eos_token or ""
+        return [
+            str(answer).removesuffix(end) for answer in self.readout.predict(self._features(rows))
+        ]
+
+    def save(self, folder):
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        arrays = {
+            "weight": self.readout.coef_,
+            "bias": self.readout.intercept_,
+            "mean": self.scaler.mean_,
+            "scale": self.scaler.scale_,
+        }
+        save_file(
+            {name: torch.tensor(held, dtype=torch.float32) for name, held in arrays.items()},
+            Path(folder) / "readout.safetensors",
+        )
+        (Path(folder) / "answers.json").write_text(
+            json.dumps(list(self.readout.classes_)), encoding="utf-8"
+        )
+
+    def _features(self, rows: Sequence[TextRow]) -> Float[np.ndarray, "rows d"]:
+        return np.asarray(self.scaler.transform(last_states(self.model, rows)))
+
+
+@dataclass(frozen=True, eq=False)
+class LinearHead(FinetuningMethod):
+    """Logistic regression (scikit-learn's) on the last block's output at the last prompt token.
+
+    For suites whose answers are a few choices. Steps and batches do not apply to it.
+
+    Args:
+        candidates: values of C, the inverse strength of its L2 penalty.
+        name: in tables.
+    """
+
+    candidates: tuple[float, ...] = (0.01, 0.1, 0.001)
+    name: str = "linear head"
+    tuned: Literal["learning rate", "C"] = "C"
+    varies: bool = False  # the regression has one optimum, wherever it starts
+
+    def fit(self, model, rows, schedule, **_: Any):
+        answers = sorted({row["answer"] for row in rows})
+        if not 2 <= len(answers) <= len(rows) / 2:
+            raise ValueError(
+                f"{self.name} needs a few answers that recur, got {len(answers)} different ones in "
+                f"{len(rows)} rows"
+            )
+        states = last_states(model, rows)
+        scaler = StandardScaler().fit(states)
+        readout = LogisticRegression(C=schedule.learning_rate, max_iter=2000)
+        readout.fit(scaler.transform(states), [row["answer"] for row in rows])
+        return Fit(ReadOut(model, scaler, readout))
+
+
+def last_states(
+    model: TransformerBridge, rows: Sequence[TextRow], *, batch_size: int = 32
+) -> Float[np.ndarray, "rows d"]:
+    """The last block's output at each prompt's last token."""
+    site = Site("resid_post", int(model.cfg.n_layers) - 1)
+    found = np.empty((len(rows), site.width(model)), dtype=np.float64)
+    for group in by_length(rows, batch_size):
+        batch = encode(model, [rows[i] for i in group])
+        every = torch.arange(len(group), device=batch.input_ids.device)
+        (states,) = record(model, batch, [(site, Positions(every, batch.prompt_end - 1))])
+        found[group] = states.double().cpu().numpy()
+    return found

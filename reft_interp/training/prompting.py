@@ -1,0 +1,88 @@
+"""What is compared with finetuning and trains nothing: the untouched model, a few examples."""
+
+import random
+from dataclasses import dataclass
+
+from transformer_lens.model_bridge import TransformerBridge
+
+from reft_interp.evaluation.predicting import answer_log_probabilities
+from reft_interp.runtime.batching import by_length, encode
+from reft_interp.runtime.generation import generate
+from reft_interp.training.finetuning import Finetuned, FinetuningMethod, Fit
+
+
+class Prompted(Finetuned):
+    """The model as it is, with text before each prompt.
+
+    Args:
+        model: the bridge.
+        before: the text.
+    """
+
+    trained_parameters = 0
+
+    def __init__(self, model: TransformerBridge, before: str = ""):
+        self.model, self.before = model, before
+
+    def _asked(self, rows):
+        return [{**row, "prompt": self.before + row["prompt"], "spans": None} for row in rows]
+
+    def loss(self, rows):
+        asked = self._asked(rows)
+        total = answer_log_probabilities(self.model, asked, batch_size=32).sum()
+        tokenizer = self.model.tokenizer
+        tokens = sum(
+            len(tokenizer(row["answer"], add_special_tokens=False)["input_ids"]) for row in rows
+        )
+        return float(-total / tokens)
+
+    def generate(self, rows, *, batch_size, **options):
+        asked, texts = self._asked(rows), [""] * len(rows)
+        for group in by_length(asked, batch_size):
+            batch = encode(self.model, [asked[i] for i in group], padding_side="left")
+            found = generate(self.model, batch, [], **options)
+            for i, text in zip(group, found, strict=True):
+                texts[i] = text
+        return texts
+
+    def save(self, folder):
+        """There is nothing to write."""
+
+
+@dataclass(frozen=True, eq=False)
+class Untouched(FinetuningMethod):
+    """The model as it is."""
+
+    name: str = "untouched"
+    varies = False
+
+    def fit(self, model, rows, schedule, **_):
+        return Fit(Prompted(model))
+
+
+@dataclass(frozen=True, eq=False)
+class FewShot(FinetuningMethod):
+    """The model as it is, with examples before each prompt, drawn by the seed.
+
+    Args:
+        examples: how many.
+        name: in tables.
+    """
+
+    examples: int = 4
+    name: str = "few-shot prompt"
+
+    def __post_init__(self) -> None:
+        if self.examples < 1:
+            raise ValueError(f"examples must be at least 1, got {self.examples}")
+
+    def fit(self, model, rows, schedule, **_):
+        if self.examples > len(rows):
+            raise ValueError(f"examples must be at most {len(rows)} rows, got {self.examples}")
+        drawn = random.Random(f"few-shot {schedule.seed}").sample(list(rows), self.examples)
+        end = model.tokenizer.eos_token or ""
+        shown = [f"{row['prompt']}{row['answer'].removesuffix(end)}\n\n" for row in drawn]
+        return Fit(Prompted(model, "".join(shown)))
+
+    def describe(self):
+        return {**super().describe(), "examples": self.examples}

@@ -1,0 +1,166 @@
+"""ReFT as a method to compare with others: an intervention, on layers, on tokens."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from transformer_lens.model_bridge import TransformerBridge
+
+from reft_interp.interventions import Intervention
+from reft_interp.positions import FirstLast, PositionSelector, first, last, parse_positions
+from reft_interp.runtime import IntervenedModel, Placement
+from reft_interp.runtime.batching import by_length
+from reft_interp.sites import Component, Site
+from reft_interp.training.finetuning import (
+    Constants,
+    Finetuned,
+    FinetuningMethod,
+    Fit,
+    Schedule,
+    TextRow,
+)
+from reft_interp.training.loss_curve import LossCurve
+from reft_interp.training.trainer import train
+
+
+class IntervenedFinetuned(Finetuned):
+    """A model with trained interventions.
+
+    Args:
+        intervened: the model.
+        constants: of the rows whose loss is asked for again and again.
+    """
+
+    def __init__(self, intervened: IntervenedModel, constants: Constants | None = None):
+        self.intervened = intervened
+        self._constants = constants or Constants()
+
+    @property
+    def trained_parameters(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return self.intervened.trained_parameters
+
+    def loss(self, rows):
+        prepared = self._constants.of(self.intervened, rows)
+        self.intervened.eval()
+        total, tokens = 0.0, 0
+        with torch.no_grad():
+            for group in by_length(rows, 32):
+                inputs = prepared.inputs(group, self.intervened.placements)
+                answers = int((inputs["labels"] != -100).sum())
+                inputs["num_items_in_batch"] = 1  # the sum, not the mean
+                total += float(self.intervened(**inputs)["loss"])
+                tokens += answers
+        return total / tokens
+
+    def generate(self, rows, *, batch_size, **options):
+        texts = [""] * len(rows)
+        for group in by_length(rows, batch_size):
+            found = self.intervened.generate([rows[i] for i in group], **options)
+            for i, text in zip(group, found, strict=True):
+                texts[i] = text
+        return texts
+
+    def save(self, folder):
+        self.intervened.save(folder)
+
+
+@dataclass(frozen=True, eq=False)
+class ReFT(FinetuningMethod):
+    """Interventions on the prompt's tokens, trained by cross-entropy of the answer.
+
+    Wu et al. 2024 (arXiv:2404.03592), section 3.
+
+    Args:
+        intervention: a template, as `LoReFT(rank=4)`.
+        layers: of the model, from 0; "all", or those of these that it has.
+        on: which tokens of the prompt, as "f7+l7".
+        tied: one intervention a layer for the first tokens and the last ones, rather than one for
+            each.
+        component: of the model.
+        candidates: learning rates to choose from, the best guess first.
+        name: in tables; the intervention's class by default.
+    """
+
+    intervention: Intervention
+    layers: Literal["all"] | Sequence[int] = "all"
+    on: str | PositionSelector = "f3+l3"
+    tied: bool = field(default=True, kw_only=True)
+    component: Component = field(default="resid_post", kw_only=True)
+    candidates: tuple[float, ...] = field(default=(4e-3, 1e-2, 1e-3), kw_only=True)
+    name: str = field(default="", kw_only=True)
+
+    def __post_init__(self) -> None:
+        if not self.name:
+            object.__setattr__(self, "name", type(self.intervention).__name__)
+        self._parts()
+
+    def fit(self, model, rows, schedule, *, development=None, measured_after=(), constants=None):
+        constants = constants or Constants()
+        with torch.random.fork_rng():
+            torch.manual_seed(schedule.seed)
+            intervened = IntervenedModel(model, self.placements(model))
+        began = time.perf_counter()
+        prepared = constants.of(intervened, rows)
+        prepared_after = time.perf_counter() - began
+        finetuned = IntervenedFinetuned(intervened, constants)
+        curve = LossCurve(
+            lambda: finetuned.loss(development or rows), measured_after if development else ()
+        )
+        train(
+            intervened,
+            prepared,
+            max_steps=schedule.steps,
+            learning_rate=schedule.learning_rate,
+            batch_size=schedule.batch_size,
+            warmup_steps=round(schedule.warmup_ratio * schedule.steps),
+            weight_decay=schedule.weight_decay,
+            seed=schedule.seed,
+            progress=False,
+            callbacks=[curve],
+        )
+        return Fit(finetuned, curve.seconds, prepared_after, curve.points)
+
+    def placements(self, model: TransformerBridge) -> list[Placement]:
+        """The untrained interventions in their places.
+
+        Raises:
+            ValueError: a layer that the model lacks.
+        """
+        depth = int(model.cfg.n_layers)
+        layers = range(depth) if self.layers == "all" else self.layers
+        return [
+            Placement(self.intervention, Site(self.component, layer), part)
+            for layer in layers
+            for part in self._parts()
+        ]
+
+    def describe(self) -> dict[str, Any]:
+        return {
+            **super().describe(),
+            "intervention": [type(self.intervention).__name__, self.intervention.arguments()],
+            "layers": self.layers if self.layers == "all" else list(self.layers),
+            "on": str(parse_positions(self.on)),
+            "tied": self.tied,
+            "component": self.component,
+        }
+
+    def _parts(self) -> list[PositionSelector]:
+        on = parse_positions(self.on)
+        if self.tied:
+            return [on]
+        if not isinstance(on, FirstLast) or not (on.first and on.last):
+            raise ValueError(
+                f'tied=False needs first and last tokens, as on="f3+l3", got {str(on)!r}'
+            )
+        return [first(on.first), last(on.last)]
+
+
+def load_finetuned(folder: str | Path, model: TransformerBridge) -> IntervenedFinetuned:
+    """What `IntervenedFinetuned.save` wrote."""
+    return IntervenedFinetuned(IntervenedModel.load(folder, model))
+
+
+__all__ = ["IntervenedFinetuned", "ReFT", "Schedule", "TextRow", "load_finetuned"]
