@@ -26,7 +26,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from datasets import Dataset
+from datasets import Dataset, disable_progress_bars
 
 import reft_interp as ri
 from reft_interp.interop.peft_methods import dora, ia3, lora, prefix_tuning, prompt_tuning
@@ -52,8 +52,8 @@ class Size:
 
 
 SIZES = {
-    "SST-2": Size(steps=32, test=200, tokens=60),
-    "BoolQ": Size(steps=20, test=120, tokens=80),
+    "SST-2": Size(steps=40, test=200, tokens=60),
+    "BoolQ": Size(steps=40, test=200, tokens=60),
     "MAWPS": Size(steps=24, test=100, tokens=100),
     "RTE": Size(steps=24, test=120, tokens=80),
     "ARC-Easy": Size(steps=24, test=120, tokens=100),
@@ -173,6 +173,7 @@ def main() -> None:
     if "REFT_INTERP_DATA" not in os.environ:
         sys.exit("set REFT_INTERP_DATA to the folder that holds glue/, commonsense/, arithmetic/")
     logging.disable(logging.WARNING)
+    disable_progress_bars()
     data = Path(os.environ["REFT_INTERP_DATA"])
     model = ri.load_model("smollm2")
     folder = given.folder or Path(tempfile.mkdtemp(prefix="compare-"))

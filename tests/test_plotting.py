@@ -376,3 +376,26 @@ def test_a_graph_needs_nodes_and_arrows_between_them():
         plotting.graph({}, [])
     with pytest.raises(ValueError, match=r"got \['z'\]"):
         plotting.graph({"x": 0}, [("x", "z")])
+
+
+def test_trade_off_draws_points_and_what_costs_nothing_as_lines():
+    frame = pd.DataFrame(
+        {
+            "method": ["untouched", "LoReFT", "LoRA"],
+            "parameters": [0, 1000, 100_000],
+            "score": [0.5, 0.8, 0.9],
+            "low": [0.4, 0.7, 0.85],
+            "high": [0.6, 0.9, 0.95],
+        }
+    )
+    ax = plotting.trade_off(frame, cost="parameters", value="score", label="method")
+    assert ax.get_xscale() == "log"
+    points = {c.get_label(): c.lines[0].get_xydata()[0].tolist() for c in ax.containers}
+    assert points == {"LoReFT": [1000, 0.8], "LoRA": [100_000, 0.9]}
+    (bar,) = ax.containers[0].lines[2]
+    assert np.allclose(bar.get_segments()[0], [[1000, 0.7], [1000, 0.9]])
+    assert [t.get_text() for t in ax.get_legend().get_texts()] == list(frame["method"])
+    with pytest.raises(ValueError, match="cost must be 0 or more, but column 'parameters' has -1"):
+        plotting.trade_off(
+            frame.assign(parameters=-1), cost="parameters", value="score", label="method"
+        )

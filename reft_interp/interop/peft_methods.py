@@ -6,6 +6,7 @@ peft's configurations works by `PEFT(config)`. peft has no bottleneck adapters.
 """
 
 import copy
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -48,9 +49,13 @@ class PEFT(PlainMethod):
         config.task_type = "CAUSAL_LM"
         placements = () if self.reft is None else self.reft.placements(model)
         check_plain_placements(placements)
+        with warnings.catch_warnings():
+            # gpt2's matrices lie the other way round, which peft sees and sets right.
+            warnings.filterwarnings("ignore", "fan_in_fan_out is set to False")
+            adapted = get_peft_model(plain_copy(model), config)
         return PlainFinetuned(
             model,
-            get_peft_model(plain_copy(model), config),
+            adapted,
             aligned=not config.is_prompt_learning,
             placements=[one.built_for(model) for one in placements],
         )

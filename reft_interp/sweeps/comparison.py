@@ -224,11 +224,11 @@ def _most(values: Any) -> float:
     return float(max(known)) if known else float("nan")
 
 
-def _count(number: float) -> str:
+def _count(number: int | float) -> str:
     return f"{int(number):,}" if number == number else ""
 
 
-def _size(number: float) -> str:
+def _size(number: int | float) -> str:
     if number != number:
         return ""
     return f"{number / 2**20:.0f} MiB" if number >= 2**20 else f"{number / 2**10:.0f} KiB"

@@ -5,6 +5,8 @@ of `train_small_model`. SmolLM2-135M can't do it: of 200 prompts in MIB's own fo
 right with two options and 0.25 with four, which is chance, and 0.33 of these short ones.
 """
 
+from itertools import permutations
+
 from reft_interp.causal.model import CausalModel
 from reft_interp.tasks.causal_task import CausalTask
 
@@ -12,54 +14,46 @@ COLOURS = ("red", "green", "blue", "yellow", "brown", "black")
 SYMBOLS = ("A", "B", "C", "D", "E", "F")
 
 
-def multiple_choice() -> CausalTask:
+def multiple_choice(options: int = 2) -> CausalTask:
     """The task: "red is it D green or B red ?" is answered " B".
 
-    "pointer" is the place of the right option (0 or 1), from which and from the symbols follows the
-    answer. Swapping it has the base answered with the other of its own symbols; swapping the
-    answer, with the source's symbol.
+    "pointer" is the place of the right option, from 0, from which and from the symbols follows the
+    answer. Swapping it has the base answered with another of its own symbols; swapping the answer,
+    with the source's symbol.
+
+    Args:
+        options: how many; their colours and symbols differ.
+
+    Raises:
+        ValueError: fewer than two options, or more than there are colours.
     """
-
-    def next_to(words: tuple[str, ...], word: str, distance: int) -> str:
-        return words[(words.index(word) + distance) % len(words)]
-
+    if not 2 <= options <= len(COLOURS):
+        raise ValueError(f"options must be between 2 and {len(COLOURS)}, got {options}")
+    places = range(options)
     model = CausalModel(
         {
+            "colours": tuple(permutations(COLOURS, options)),
+            "symbols": tuple(permutations(SYMBOLS, options)),
+            "place": places,
             "colour": COLOURS,
-            # From the right colour to the wrong one, and from one symbol to the other.
-            "colour_distance": range(1, len(COLOURS)),
-            "place": (0, 1),
-            "first_symbol": SYMBOLS,
-            "symbol_distance": range(1, len(SYMBOLS)),
-            "wrong_colour": COLOURS,
-            "first_colour": COLOURS,
-            "second_colour": COLOURS,
-            "second_symbol": SYMBOLS,
-            "pointer": (0, 1),
+            **{f"colour_{i}": COLOURS for i in places},
+            **{f"symbol_{i}": SYMBOLS for i in places},
+            "pointer": places,
             "answer": SYMBOLS,
         },
         {
-            "wrong_colour": lambda colour, colour_distance: next_to(
-                COLOURS, colour, colour_distance
-            ),
-            "first_colour": lambda colour, wrong_colour, place: (colour, wrong_colour)[place],
-            "second_colour": lambda colour, wrong_colour, place: (wrong_colour, colour)[place],
-            "second_symbol": lambda first_symbol, symbol_distance: next_to(
-                SYMBOLS, first_symbol, symbol_distance
-            ),
-            "pointer": lambda colour, first_colour: 0 if colour == first_colour else 1,
-            "answer": lambda pointer, first_symbol, second_symbol: (
-                first_symbol,
-                second_symbol,
-            )[pointer],
+            "colour": lambda colours, place: colours[place],
+            **{f"colour_{i}": lambda colours, i=i: colours[i] for i in places},
+            **{f"symbol_{i}": lambda symbols, i=i: symbols[i] for i in places},
+            "pointer": lambda colour, colours: colours.index(colour),
+            "answer": lambda pointer, symbols: symbols[pointer],
         },
     )
+    listed = " or ".join(f"{{symbol_{i}}} {{colour_{i}}}" for i in places)
     return CausalTask(
-        "multiple choice",
+        "multiple choice" if options == 2 else f"multiple choice of {options}",
         model,
         "answer",
-        [
-            "{colour} is it {first_symbol} {first_colour} or {second_symbol} {second_colour} ?",
-        ],
+        [f"{{colour}} is it {listed} ?"],
         balanced=("pointer",),
     )

@@ -1,6 +1,8 @@
 """Price tagging: does a price lie between two bounds? (Wu et al. 2023, arXiv:2305.08809.)
 
-The task that boundless DAS is taught with, in small whole numbers.
+The task that boundless DAS is taught with, in small whole numbers. The price comes first, so that
+a model can compare it with each bound as it reads it. Whether there is a place where a comparison
+can be found differs between seeds of `train_small_model`, which can be taught both (`taught`).
 """
 
 from reft_interp.causal.model import CausalModel
@@ -10,12 +12,12 @@ PRICES = range(10)
 # One input, so that each bracket is drawn as often as any other, and the price falls above it as
 # often as below.
 BRACKETS = tuple((lower, upper) for upper in PRICES for lower in range(upper))
-_TEMPLATE = "from {lower} to {upper} costs {price} :"
+_TEMPLATE = "costs {price} from {lower} to {upper} :"
 _WORDS = {"answer": {True: " yes", False: " no"}}
 
 
 def price_tagging() -> CausalTask:
-    """The task: "from 2 to 5 costs 4 :" is answered " yes" if the price is in the bracket,
+    """The task: "costs 4 from 2 to 5 :" is answered " yes" if the price is in the bracket,
     bounds included.
 
     "above_lower" and "below_upper" say whether the price keeps either bound.

@@ -5,7 +5,8 @@ can be tested without asking first whether they can.
 """
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 
 import torch
 from jaxtyping import Int
@@ -34,12 +35,13 @@ def train_small_model(
     layers: int = 3,
     width: int = 64,
     prompts: int = 20_000,
+    taught: Mapping[str, int] = MappingProxyType({}),
     progress: bool = True,
 ) -> TransformerBridge:
     """A llama that does a task whose prompts are words with spaces between them.
 
-    It is trained on the last word's answer alone, on prompts that the task draws: balanced as the
-    task says, with all templates and all values.
+    By default it is trained on the last word's answer alone. The task draws the prompts: balanced
+    as it says, with all templates and all values.
 
     Args:
         task: all of its prompts must have the same number of words.
@@ -48,31 +50,48 @@ def train_small_model(
         layers: of the model.
         width: of its residual stream; a multiple of 4.
         prompts: how many are drawn; steps draw from these.
+        taught: variables whose value is taught too, and after which word (from 0): from the answer
+            alone, a model may learn the task without a place where the variable can be found.
         progress: show a progress bar.
 
     Raises:
-        ValueError: prompts of different lengths, or an answer of several words.
+        ValueError: prompts of different lengths, or an answer of several words; `taught` names no
+            variable, or no word of the prompt.
     """
+    unknown = [name for name in taught if name not in task.causal_model.domains]
+    if unknown:
+        raise ValueError(
+            f"taught must name variables ({', '.join(task.causal_model.domains)}), got {unknown}"
+        )
     drawn = [task.draw(random.Random(f"{seed} {i}")) for i in range(prompts)]
     texts = [prompt.text.split() for prompt in drawn]
     lengths = sorted({len(text) for text in texts})
     if len(lengths) > 1:
         raise ValueError(f"task: {task.name} has prompts of {lengths} words, one length is needed")
+    for name, place in taught.items():
+        if not 0 <= place < lengths[0]:
+            raise ValueError(
+                f"taught: {name} must follow a word from 0 to {lengths[0] - 1}, got {place}"
+            )
     answers = [choice.split() for choice in task.choices]
     if several := [answer for answer in answers if len(answer) != 1]:
         raise ValueError(f"task: {task.name} has an answer of several words: {several[0]}")
-    words = sorted({word for text in [*texts, *answers] for word in text})
+    told_words = [
+        [*(f"{name}={prompt.setting[name]}" for name in taught), prompt.answer.strip()]
+        for prompt in drawn
+    ]
+    words = sorted({word for text in [*texts, *answers, *told_words] for word in text})
     known = {word: i for i, word in enumerate([*words, _PAD])}
     ids = torch.tensor([[known[word] for word in text] for text in texts])
-    told = torch.tensor([[known[prompt.answer.strip()]] for prompt in drawn])
+    told = torch.tensor([[known[word] for word in line] for line in told_words])
 
     def draw(count: int) -> tuple[Tensor, Tensor]:
         chosen = torch.randint(len(ids), (count,))
         return ids[chosen], told[chosen]
 
     return train_on_words(
-        task.name, known, draw, [-1], steps=steps, seed=seed, layers=layers, width=width,
-        progress=progress,
+        task.name, known, draw, [*taught.values(), -1], steps=steps, seed=seed, layers=layers,
+        width=width, progress=progress,
     )  # fmt: skip
 
 

@@ -32,7 +32,7 @@ def numbers(row, side, *names):
 def test_a_price_keeps_both_bounds_or_not():
     for row in rows(price_tagging(), "above_lower"):
         lower, upper, price = numbers(row, "base", "lower", "upper", "price")
-        assert row["base"] == f"from {lower} to {upper} costs {price} :" and lower < upper
+        assert row["base"] == f"costs {price} from {lower} to {upper} :" and lower < upper
         assert row["base_answer"] == (" yes" if lower <= price <= upper else " no")
         other_lower, other_price = numbers(row, "source", "lower", "price")
         inside = other_price >= other_lower and price <= upper
@@ -83,13 +83,20 @@ def test_a_carry_is_taken_from_the_source():
         assert row["label"] == f" {(a[0] + b[0] + carried) % 10}"
 
 
-def test_the_symbol_of_the_right_option_is_the_answer():
-    for row in rows(multiple_choice(), "pointer"):
-        colour, _, _, first, one, _, second, other, _ = row["base"].split()
-        assert colour in (one, other) and one != other and first != second
-        assert row["base_answer"] == f" {first if colour == one else second}"
-        words = row["source"].split()
-        assert row["label"] == f" {first if words[0] == words[4] else second}"
+@pytest.mark.parametrize("options", [2, 4])
+def test_the_symbol_of_the_right_option_is_the_answer(options):
+    for row in rows(multiple_choice(options), "pointer"):
+        words, other = row["base"].split(), row["source"].split()
+        symbols, colours = words[3:-1:3], words[4:-1:3]
+        assert len(set(symbols)) == len(set(colours)) == options
+        assert row["base_answer"] == f" {symbols[colours.index(words[0])]}"
+        assert row["label"] == f" {symbols[other[4:-1:3].index(other[0])]}"
+
+
+def test_options_are_as_many_as_colours_at_most():
+    for options in (1, 7):
+        with pytest.raises(ValueError, match=rf"options must be between 2 and 6, got {options}"):
+            multiple_choice(options)
 
 
 def test_people_are_asked_after_with_who():
@@ -110,7 +117,7 @@ def test_people_are_asked_after_with_who():
         (price_tagging(), kept_input_hypothesis(price_tagging(), "price")),
         (greater_than(), kept_input_hypothesis(greater_than(), "a_tens")),
         (two_digit_addition(), kept_input_hypothesis(two_digit_addition(), "a_ones")),
-        (multiple_choice(), kept_input_hypothesis(multiple_choice(), "first_symbol")),
+        (multiple_choice(), kept_input_hypothesis(multiple_choice(), "symbols")),
     ],
     ids=lambda task: task.name,
 )
@@ -163,3 +170,23 @@ def test_answers_of_several_words_are_refused():
     )
     with pytest.raises(ValueError, match=r"has an answer of several words: \['yes', 'indeed'\]"):
         train_small_model(task, steps=1, prompts=100, progress=False)
+
+
+def test_only_variables_are_taught_after_words_of_the_prompt():
+    task = two_digit_addition()
+    with pytest.raises(ValueError, match=r"taught must name variables .* got \['sum'\]"):
+        train_small_model(task, steps=1, prompts=100, taught={"sum": 4}, progress=False)
+    with pytest.raises(ValueError, match=r"carry must follow a word from 0 to 5, got 6"):
+        train_small_model(task, steps=1, prompts=100, taught={"carry": 6}, progress=False)
+
+
+def test_a_variable_is_taught_after_its_word():
+    task = two_digit_addition()
+    model = train_small_model(task, steps=60, prompts=2000, taught={"carry": 4}, progress=False)
+    words = [model.tokenizer.convert_tokens_to_ids(f"carry={value}") for value in (False, True)]
+    rng = random.Random(1)
+    drawn = [task.draw(rng) for _ in range(200)]
+    ids = torch.tensor([model.tokenizer(prompt.text)["input_ids"] for prompt in drawn])
+    said = model(ids)[:, 4, words].argmax(-1)
+    carried = torch.tensor([prompt.setting["carry"] for prompt in drawn])
+    assert (said == carried.long()).float().mean() > 0.8

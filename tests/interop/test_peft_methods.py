@@ -1,0 +1,146 @@
+"""peft's methods on a plain copy of the model: the same loss, and the bridge stays what it is."""
+
+import copy
+from dataclasses import replace
+
+import pytest
+import torch
+
+from reft_interp.interop.peft_methods import PEFT, dora, ia3, lora, prefix_tuning, prompt_tuning
+from reft_interp.interop.plain_finetuning import BitFit, PlainFinetuned
+from reft_interp.interventions import DistributedInterchange, LoReFT
+from reft_interp.models.plain import plain_copy
+from reft_interp.runtime import IntervenedModel, Placement
+from reft_interp.runtime.batching import encode
+from reft_interp.sites import Site
+from reft_interp.subspace import Subspace
+from reft_interp.training.finetuning import Schedule
+from reft_interp.training.prompting import Prompted
+from reft_interp.training.reft_method import ReFT
+
+peft = pytest.importorskip("peft")
+
+ROWS = [
+    {"prompt": prompt, "answer": answer}
+    for prompt, answer in [
+        ("The key near the doors", " is"),
+        ("The keys to the old cabinet in the drawer", " are"),
+        ("No", " good"),
+        ("Paris is a city in", " France and Japan"),
+    ]
+]
+GREEDY = {"max_new_tokens": 3, "do_sample": False}
+
+
+@pytest.mark.parametrize("architecture", ["gpt2", "llama", "gpt_neox"])
+def test_adapters_start_at_the_untouched_model(tiny, architecture):
+    model = tiny(architecture)
+    adapted = lora(4).adapt(model)
+    assert adapted.loss(ROWS) == pytest.approx(Prompted(model).loss(ROWS), abs=1e-5)
+    untouched = Prompted(model).generate(ROWS, batch_size=2, **GREEDY)
+    assert adapted.generate(ROWS, batch_size=3, **GREEDY) == untouched
+
+
+@pytest.mark.parametrize(
+    "method",
+    [lora(4), dora(4), ia3(), prompt_tuning(3), prefix_tuning(3), PEFT(peft.LoHaConfig(r=2))],
+    ids=lambda method: method.name,
+)
+def test_training_lowers_the_loss_and_leaves_the_bridge_alone(tiny, tmp_path, method):
+    model = tiny("llama")
+    before = {name: p.clone() for name, p in model.original_model.named_parameters()}
+    started = method.fit(model, ROWS, Schedule(1, learning_rate=1e-12)).finetuned.loss(ROWS)
+    fit = method.fit(
+        model, ROWS, Schedule(15, 4, learning_rate=1e-2), development=ROWS, measured_after=(5, 15)
+    )
+    assert fit.finetuned.loss(ROWS) < started - 0.02
+    assert fit.curve[-1][2] == pytest.approx(fit.finetuned.loss(ROWS), abs=1e-5)
+    assert fit.seconds > 0
+    for name, p in model.original_model.named_parameters():
+        assert torch.equal(p, before[name]), name
+        assert not p.requires_grad
+    fit.finetuned.save(tmp_path)
+    assert list(tmp_path.rglob("*.safetensors")) and not list(tmp_path.rglob("*.bin"))
+
+
+@pytest.mark.parametrize("method", [prompt_tuning(3), prefix_tuning(3)], ids=lambda m: m.name)
+def test_learned_prompts_answer_in_a_batch_as_alone(tiny, method):
+    fit = method.fit(tiny("llama"), ROWS, Schedule(15, 4, learning_rate=3e-2))
+    together = fit.finetuned.generate(ROWS, batch_size=4, **GREEDY)
+    assert together == [fit.finetuned.generate([r], batch_size=1, **GREEDY)[0] for r in ROWS]
+
+
+def test_another_seed_ends_elsewhere_and_the_same_one_does_not(tiny):
+    losses = [
+        lora(2).fit(tiny("llama"), ROWS, Schedule(3, 2, 1e-2, seed=seed)).finetuned.loss(ROWS)
+        for seed in (0, 0, 1)
+    ]
+    assert losses[0] == losses[1] != losses[2]
+
+
+@pytest.mark.parametrize("architecture", ["gpt2", "llama", "gemma2"])
+def test_interventions_beside_adapters_edit_as_in_the_bridge(tiny, architecture):
+    model = tiny(architecture)
+    both = PEFT(peft.LoraConfig(r=2), reft=ReFT(LoReFT(rank=2), (0, 1), "f1+l1"))
+    torch.manual_seed(0)
+    adapted = both.adapt(model)  # adapters begin at nothing
+    assert both.name == "Lora and LoReFT"
+    with torch.no_grad():
+        for parameter in adapted.interventions.parameters():
+            parameter.normal_()
+    intervened = IntervenedModel(model, adapted.placements)
+    batch = encode(model, ROWS, answers=True)
+    assert adapted.loss(ROWS) == pytest.approx(float(intervened(batch)["loss"].detach()), abs=1e-4)
+    assert adapted.generate(ROWS, batch_size=4, **GREEDY) == intervened.generate(ROWS, **GREEDY)
+    assert abs(adapted.loss(ROWS) - Prompted(model).loss(ROWS)) > 0.05
+
+
+def test_both_are_trained_and_saved(tiny, tmp_path):
+    model = tiny("llama")
+    both = replace(lora(2), reft=ReFT(LoReFT(rank=2), (1,), "l1"), name="both")
+    fit = both.fit(model, ROWS, Schedule(10, 4, learning_rate=1e-2))
+    adapters = lora(2).adapt(model).trained_parameters
+    assert fit.finetuned.trained_parameters == adapters + (2 * 32 + 2 * 32 + 2)
+    assert fit.finetuned.loss(ROWS) < Prompted(model).loss(ROWS) - 0.02
+    fit.finetuned.save(tmp_path)
+    loaded = IntervenedModel.load(tmp_path / "reft", model)
+    (placed,) = fit.finetuned.placements
+    assert torch.equal(loaded.placements[0].intervention.rows(), placed.intervention.rows())
+
+
+def test_an_intervention_that_reads_a_source_has_no_place_beside_adapters(tiny):
+    swap = DistributedInterchange(Subspace.random(32, 1, seed=0), trainable=True)
+    with pytest.raises(ValueError, match="must edit resid_post and read no source, got Distrib"):
+        PEFT(peft.LoraConfig(r=2), reft=ReFT(swap, (0,), "l1")).adapt(tiny("llama"))
+    placed = Placement(LoReFT(rank=1), Site("mlp_out", 0), "last")
+    with pytest.raises(ValueError, match="must edit resid_post"):
+        PEFT(
+            peft.LoraConfig(r=2), reft=ReFT(placed.intervention, (0,), "l1", component="mlp_out")
+        ).adapt(tiny("llama"))
+
+
+def test_bitfit_trains_the_biases_alone(tiny):
+    model = copy.deepcopy(tiny("gpt2"))
+    held = plain_copy(model)
+    fit = BitFit().fit(model, ROWS, Schedule(10, 4, learning_rate=1e-2))
+    assert fit.finetuned.loss(ROWS) < Prompted(model).loss(ROWS) - 0.02
+    changed = dict(fit.finetuned.adapted.named_parameters())
+    for name, p in held.named_parameters():
+        assert torch.equal(p, changed[name]) != name.endswith("bias"), name
+    with pytest.raises(ValueError, match="BitFit trains biases, and tiny-llama"):
+        BitFit().fit(tiny("llama"), ROWS, Schedule(1))
+
+
+def test_a_loss_that_is_no_number_ends_the_training(tiny):
+    with pytest.raises(ValueError, match="the loss became no number: try a learning rate below"):
+        lora(2).fit(tiny("llama"), ROWS, Schedule(6, 4, learning_rate=1e30))
+
+
+def test_encoders_are_refused(tiny):
+    with pytest.raises(ValueError, match="LoRA is trained on answers"):
+        lora(2).fit(tiny("bert"), ROWS, Schedule(1))
+
+
+def test_what_makes_a_method_another_one_is_json(tiny):
+    assert lora(2).describe() != lora(4).describe()
+    assert PlainFinetuned(tiny("llama"), plain_copy(tiny("llama"))).trained_parameters == 0

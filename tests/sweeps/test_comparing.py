@@ -1,0 +1,235 @@
+"""Methods on a suite: what is chosen, what is written, and what goes on where it was."""
+
+import json
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+from datasets import Dataset
+
+from reft_interp.interventions import DiReFT, LoReFT
+from reft_interp.runtime import IntervenedModel
+from reft_interp.sweeps import Budget, compare
+from reft_interp.sweeps.comparison import mean_score
+from reft_interp.sweeps.named_methods import NAMES, named_method
+from reft_interp.tasks.suites import Suite, paper_recipe
+from reft_interp.tasks.suites.metrics import exact_match
+from reft_interp.training.finetuning import Finetuned, FinetuningMethod, Fit
+from reft_interp.training.reft_method import ReFT
+
+WORDS = {" key": " is", " keys": " are"}
+
+
+def rows(n: int, *, first: int = 0) -> Dataset:
+    """The last word of the prompt says which answer is right."""
+    said = ["The old", "Near the doors the", "A long", "In Japan the", "Paris, and the", "No"]
+    found = []
+    for i in range(first, first + n):
+        word, answer = list(WORDS.items())[i % 2]
+        prompt = f"{said[i // 2 % 6]}{' big' * (i // 12)}{word}"
+        found.append({"prompt": prompt, "answer": answer, "gold": answer.strip()})
+    return Dataset.from_list(found)
+
+
+def suite(**changes) -> Suite:
+    given = {
+        "name": "keys",
+        "train": rows(24),
+        "development": rows(6, first=24),
+        "tests": {"keys": rows(10, first=30)},
+        "template": "{}",
+        # An edit of the prompt alone does not end the answer of a model of random weights.
+        "extract": lambda said: next((w for w in ("is", "are") if said.startswith(f" {w}")), None),
+        "metric": exact_match(),
+        "max_new_tokens": 3,
+        "recipe": paper_recipe("commonsense"),
+    }
+    return Suite(**(given | changes))
+
+
+@dataclass(frozen=True, eq=False)
+class Planted(FinetuningMethod):
+    """A method whose loss and answers are known, and that counts its trainings."""
+
+    name: str = "planted"
+    candidates: tuple[float, ...] = (1.0, 2.0, 3.0)
+    losses: tuple[float, ...] = (0.5, 0.2, 0.9)
+    right: float = 1.0
+
+    def fit(self, model, rows, schedule, **_):
+        FITTED.append((self.name, schedule.learning_rate, schedule.seed))
+        if schedule.learning_rate == 3.0 and self.name == "breaks":
+            raise ValueError("the loss became nan")
+        loss = self.losses[self.candidates.index(schedule.learning_rate)]
+
+        curve = [(1, 0.5, loss + 1), (2, 1.5, loss)]
+        return Fit(Answering(loss, self.right, schedule.seed), 2.0, 0.0, curve)
+
+
+class Answering(Finetuned):
+    trained_parameters = 7
+
+    def __init__(self, loss, right, seed):
+        self._loss, self.right, self.seed = loss, right, seed
+
+    def loss(self, rows):
+        return self._loss
+
+    def generate(self, rows, *, batch_size, **options):
+        assert options == {"max_new_tokens": 3, "do_sample": False}
+        wrong = round(len(rows) * (1 - self.right))
+        return ["what" if i < wrong else row["answer"] for i, row in enumerate(rows)]
+
+    def save(self, folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "x.safetensors").write_bytes(b"0123456789")
+
+
+FITTED: list[tuple[str, float, int]] = []
+
+
+@pytest.fixture(autouse=True)
+def _count():
+    FITTED.clear()
+
+
+def test_each_method_is_tuned_on_development_and_reported_on_test(tiny, tmp_path):
+    found = compare(
+        tiny("llama"), suite(), [Planted(), Planted("other", losses=(3.0, 4.0, 5.0), right=0.8)],
+        budget=Budget(2, 4, trials=3, seeds=(5, 6)), folder=tmp_path, progress=False,
+    )  # fmt: skip
+    frame = found.frame.set_index("method")
+    assert list(frame.index) == ["untouched", "planted", "other"]
+    assert frame.loc["planted", "chosen"] == 2.0 and frame.loc["other", "chosen"] == 1.0
+    assert frame.loc["planted", "score"] == 1.0 and frame.loc["other", "score"] == 0.8
+    assert frame.loc["untouched", "parameters"] == 0 and math.isnan(
+        frame.loc["untouched", "chosen"]
+    )
+    assert list(frame["seeds"]) == [1, 2, 2] and list(frame["n"]) == [10] * 3
+    assert frame.loc["other", "file_bytes"] == 10 and frame.loc["other", "seconds_per_step"] == 1.0
+    # The lowest loss that all reach is 3.0: the first one was below it at its first look.
+    assert found.target == 3.0
+    assert frame.loc["planted", "seconds_to_target"] == 0.5
+    assert frame.loc["other", "seconds_to_target"] == 1.5
+    # Trials with the first seed; that of the best is reported without another training.
+    assert FITTED == [
+        ("planted", 1.0, 5), ("planted", 2.0, 5), ("planted", 3.0, 5), ("planted", 2.0, 6),
+        ("other", 1.0, 5), ("other", 2.0, 5), ("other", 3.0, 5), ("other", 1.0, 6),
+    ]  # fmt: skip
+
+
+def test_what_is_on_disk_is_not_trained_again(tiny, tmp_path):
+    def go(*methods):
+        budget = Budget(2, 4, trials=2, seeds=(0, 1))
+        return compare(
+            tiny("llama"), suite(), methods, budget=budget, folder=tmp_path, progress=False
+        )
+
+    whole = go(Planted(), Planted("other"))
+    count = len(FITTED)
+    assert str(go(Planted(), Planted("other"))) == str(whole) and len(FITTED) == count
+    # As if it had been killed before the last of them was finished.
+    (tmp_path / "runs" / "02.json").unlink()
+    (tmp_path / "runs" / "02-seed-1.json").unlink()
+    assert str(go(Planted(), Planted("other"))) == str(whole)
+    assert FITTED[count:] == [("other", 2.0, 1)]
+    with pytest.raises(ValueError, match="holds another comparison: methods differ"):
+        go(Planted(), Planted("another"))
+
+
+def test_an_error_ends_its_own_method_only(tiny, tmp_path):
+    found = compare(
+        tiny("llama"), suite(), ["BitFit", Planted("breaks")],
+        budget=Budget(2, 4, seeds=(0,)), folder=tmp_path, progress=False,
+    )  # fmt: skip
+    frame = found.frame.set_index("method")
+    assert "tiny-llama (as any llama) has none" in frame.loc["BitFit", "error"]
+    assert frame.loc["breaks", "score"] == 1.0  # at a rate at which it does not break
+    assert "BitFit: ValueError" in str(found) and "nan" not in str(found)
+    trials = json.loads((tmp_path / "runs" / "02.json").read_text())["trials"]
+    assert trials[2] == {"value": 3.0, "loss": None, "error": "the loss became nan"}
+
+
+def test_methods_learn_what_the_untouched_model_does_not_know(tiny, tmp_path):
+    model = tiny("llama")
+    found = compare(
+        model, suite(),
+        [ReFT(LoReFT(rank=4), (0,), "last", candidates=(3e-2,)),
+         ReFT(DiReFT(rank=4), (0,), "last", candidates=(3e-2,)), "linear head"],
+        budget=Budget(100, 8, trials=1, seeds=(0, 1)), folder=tmp_path, progress=False,
+    )  # fmt: skip
+    scores = found.frame.set_index("method")["score"]
+    assert scores["untouched"] <= 0.1 and scores["LoReFT"] >= 0.9 and scores["DiReFT"] >= 0.9
+    assert scores["linear head"] == 1.0
+    loaded = found.load("LoReFT", model, seed=1)
+    assert isinstance(loaded, IntervenedModel)
+    test = list(suite().tests["keys"])
+    (run,) = [run for run in found.runs[1]["runs"] if run["seed"] == 1]
+    outputs = loaded.generate([row["prompt"] for row in test], max_new_tokens=3)
+    assert outputs == run["outputs"]["keys"]
+    table, picture = found.save()
+    assert table.is_file() and picture.stat().st_size > 1000
+    axes = found.plot("keys")
+    labels = [text.get_text() for text in axes.get_legend().get_texts()]
+    assert labels == ["untouched", "LoReFT", "DiReFT", "linear head"]
+    with pytest.raises(ValueError, match="dataset must be one of keys, got 'locks'"):
+        found.plot("locks")
+    with pytest.raises(ValueError, match="method must be one of untouched, LoReFT"):
+        found.load("LoRA", model)
+
+
+def test_the_interval_covers_rows_and_seeds():
+    test = rows(200)
+    gold = list(test["gold"])
+    right = [f" {answer}" for answer in gold]
+    half = [said if i % 2 else "what" for i, said in enumerate(right)]
+    value, low, high = mean_score(suite(), [half], test)
+    error = math.sqrt(0.25 / 200)
+    assert value == 0.5 and high - value == pytest.approx(1.96 * error, rel=0.15)
+    assert value - low == pytest.approx(high - value)
+    # Two trainings that agree are no more certain about the rows than one.
+    assert mean_score(suite(), [half, half], test) == pytest.approx((value, low, high))
+    apart, lower, higher = mean_score(suite(), [half, right], test)
+    spread = np.std([0.5, 1.0], ddof=1) / math.sqrt(2) * 12.706  # Student's t, one degree
+    assert apart == 0.75 and higher - lower > 2 * spread
+
+
+@pytest.mark.parametrize(
+    ("changes", "methods", "said"),
+    [
+        ({"tests": {}}, [Planted()], "keys has no test rows"),
+        ({"train": None}, [Planted()], "keys has no rows to train planted on"),
+        ({"development": None}, [Planted()], r"no development rows to tune planted on.*trials=1"),
+        ({}, [Planted(), Planted()], "methods must have different names, 'planted' is there twice"),
+        ({}, ["QLoRA"], "methods must be among LoReFT, DiReFT.*got 'QLoRA'"),
+    ],
+)
+def test_what_cannot_be_compared_is_refused_before_anything_runs(tiny, changes, methods, said):
+    with pytest.raises(ValueError, match=said):
+        compare(tiny("llama"), suite(**changes), methods, progress=False)
+    assert FITTED == []
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"steps": 0}, "steps must be at least 1, got 0"),
+        ({"trials": 0}, "trials must be at least 1"),
+        ({"seeds": ()}, "seeds must be one or several different numbers"),
+        ({"seeds": (1, 1)}, "seeds must be one or several different numbers"),
+    ],
+)
+def test_a_budget_that_allows_nothing_is_refused(given, said):
+    with pytest.raises(ValueError, match=said):
+        Budget(**given)
+
+
+def test_names_are_those_of_papers(tiny):
+    model, recipe = tiny("llama"), paper_recipe("instructions")
+    named = [named_method(name, recipe, model) for name in NAMES]
+    assert [method.name for method in named] == list(NAMES)
+    reft = named_method("LoReFT", recipe, model)
+    # The paper's layers 3 to 24 are not those of two; its positions are untied here.
+    assert isinstance(reft, ReFT) and reft.layers == "all" and not reft.tied
+    assert str(reft.on) == "f5+l5" and reft.intervention.arguments()["rank"] == 4

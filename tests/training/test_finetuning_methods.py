@@ -1,0 +1,185 @@
+"""Methods behind one interface: each ends where what it stands for would end."""
+
+import time
+
+import numpy as np
+import pytest
+import torch
+from torch.nn.functional import cross_entropy
+
+from reft_interp.interventions import RED, DiReFT, LoReFT
+from reft_interp.runtime.batching import encode
+from reft_interp.sites import Site
+from reft_interp.training import fit_reft
+from reft_interp.training.finetuning import Schedule
+from reft_interp.training.linear_head import LinearHead, last_states
+from reft_interp.training.loss_curve import LossCurve
+from reft_interp.training.memory import peak_memory
+from reft_interp.training.prompting import FewShot, Prompted, Untouched
+from reft_interp.training.reft_method import ReFT, load_finetuned
+
+ROWS = [
+    {"prompt": prompt, "answer": answer}
+    for prompt, answer in [
+        ("The key near the doors", " is"),
+        ("The keys to the old cabinet", " are"),
+        ("The film was", " good"),
+        ("Paris is a city in", " France and Japan"),
+    ]
+]
+
+
+def loss_by_hand(model, rows) -> float:
+    """Row by row, without padding."""
+    total, count = 0.0, 0
+    for row in rows:
+        prompt = model.tokenizer(row["prompt"])["input_ids"]
+        answer = model.tokenizer(row["answer"], add_special_tokens=False)["input_ids"]
+        with torch.no_grad():
+            logits = model(torch.tensor([prompt + answer]))[0]
+        at = torch.arange(len(prompt) - 1, len(prompt) + len(answer) - 1)
+        total += float(cross_entropy(logits[at], torch.tensor(answer), reduction="sum"))
+        count += len(answer)
+    return total / count
+
+
+def test_a_reft_ends_where_fit_reft_ends(tiny):
+    model = tiny("llama")
+    method = ReFT(LoReFT(rank=2), (0, 1), "f1+l1")
+    found = method.fit(
+        model, ROWS, Schedule(4, batch_size=2, learning_rate=1e-2, seed=3), development=ROWS,
+        measured_after=(2, 4),
+    )  # fmt: skip
+    alone = fit_reft(
+        model, ROWS, LoReFT(rank=2), [Site("resid_post", 0), Site("resid_post", 1)], "f1+l1",
+        epochs=2, batch_size=2, learning_rate=1e-2, seed=3, progress=False,
+    )  # fmt: skip
+    ours = found.finetuned.intervened.state_dict()
+    for name, tensor in alone.intervened.state_dict().items():
+        assert torch.allclose(ours[name], tensor, atol=1e-6), name
+    assert found.finetuned.trained_parameters == alone.intervened.trained_parameters
+    assert [step for step, _, _ in found.curve] == [2, 4]
+    assert found.curve[-1][2] == pytest.approx(found.finetuned.loss(ROWS), abs=1e-6)
+    tokens = [len(encode(model, [row], answers=True).answer_offsets[0]) for row in ROWS]
+    each = [alone.intervened.loss([row]).item() for row in ROWS]
+    assert found.finetuned.loss(ROWS) == pytest.approx(np.average(each, weights=tokens), abs=1e-5)
+
+
+def test_untied_weights_are_one_intervention_for_each_end(tiny):
+    model = tiny("llama")
+    tied = ReFT(LoReFT(rank=2), on="f2+l3").placements(model)
+    untied = ReFT(LoReFT(rank=2), on="f2+l3", tied=False).placements(model)
+    assert [str(one.on) for one in tied] == ["f2+l3"] * 2
+    assert [(one.site.layer, str(one.on)) for one in untied] == [
+        (0, "f2"), (0, "l3"), (1, "f2"), (1, "l3")
+    ]  # fmt: skip
+    with pytest.raises(ValueError, match=r"tied=False needs first and last tokens.*got 'l3'"):
+        ReFT(LoReFT(rank=2), on="l3", tied=False)
+
+
+def test_what_is_saved_answers_the_same(tiny, tmp_path):
+    model = tiny("llama")
+    found = ReFT(DiReFT(rank=2), (1,), "l2").fit(model, ROWS, Schedule(20, batch_size=4))
+    found.finetuned.save(tmp_path)
+    options = {"batch_size": 2, "max_new_tokens": 4, "do_sample": False}
+    texts = found.finetuned.generate(ROWS, **options)
+    assert load_finetuned(tmp_path, model).generate(ROWS, **options) == texts
+    assert texts != Prompted(model).generate(ROWS, **options)
+    assert texts == [found.finetuned.generate([row], **options)[0] for row in ROWS]
+
+
+def test_red_on_every_token_is_trained(tiny):
+    method = ReFT(RED(), on="every", component="mlp_out")
+    found = method.fit(tiny("llama"), ROWS, Schedule(20, batch_size=4, learning_rate=1e-2))
+    assert found.finetuned.loss(ROWS) < Prompted(tiny("llama")).loss(ROWS) - 0.1
+    assert found.finetuned.trained_parameters == 2 * 2 * 32
+
+
+@pytest.mark.parametrize("architecture", ["gpt2", "llama"])
+def test_the_untouched_model_is_the_model(tiny, architecture):
+    model = tiny(architecture)
+    found = Untouched().fit(model, ROWS, Schedule(1)).finetuned
+    assert found.loss(ROWS) == pytest.approx(loss_by_hand(model, ROWS), abs=1e-5)
+    assert found.trained_parameters == 0
+
+
+def test_a_few_examples_stand_before_each_prompt(tiny):
+    model = tiny("llama")
+    rows = [{**row, "answer": row["answer"] + "</s>"} for row in ROWS]
+    found = FewShot(2).fit(model, rows, Schedule(1, seed=1)).finetuned
+    shown = found.before.split("\n\n")
+    assert len(shown) == 3 and shown[-1] == "" and "</s>" not in found.before
+    assert set(shown[:2]) <= {row["prompt"] + row["answer"] for row in ROWS}
+    asked = [{**row, "prompt": found.before + row["prompt"]} for row in ROWS]
+    assert found.loss(ROWS) == pytest.approx(loss_by_hand(model, asked), abs=1e-5)
+    assert FewShot(2).fit(model, rows, Schedule(1, seed=2)).finetuned.before != found.before
+    with pytest.raises(ValueError, match=r"examples must be at most 4 rows, got 5"):
+        FewShot(5).fit(model, rows, Schedule(1))
+
+
+def planted_rows(n: int) -> list[dict]:
+    """The last word of the prompt says which answer is right."""
+    words = [(" key", " is"), (" keys", " are")]
+    said = ["The old", "Near the doors the", "A long", "In Japan the"]
+    return [{"prompt": said[i % 4] + words[i % 2][0], "answer": words[i % 2][1]} for i in range(n)]
+
+
+def test_a_linear_head_reads_what_the_last_state_holds(tiny, tmp_path):
+    model = tiny("llama")
+    rows = planted_rows(24)
+    fit = LinearHead().fit(model, rows, Schedule(1, learning_rate=1.0))
+    answers = fit.finetuned.generate(rows[:6], batch_size=4)
+    assert answers == [row["answer"] for row in rows[:6]]
+    assert fit.finetuned.trained_parameters == 32 + 1
+    fit.finetuned.save(tmp_path)
+    assert (tmp_path / "readout.safetensors").is_file()
+    with pytest.raises(ValueError, match="is not among those trained on"):
+        fit.finetuned.loss([{"prompt": "The key", "answer": " was"}])
+    with pytest.raises(ValueError, match=r"needs a few answers that recur, got 4 different ones"):
+        LinearHead().fit(model, ROWS, Schedule(1))
+
+
+def test_last_states_are_those_at_the_prompts_last_token(tiny):
+    model = tiny("gpt2")
+    held = last_states(model, ROWS, batch_size=2)
+    for row, state in zip(ROWS, held, strict=True):
+        ids = torch.tensor([model.tokenizer(row["prompt"])["input_ids"]])
+        _, cache = model.run_with_cache(ids)
+        assert np.allclose(state, cache["blocks.1.hook_resid_post"][0, -1].numpy(), atol=1e-5)
+
+
+def test_the_clock_stands_while_the_loss_is_measured(tiny):
+    def slow() -> float:
+        time.sleep(0.3)
+        return 1.5
+
+    curve = LossCurve(slow, after=(1,))
+    state, model = type("State", (), {"global_step": 1}), torch.nn.Linear(1, 1).eval()
+    curve.on_train_begin(None, state, None)
+    curve.on_step_end(None, state, None, model=model)
+    curve.on_train_end(None, state, None)
+    assert curve.seconds < 0.2 and model.training
+    assert [(step, loss) for step, _, loss in curve.points] == [(1, 1.5)]
+
+
+def test_memory_at_its_peak_is_what_was_held():
+    with peak_memory(torch.device("cpu")) as peak:
+        held = torch.ones(64, 2**20)  # 256 MiB
+        assert float(held[0, 0]) == 1.0
+        del held
+    if peak.bytes is None:
+        pytest.skip("there is no /proc on this machine")
+    assert 200 * 2**20 < peak.bytes < 400 * 2**20
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"steps": 0}, "steps must be above 0, got 0"),
+        ({"steps": 1, "batch_size": 0}, "batch_size must be above 0"),
+        ({"steps": 1, "warmup_ratio": 1.0}, "warmup_ratio must be at least 0 and below 1"),
+    ],
+)
+def test_a_schedule_that_trains_nothing_is_refused(given, said):
+    with pytest.raises(ValueError, match=said):
+        Schedule(**given)
