@@ -52,9 +52,9 @@ class Size:
 
 
 SIZES = {
-    "SST-2": Size(steps=40, test=200, tokens=60),
-    "BoolQ": Size(steps=40, test=200, tokens=60),
-    "MAWPS": Size(steps=24, test=100, tokens=100),
+    "SST-2": Size(steps=32, test=200, tokens=60),
+    "BoolQ": Size(steps=32, test=200, tokens=60),
+    "MAWPS": Size(steps=20, test=80, tokens=100),
     "RTE": Size(steps=24, test=120, tokens=80),
     "ARC-Easy": Size(steps=24, test=120, tokens=100),
     "OBQA": Size(steps=24, test=120, tokens=100),

@@ -90,8 +90,10 @@ from .sites import Site as Site
 from .subspace import Subspace as Subspace
 from .sweeps import Budget as Budget
 from .sweeps import MethodComparison as MethodComparison
+from .sweeps import SubspaceComparison as SubspaceComparison
 from .sweeps import Sweep as Sweep
 from .sweeps import compare as compare
+from .sweeps import compare_subspaces as compare_subspaces
 from .sweeps import grid as grid
 from .sweeps import sweep as sweep
 from .training import Cell as Cell

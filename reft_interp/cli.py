@@ -1,4 +1,4 @@
-"""The command line: `reft-interp demo`, `das`, `sweep`, `doctor`.
+"""The command line: `reft-interp demo`, `das`, `sweep`, `train`, `compare`, `generate`, `doctor`.
 
 Imports are inside the commands, so that `--help` answers at once.
 """
@@ -122,6 +122,108 @@ def sweep(
         typer.echo(f"The table is in {table}, a heat map in {picture}")
 
     _or_exit(job)
+
+
+_MODEL = typer.Option(help="A hub name, a folder, a GGUF file, or smollm2.")
+
+
+@app.command()
+def train(
+    data: Annotated[Path, typer.Argument(help="JSON, JSON lines, CSV or parquet: prompt, answer.")],
+    out: Annotated[Path, typer.Option(help="Folder for what is trained.")] = Path("reft"),
+    method: Annotated[
+        str, typer.Option(help="LoReFT, DiReFT, NoReFT, ConsReFT or LobiReFT.")
+    ] = "LoReFT",
+    rank: Annotated[int, typer.Option(help="How many directions at each layer.")] = 4,
+    layers: Annotated[str, typer.Option(help='"all", or numbers from 0, as 8,16,24.')] = "all",
+    on: Annotated[str, typer.Option(help="Which tokens of the prompt.")] = "f3+l3",
+    epochs: Annotated[float, typer.Option(help="Passes over the rows.")] = 3,
+    learning_rate: Annotated[float, typer.Option(help="Of AdamW.")] = 4e-3,
+    batch_size: Annotated[int, typer.Option(help="Rows a step.")] = 16,
+    held_out: Annotated[float, typer.Option(help="Share of the rows to score on.")] = 0.1,
+    model: Annotated[str, _MODEL] = "smollm2",
+    seed: Annotated[int, typer.Option(help="Of starts, order and what is held out.")] = 0,
+) -> None:
+    """Train a ReFT on your own rows, and score it on some that are held out.
+
+    The model's end-of-text token is put after each answer, so that continuations end.
+
+    For example: reft-interp train rows.jsonl --out my_reft --layers 8,16,24 --on l3
+    """
+    from reft_interp.finetuning_jobs import run_train
+
+    _or_exit(
+        lambda: run_train(
+            data, out, method=method, rank=rank, layers=layers, on=on, epochs=epochs,
+            learning_rate=learning_rate, batch_size=batch_size, held_out=held_out, model=model,
+            seed=seed, say=typer.echo,
+        )
+    )  # fmt: skip
+
+
+@app.command()
+def generate(
+    folder: Annotated[Path, typer.Argument(help="What `train` wrote.")],
+    prompts: Annotated[list[str], typer.Argument(help="One or several texts.")],
+    model: Annotated[
+        str | None, typer.Option(help="By default the one that it was trained on.")
+    ] = None,
+    tokens: Annotated[int, typer.Option(help="New tokens at most.")] = 40,
+    every_token: Annotated[
+        bool, typer.Option(help="Edit each new token too, not the prompt alone.")
+    ] = False,
+) -> None:
+    """Continue prompts with a trained intervention in place.
+
+    For example: reft-interp generate my_reft "The capital of France is"
+    """
+    from reft_interp.finetuning_jobs import run_generate
+
+    _or_exit(
+        lambda: run_generate(
+            folder, prompts, model=model, tokens=tokens, every=every_token, say=typer.echo
+        )
+    )
+
+
+@app.command()
+def compare(
+    suite: Annotated[
+        str, typer.Argument(help="commonsense, arithmetic, mawps, or glue/sst2 and its like.")
+    ],
+    data: Annotated[str, typer.Option(help="Its folder, or a dataset of the hub.")],
+    out: Annotated[
+        Path, typer.Option(help="Folder; a comparison that was killed goes on there.")
+    ] = Path("comparison"),
+    methods: Annotated[
+        str, typer.Option(help="Names with commas between.")
+    ] = "LoReFT,DiReFT,LoRA,prompt tuning",
+    steps: Annotated[int, typer.Option(help="Of each training.")] = 100,
+    batch_size: Annotated[int, typer.Option(help="Rows a step.")] = 16,
+    trials: Annotated[int, typer.Option(help="Learning rates that each method tries.")] = 3,
+    seeds: Annotated[int, typer.Option(help="Trainings of each method.")] = 3,
+    rows: Annotated[int | None, typer.Option(help="Training rows at most.")] = None,
+    test: Annotated[int | None, typer.Option(help="Rows of each test set at most.")] = None,
+    development: Annotated[int, typer.Option(help="Rows to tune on.")] = 200,
+    model: Annotated[str, _MODEL] = "smollm2",
+) -> None:
+    """Compare ReFTs with other ways to finetune, each with the same steps, trials and seeds.
+
+    Names: LoReFT, DiReFT, NoReFT, ConsReFT, LobiReFT, RED, LoRA, DoRA, "LoRA and LoReFT", prefix
+    tuning, prompt tuning, (IA)³, BitFit, linear head, few-shot prompt. The untouched model is
+    always there.
+
+    For example: reft-interp compare glue/sst2 --data glue --rows 1000 --test 300
+    """
+    from reft_interp.finetuning_jobs import run_compare
+
+    _or_exit(
+        lambda: run_compare(
+            suite, data, out, methods=[name.strip() for name in methods.split(",")], steps=steps,
+            batch_size=batch_size, trials=trials, seeds=seeds, train=rows, test=test,
+            development=development, model=model, say=typer.echo,
+        )
+    )  # fmt: skip
 
 
 @app.command()

@@ -16,6 +16,12 @@ from reft_interp.runtime.generation import EditWhileGenerating
 from reft_interp.runtime.placement import Edit, Placement
 
 
+def blocks_of(plain: nn.Module, bridge: TransformerBridge) -> nn.Module:
+    """The blocks of a plain copy of the bridge's model, each a submodule by its number."""
+    mapping = bridge.adapter.component_mapping or {}
+    return plain.get_submodule(str(mapping["blocks"].name))
+
+
 def check_plain_placements(placements: Sequence[Placement]) -> None:
     """Raise unless all can be placed in a plain model.
 
@@ -42,8 +48,7 @@ def edited(
         batch: what is run.
         placed: interventions as wide as the model.
     """
-    mapping = bridge.adapter.component_mapping or {}
-    blocks = plain.get_submodule(str(mapping["blocks"].name))
+    blocks = blocks_of(plain, bridge)
     prompts, width = batch.input_ids.shape
     with ExitStack() as stack:
         for placement in placed:

@@ -3,9 +3,19 @@
 `sweep` is DAS over layers, tokens, ranks and seeds; `compare` is methods of finetuning on a suite.
 """
 
+from reft_interp.sweeps.compared_subspaces import SubspaceComparison, compare_subspaces
 from reft_interp.sweeps.comparing import compare
 from reft_interp.sweeps.comparison import MethodComparison
 from reft_interp.sweeps.comparison_run import Budget
 from reft_interp.sweeps.das_sweep import Sweep, grid, sweep
 
-__all__ = ["Budget", "MethodComparison", "Sweep", "compare", "grid", "sweep"]
+__all__ = [
+    "Budget",
+    "MethodComparison",
+    "SubspaceComparison",
+    "Sweep",
+    "compare",
+    "compare_subspaces",
+    "grid",
+    "sweep",
+]

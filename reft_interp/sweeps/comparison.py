@@ -3,6 +3,7 @@
 Next door: `comparing` runs one; `subspaces` asks what its ReFTs encode.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +15,7 @@ from scipy.stats import bootstrap
 from scipy.stats import t as student
 from transformer_lens.model_bridge import TransformerBridge
 
+from reft_interp.evaluation import Accuracy
 from reft_interp.runtime import IntervenedModel
 from reft_interp.tasks.suites import Suite
 
@@ -178,8 +180,9 @@ def mean_score(
 ) -> tuple[float, float, float]:
     """The mean score over trainings, and the ends of its 95 % interval.
 
-    Two sources of chance are added up: which rows were tested (bootstrap over rows, the same ones
-    for all trainings) and which trainings they were (Student's t over seeds).
+    Two sources of chance are added up: which rows were tested (Wilson's interval for a share of
+    rows, bootstrap for other metrics; the same rows for all trainings) and which trainings they
+    were (Student's t over seeds).
 
     Args:
         suite: whose metric it is.
@@ -195,19 +198,22 @@ def mean_score(
         of_rows = [gold[i] for i in chosen]
         return float(np.mean([suite.metric([of[i] for i in chosen], of_rows) for of in predicted]))
 
-    variance = 0.0
-    if len(gold) > 1:
+    value = float(scores.mean())
+    below = above = 0.0
+    if suite.metric.is_correct is not None:
+        low, high = Accuracy(round(value * len(gold)), len(gold)).interval
+        below, above = value - low, high - value
+    elif len(gold) > 1:
         resampled = bootstrap(
             (np.arange(len(gold)),), mean, n_resamples=_RESAMPLES, vectorized=False,
             method="percentile", rng=np.random.default_rng(seed),
         )  # fmt: skip
-        variance = (1.96 * float(resampled.standard_error)) ** 2
+        below = above = 1.96 * float(resampled.standard_error)
+    of_seeds = 0.0
     if len(scores) > 1:
         spread = scores.var(ddof=1) / len(scores)
-        variance += spread * float(student.ppf(0.975, len(scores) - 1)) ** 2
-    half = float(np.sqrt(variance))
-    value = float(scores.mean())
-    return value, value - half, value + half
+        of_seeds = spread * float(student.ppf(0.975, len(scores) - 1)) ** 2
+    return value, value - math.hypot(below, of_seeds**0.5), value + math.hypot(above, of_seeds**0.5)
 
 
 def _seconds_to(target: float, runs: Sequence[Mapping[str, Any]]) -> float:

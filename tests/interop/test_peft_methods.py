@@ -2,6 +2,7 @@
 
 import copy
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -50,7 +51,7 @@ def test_training_lowers_the_loss_and_leaves_the_bridge_alone(tiny, tmp_path, me
     model = tiny("llama")
     before = {name: p.clone() for name, p in model.original_model.named_parameters()}
     started = method.fit(model, ROWS, Schedule(1, learning_rate=1e-12)).finetuned.loss(ROWS)
-    fit = method.fit(
+    fit: Any = method.fit(
         model, ROWS, Schedule(15, 4, learning_rate=1e-2), development=ROWS, measured_after=(5, 15)
     )
     assert fit.finetuned.loss(ROWS) < started - 0.02
@@ -65,7 +66,7 @@ def test_training_lowers_the_loss_and_leaves_the_bridge_alone(tiny, tmp_path, me
 
 @pytest.mark.parametrize("method", [prompt_tuning(3), prefix_tuning(3)], ids=lambda m: m.name)
 def test_learned_prompts_answer_in_a_batch_as_alone(tiny, method):
-    fit = method.fit(tiny("llama"), ROWS, Schedule(15, 4, learning_rate=3e-2))
+    fit: Any = method.fit(tiny("llama"), ROWS, Schedule(15, 4, learning_rate=3e-2))
     together = fit.finetuned.generate(ROWS, batch_size=4, **GREEDY)
     assert together == [fit.finetuned.generate([r], batch_size=1, **GREEDY)[0] for r in ROWS]
 
@@ -98,14 +99,14 @@ def test_interventions_beside_adapters_edit_as_in_the_bridge(tiny, architecture)
 def test_both_are_trained_and_saved(tiny, tmp_path):
     model = tiny("llama")
     both = replace(lora(2), reft=ReFT(LoReFT(rank=2), (1,), "l1"), name="both")
-    fit = both.fit(model, ROWS, Schedule(10, 4, learning_rate=1e-2))
+    fit: Any = both.fit(model, ROWS, Schedule(10, 4, learning_rate=1e-2))
     adapters = lora(2).adapt(model).trained_parameters
     assert fit.finetuned.trained_parameters == adapters + (2 * 32 + 2 * 32 + 2)
     assert fit.finetuned.loss(ROWS) < Prompted(model).loss(ROWS) - 0.02
     fit.finetuned.save(tmp_path)
-    loaded = IntervenedModel.load(tmp_path / "reft", model)
+    loaded: Any = IntervenedModel.load(tmp_path / "reft", model).placements[0].intervention
     (placed,) = fit.finetuned.placements
-    assert torch.equal(loaded.placements[0].intervention.rows(), placed.intervention.rows())
+    assert torch.equal(loaded.rows(), placed.intervention.rows())
 
 
 def test_an_intervention_that_reads_a_source_has_no_place_beside_adapters(tiny):
@@ -122,7 +123,7 @@ def test_an_intervention_that_reads_a_source_has_no_place_beside_adapters(tiny):
 def test_bitfit_trains_the_biases_alone(tiny):
     model = copy.deepcopy(tiny("gpt2"))
     held = plain_copy(model)
-    fit = BitFit().fit(model, ROWS, Schedule(10, 4, learning_rate=1e-2))
+    fit: Any = BitFit().fit(model, ROWS, Schedule(10, 4, learning_rate=1e-2))
     assert fit.finetuned.loss(ROWS) < Prompted(model).loss(ROWS) - 0.02
     changed = dict(fit.finetuned.adapted.named_parameters())
     for name, p in held.named_parameters():

@@ -3,10 +3,13 @@
 import json
 import math
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from datasets import Dataset
+from scipy.stats import binomtest
 
 from reft_interp.interventions import DiReFT, LoReFT
 from reft_interp.runtime import IntervenedModel
@@ -14,7 +17,7 @@ from reft_interp.sweeps import Budget, compare
 from reft_interp.sweeps.comparison import mean_score
 from reft_interp.sweeps.named_methods import NAMES, named_method
 from reft_interp.tasks.suites import Suite, paper_recipe
-from reft_interp.tasks.suites.metrics import exact_match
+from reft_interp.tasks.suites.metrics import exact_match, matthews
 from reft_interp.training.finetuning import Finetuned, FinetuningMethod, Fit
 from reft_interp.training.reft_method import ReFT
 
@@ -82,8 +85,8 @@ class Answering(Finetuned):
         return ["what" if i < wrong else row["answer"] for i, row in enumerate(rows)]
 
     def save(self, folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "x.safetensors").write_bytes(b"0123456789")
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        (Path(folder) / "x.safetensors").write_bytes(b"0123456789")
 
 
 FITTED: list[tuple[str, float, int]] = []
@@ -95,7 +98,7 @@ def _count():
 
 
 def test_each_method_is_tuned_on_development_and_reported_on_test(tiny, tmp_path):
-    found = compare(
+    found: Any = compare(
         tiny("llama"), suite(), [Planted(), Planted("other", losses=(3.0, 4.0, 5.0), right=0.8)],
         budget=Budget(2, 4, trials=3, seeds=(5, 6)), folder=tmp_path, progress=False,
     )  # fmt: skip
@@ -139,7 +142,7 @@ def test_what_is_on_disk_is_not_trained_again(tiny, tmp_path):
 
 
 def test_an_error_ends_its_own_method_only(tiny, tmp_path):
-    found = compare(
+    found: Any = compare(
         tiny("llama"), suite(), ["BitFit", Planted("breaks")],
         budget=Budget(2, 4, seeds=(0,)), folder=tmp_path, progress=False,
     )  # fmt: skip
@@ -153,7 +156,7 @@ def test_an_error_ends_its_own_method_only(tiny, tmp_path):
 
 def test_methods_learn_what_the_untouched_model_does_not_know(tiny, tmp_path):
     model = tiny("llama")
-    found = compare(
+    found: Any = compare(
         model, suite(),
         [ReFT(LoReFT(rank=4), (0,), "last", candidates=(3e-2,)),
          ReFT(DiReFT(rank=4), (0,), "last", candidates=(3e-2,)), "linear head"],
@@ -164,7 +167,7 @@ def test_methods_learn_what_the_untouched_model_does_not_know(tiny, tmp_path):
     assert scores["linear head"] == 1.0
     loaded = found.load("LoReFT", model, seed=1)
     assert isinstance(loaded, IntervenedModel)
-    test = list(suite().tests["keys"])
+    test: Any = list(suite().tests["keys"])
     (run,) = [run for run in found.runs[1]["runs"] if run["seed"] == 1]
     outputs = loaded.generate([row["prompt"] for row in test], max_new_tokens=3)
     assert outputs == run["outputs"]["keys"]
@@ -185,14 +188,32 @@ def test_the_interval_covers_rows_and_seeds():
     right = [f" {answer}" for answer in gold]
     half = [said if i % 2 else "what" for i, said in enumerate(right)]
     value, low, high = mean_score(suite(), [half], test)
-    error = math.sqrt(0.25 / 200)
-    assert value == 0.5 and high - value == pytest.approx(1.96 * error, rel=0.15)
-    assert value - low == pytest.approx(high - value)
+    wilson = binomtest(100, 200).proportion_ci(method="wilson")
+    assert value == 0.5 and (low, high) == pytest.approx((wilson.low, wilson.high))
     # Two trainings that agree are no more certain about the rows than one.
     assert mean_score(suite(), [half, half], test) == pytest.approx((value, low, high))
+    assert mean_score(suite(), [right], test)[1:] == pytest.approx(
+        (binomtest(200, 200).proportion_ci(method="wilson").low, 1.0)
+    )
     apart, lower, higher = mean_score(suite(), [half, right], test)
     spread = np.std([0.5, 1.0], ddof=1) / math.sqrt(2) * 12.706  # Student's t, one degree
     assert apart == 0.75 and higher - lower > 2 * spread
+
+
+def test_a_metric_without_right_rows_has_an_interval_over_resampled_rows():
+    labels = ("is", "are")
+    test = rows(200)
+    rng = np.random.default_rng(0)
+    said = [
+        f" {answer}" if keep else f" {labels[answer == 'is']}"
+        for answer, keep in zip(test["gold"], rng.random(200) < 0.8, strict=True)
+    ]
+    by_matthews = suite(metric=matthews(labels))
+    value, low, high = mean_score(by_matthews, [said], test)
+    # For balanced labels it is 2p - 1 of an accuracy p.
+    p = suite().score(said, test)
+    assert value == pytest.approx(2 * p - 1, abs=0.02)
+    assert high - low == pytest.approx(2 * 2 * 1.96 * math.sqrt(p * (1 - p) / 200), rel=0.15)
 
 
 @pytest.mark.parametrize(

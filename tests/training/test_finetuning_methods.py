@@ -1,6 +1,7 @@
 """Methods behind one interface: each ends where what it stands for would end."""
 
 import time
+from typing import Any
 
 import numpy as np
 import pytest
@@ -46,7 +47,7 @@ def loss_by_hand(model, rows) -> float:
 def test_a_reft_ends_where_fit_reft_ends(tiny):
     model = tiny("llama")
     method = ReFT(LoReFT(rank=2), (0, 1), "f1+l1")
-    found = method.fit(
+    found: Any = method.fit(
         model, ROWS, Schedule(4, batch_size=2, learning_rate=1e-2, seed=3), development=ROWS,
         measured_after=(2, 4),
     )  # fmt: skip
@@ -79,7 +80,7 @@ def test_untied_weights_are_one_intervention_for_each_end(tiny):
 
 def test_what_is_saved_answers_the_same(tiny, tmp_path):
     model = tiny("llama")
-    found = ReFT(DiReFT(rank=2), (1,), "l2").fit(model, ROWS, Schedule(20, batch_size=4))
+    found: Any = ReFT(DiReFT(rank=2), (1,), "l2").fit(model, ROWS, Schedule(20, batch_size=4))
     found.finetuned.save(tmp_path)
     options = {"batch_size": 2, "max_new_tokens": 4, "do_sample": False}
     texts = found.finetuned.generate(ROWS, **options)
@@ -90,7 +91,7 @@ def test_what_is_saved_answers_the_same(tiny, tmp_path):
 
 def test_red_on_every_token_is_trained(tiny):
     method = ReFT(RED(), on="every", component="mlp_out")
-    found = method.fit(tiny("llama"), ROWS, Schedule(20, batch_size=4, learning_rate=1e-2))
+    found: Any = method.fit(tiny("llama"), ROWS, Schedule(20, batch_size=4, learning_rate=1e-2))
     assert found.finetuned.loss(ROWS) < Prompted(tiny("llama")).loss(ROWS) - 0.1
     assert found.finetuned.trained_parameters == 2 * 2 * 32
 
@@ -98,7 +99,7 @@ def test_red_on_every_token_is_trained(tiny):
 @pytest.mark.parametrize("architecture", ["gpt2", "llama"])
 def test_the_untouched_model_is_the_model(tiny, architecture):
     model = tiny(architecture)
-    found = Untouched().fit(model, ROWS, Schedule(1)).finetuned
+    found: Any = Untouched().fit(model, ROWS, Schedule(1)).finetuned
     assert found.loss(ROWS) == pytest.approx(loss_by_hand(model, ROWS), abs=1e-5)
     assert found.trained_parameters == 0
 
@@ -106,13 +107,14 @@ def test_the_untouched_model_is_the_model(tiny, architecture):
 def test_a_few_examples_stand_before_each_prompt(tiny):
     model = tiny("llama")
     rows = [{**row, "answer": row["answer"] + "</s>"} for row in ROWS]
-    found = FewShot(2).fit(model, rows, Schedule(1, seed=1)).finetuned
+    found: Any = FewShot(2).fit(model, rows, Schedule(1, seed=1)).finetuned
     shown = found.before.split("\n\n")
     assert len(shown) == 3 and shown[-1] == "" and "</s>" not in found.before
     assert set(shown[:2]) <= {row["prompt"] + row["answer"] for row in ROWS}
     asked = [{**row, "prompt": found.before + row["prompt"]} for row in ROWS]
     assert found.loss(ROWS) == pytest.approx(loss_by_hand(model, asked), abs=1e-5)
-    assert FewShot(2).fit(model, rows, Schedule(1, seed=2)).finetuned.before != found.before
+    other: Any = FewShot(2).fit(model, rows, Schedule(1, seed=2)).finetuned
+    assert other.before != found.before
     with pytest.raises(ValueError, match=r"examples must be at most 4 rows, got 5"):
         FewShot(5).fit(model, rows, Schedule(1))
 
@@ -127,7 +129,7 @@ def planted_rows(n: int) -> list[dict]:
 def test_a_linear_head_reads_what_the_last_state_holds(tiny, tmp_path):
     model = tiny("llama")
     rows = planted_rows(24)
-    fit = LinearHead().fit(model, rows, Schedule(1, learning_rate=1.0))
+    fit: Any = LinearHead().fit(model, rows, Schedule(1, learning_rate=1.0))
     answers = fit.finetuned.generate(rows[:6], batch_size=4)
     assert answers == [row["answer"] for row in rows[:6]]
     assert fit.finetuned.trained_parameters == 32 + 1
@@ -153,7 +155,7 @@ def test_the_clock_stands_while_the_loss_is_measured(tiny):
         time.sleep(0.3)
         return 1.5
 
-    curve = LossCurve(slow, after=(1,))
+    curve: Any = LossCurve(slow, after=(1,))
     state, model = type("State", (), {"global_step": 1}), torch.nn.Linear(1, 1).eval()
     curve.on_train_begin(None, state, None)
     curve.on_step_end(None, state, None, model=model)

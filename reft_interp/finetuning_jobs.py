@@ -1,0 +1,141 @@
+"""What the commands `train`, `compare` and `generate` do."""
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from reft_interp.interventions import INTERVENTIONS, Intervention
+from reft_interp.models import identify, load_model
+from reft_interp.runtime import IntervenedModel
+from reft_interp.runtime.saving import read_notes
+from reft_interp.sites import Site
+from reft_interp.sweeps import Budget, compare
+from reft_interp.tasks.own_rows import read_rows
+from reft_interp.tasks.suites.named import named_suite
+from reft_interp.training import fit_reft
+
+TRAINABLE = ("LoReFT", "DiReFT", "NoReFT", "ConsReFT", "LobiReFT")
+Say = Callable[[str], None]
+
+
+def run_train(
+    data: Path,
+    out: Path,
+    *,
+    method: str,
+    rank: int,
+    layers: str,
+    on: str,
+    epochs: int | float,
+    learning_rate: float,
+    batch_size: int,
+    held_out: float,
+    model: str,
+    seed: int,
+    say: Say,
+) -> None:
+    """Train a ReFT on rows of a file, save it, and say what it does to held-out rows.
+
+    Raises:
+        ValueError: a bad file or argument (it is named), before a model is loaded where it can be
+            known.
+    """
+    if method not in TRAINABLE:
+        raise ValueError(f"method must be one of {', '.join(TRAINABLE)}, got {method!r}")
+    if not 0 <= held_out < 1:
+        raise ValueError(f"held_out must be at least 0 and below 1, got {held_out}")
+    rows = read_rows(data)
+    kept = round(held_out * len(rows))
+    if held_out and not 1 <= kept < len(rows):
+        raise ValueError(f"held_out: {held_out:g} of {len(rows)} rows leaves none on one side")
+    wanted = _numbers(layers)
+    mixed = rows.shuffle(seed=seed)
+    bridge = load_model(model)
+    depth = int(bridge.cfg.n_layers)
+    template: Intervention = INTERVENTIONS[method](rank=rank)  # pyright: ignore[reportCallIssue]
+    end = bridge.tokenizer.eos_token or ""
+    # With its end, so that a continuation ends by itself.
+    train = mixed.select(range(kept, len(rows)))
+    train = train.map(lambda row: {"answer": row["answer"] + end})
+    found = fit_reft(
+        bridge, train, template, [Site("resid_post", i) for i in wanted or range(depth)], on,
+        epochs=epochs, learning_rate=learning_rate, batch_size=batch_size, seed=seed,
+    )  # fmt: skip
+    found.save(out)
+    say(found.intervened.explain().splitlines()[0])
+    say(f"{found.intervened.trained_parameters:,} numbers were trained; they are in {out}")
+    if kept:
+        test = mixed.select(range(kept))
+        say(str(found.evaluate(test)))
+
+
+def run_compare(
+    suite: str,
+    data: str,
+    out: Path,
+    *,
+    methods: Sequence[str],
+    steps: int,
+    batch_size: int,
+    trials: int,
+    seeds: int,
+    train: int | None,
+    test: int | None,
+    development: int,
+    model: str,
+    say: Say,
+) -> None:
+    """Compare methods on a suite, and write its table and figure."""
+    budget = Budget(steps, batch_size, trials, tuple(range(seeds)))
+    chosen = named_suite(suite, data)
+    rows = len(chosen.train) if chosen.train is not None else None
+    held = len(chosen.development) if chosen.development is not None else None
+    chosen = chosen.select(
+        min(train, rows) if train and rows else None,
+        test,
+        n_development=min(development, held) if held else None,
+    )
+    say(str(chosen))
+    found = compare(load_model(model), chosen, methods, budget=budget, folder=out)
+    say(str(found))
+    table, picture = found.save()
+    say(f"The table is in {table}, a figure in {picture}")
+
+
+def run_generate(
+    folder: Path, prompts: Sequence[str], *, model: str | None, tokens: int, every: bool, say: Say
+) -> None:
+    """Continue prompts with a saved intervention.
+
+    Raises:
+        FileNotFoundError: the folder holds no saved intervention.
+        ValueError: the model is not given and not known, or does not fit.
+    """
+    read_notes(folder)  # a wrong folder is said before a model is loaded
+    name = model or _trained_on(folder)
+    bridge = load_model(name)
+    intervened = IntervenedModel.load(folder, bridge)
+    asked = list(prompts)
+    edited = intervened.generate(
+        asked, when="every token" if every else "prompt", max_new_tokens=tokens
+    )
+    for prompt, text in zip(asked, edited, strict=True):
+        say(f"{prompt} → {text}")
+    say(f"({identify(bridge)})")
+
+
+def _trained_on(folder: Path) -> str:
+    held = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    return str(held["model"]["name"])
+
+
+def _numbers(layers: str) -> list[int]:
+    """ "all" as no numbers, else numbers with commas between."""
+    if layers == "all":
+        return []
+    try:
+        return [int(layer) for layer in layers.split(",")]
+    except ValueError as error:
+        raise ValueError(
+            f'layers must be "all" or numbers with commas between, as 8,12,16; got {layers!r}'
+        ) from error

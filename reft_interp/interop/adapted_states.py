@@ -1,0 +1,64 @@
+"""What a plain model holds at the outputs of its blocks, with or without peft's adapters."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from transformer_lens.model_bridge import TransformerBridge
+
+from reft_interp.interop.plain_edits import blocks_of
+from reft_interp.models.plain import plain_copy
+from reft_interp.runtime.batching import by_length, encode
+
+
+@torch.no_grad()
+def adapted_states(
+    model: TransformerBridge,
+    adapter: str | Path | None,
+    rows: Sequence[Mapping[str, Any]],
+    layers: Sequence[int],
+    *,
+    batch_size: int = 32,
+) -> dict[int, Float[Tensor, "rows d"]]:
+    """The residual stream after each of some blocks, at each prompt's last token.
+
+    Args:
+        model: the bridge, without adapters.
+        adapter: a folder of peft's; None for the model as it is.
+        rows: with `prompt`.
+        layers: which blocks.
+        batch_size: prompts run at once.
+    """
+    plain: nn.Module = plain_copy(model)
+    blocks = blocks_of(plain, model)
+    if adapter is not None:
+        from peft import PeftModel
+
+        plain = PeftModel.from_pretrained(plain, str(adapter)).eval()  # pyright: ignore[reportArgumentType]
+    held: dict[int, Tensor] = {}
+
+    def keep(layer: int) -> Any:
+        def hook(module: nn.Module, given: Any, output: Any) -> None:
+            held[layer] = output[0] if isinstance(output, tuple) else output
+
+        return hook
+
+    found: dict[int, Tensor] = {}
+    hooks = [blocks.get_submodule(str(i)).register_forward_hook(keep(i)) for i in layers]
+    try:
+        for group in by_length(rows, batch_size):
+            batch = encode(model, [rows[i] for i in group])
+            plain(input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False)
+            every = torch.arange(len(group), device=batch.input_ids.device)
+            for layer in layers:
+                # Prompts that peft learns stand before the tokens.
+                before = held[layer].shape[1] - batch.input_ids.shape[1]
+                last = held[layer][every, before + batch.prompt_end - 1].float().cpu()
+                found.setdefault(layer, torch.empty(len(rows), last.shape[-1]))[group] = last
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return found

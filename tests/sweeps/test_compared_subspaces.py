@@ -1,0 +1,173 @@
+"""What the ReFTs of a comparison write, where it is known."""
+
+from dataclasses import replace
+from typing import Any
+
+import pandas as pd
+import pytest
+import torch
+from datasets import Dataset
+
+from reft_interp.evaluation import predict_choices
+from reft_interp.interop.adapted_states import adapted_states
+from reft_interp.interop.peft_methods import lora, prompt_tuning
+from reft_interp.interventions import DiReFT, LoReFT
+from reft_interp.runtime import IntervenedModel, Placement
+from reft_interp.sites import Site
+from reft_interp.subspace import Subspace
+from reft_interp.sweeps import MethodComparison, compare_subspaces
+from reft_interp.sweeps.label_subspaces import label_pairs
+from reft_interp.tasks.suites import Suite, paper_recipe
+from reft_interp.tasks.suites.metrics import exact_match
+from reft_interp.training.finetuning import Schedule
+
+CHOICES = [" is", " was"]
+NOUNS = ["key", "keys", "author", "cars", "door", "table", "film", "books", "city", "store"]
+PLACES = [(Site("resid_post", 0), "last"), (Site("resid_post", 1), "last")]
+
+
+def suite(model) -> Suite:
+    """Every answer is the one that the model gives, so that it knows its task."""
+    prompts = [f"The {a} near the {b}" for a in NOUNS for b in NOUNS]
+    rows = [{"prompt": prompt, "choices": CHOICES, "gold": "x"} for prompt in prompts]
+    said = predict_choices(model, rows)
+    rows = [{**row, "answer": CHOICES[i]} for row, i in zip(rows, said, strict=True)]
+    assert 0.3 < said.mean() < 0.7
+    return Suite(
+        name="own answers", train=Dataset.from_list(rows[::2]), development=None,
+        tests={"own": Dataset.from_list(rows[1::2])}, template="{}", extract=str.strip,
+        metric=exact_match(), max_new_tokens=1, recipe=paper_recipe("commonsense"),
+    )  # fmt: skip
+
+
+def placed(model, kind, subspaces) -> IntervenedModel:
+    return IntervenedModel(
+        model,
+        [
+            Placement(kind(start=subspace), site, on)
+            for subspace, (site, on) in zip(subspaces, PLACES, strict=True)
+        ],
+    )
+
+
+def comparison(model, folder, refts, adapters=()) -> MethodComparison:
+    """As `compare` leaves it."""
+    runs = []
+    for i, (name, by_seed) in enumerate(refts.items()):
+        for seed, intervened in by_seed.items():
+            intervened.save(folder / "trained" / f"{i:02}-seed-{seed}")
+        runs.append({"method": name, "runs": [{"seed": seed} for seed in by_seed]})
+    for name, finetuned in adapters:
+        finetuned.save(folder / "trained" / f"{len(runs):02}-seed-0")
+        runs.append({"method": name, "runs": [{"seed": 0}]})
+    return MethodComparison(folder, "own answers", "accuracy", pd.DataFrame(), 0.0, runs)
+
+
+def test_overlaps_are_those_of_the_subspaces(tiny, tmp_path):
+    model = tiny("llama")
+    a, b = Subspace.random(32, 2, seed=0), Subspace.random(32, 2, seed=1)
+    refts = {
+        "LoReFT": {0: placed(model, LoReFT, (a, a)), 1: placed(model, LoReFT, (a, b))},
+        "DiReFT": {0: placed(model, DiReFT, (b, b))},
+    }
+    found: Any = compare_subspaces(comparison(model, tmp_path, refts), model, suite(model))
+    seeds = found.overlaps[found.overlaps["question"] == "LoReFT: two seeds"]
+    assert list(seeds["overlap"]) == pytest.approx([1.0, a.overlap(b)])
+    # The same seed starts all methods in one subspace, which would count as agreement.
+    both = found.overlaps[found.overlaps["question"] == "LoReFT and DiReFT"]
+    assert set(both["first"]) == {"LoReFT 1"}
+    assert list(both["overlap"]) == pytest.approx([a.overlap(b), 1.0])
+    assert list(seeds["expected at random"]) == pytest.approx([2 / 32] * 2)
+    summary = found.summary().set_index("question")
+    assert summary.loc["LoReFT: two seeds", "high"] == pytest.approx(1.0)
+    assert found.plot().get_xlabel().startswith("overlap")
+    picture = found.save(tmp_path / "tables")
+    assert picture.is_file() and (tmp_path / "tables" / "subspace-interchanges.csv").is_file()
+    assert "LoReFT: two seeds" in str(found)
+
+
+def test_the_subspace_that_das_finds_swaps_the_label_and_a_random_one_does_not(tiny, tmp_path):
+    model = tiny("llama")
+    a = Subspace.random(32, 2, seed=0)
+    refts = {"LoReFT": {0: placed(model, LoReFT, (a, a))}}
+    found: Any = compare_subspaces(
+        comparison(model, tmp_path, refts), model, suite(model), epochs=20, learning_rate=3e-2
+    )
+    assert found.notes == ()
+    last = found.interchanges[found.interchanges["site"] == str(PLACES[1][0])]
+    iia = last.groupby("subspace")["iia"].mean()
+    # What the last block leaves at the last token is all that the answer is read from.
+    assert iia["whole vector"] == 1.0 and iia["DAS"] > 0.85
+    assert iia["random subspace"] < 0.6 and iia["LoReFT"] < 0.6
+    assert {"LoReFT and DAS"} == set(found.overlaps["question"])
+    (nothing,) = found.interchanges[found.interchanges["subspace"] == "no intervention"]["iia"]
+    assert nothing == 0.0
+
+
+def test_an_effect_lies_in_the_subspace_that_holds_it(tiny, tmp_path):
+    model = tiny("llama")
+    rows = [{"prompt": f"The {noun}", "answer": " is"} for noun in NOUNS]
+    adapted = lora(4).fit(model, rows, Schedule(20, 5, learning_rate=1e-2)).finetuned
+    adapted.save(tmp_path / "lora")
+    test: Any = list(suite(model).tests["own"])
+    layers = [0, 1]
+    moved = adapted_states(model, tmp_path / "lora", test, layers)
+    still = adapted_states(model, None, test, layers)
+    axes = [torch.linalg.svd(moved[layer] - still[layer], full_matrices=False) for layer in layers]
+    top = [Subspace(axis.Vh[:2]) for axis in axes]
+    refts = {"LoReFT": {0: placed(model, LoReFT, top)}}
+    made = comparison(model, tmp_path / "c", refts, [("LoRA", adapted)])
+    found: Any = compare_subspaces(made, model, suite(model)).effects
+    expected = [float((axis.S[:2] ** 2).sum() / (axis.S**2).sum()) for axis in axes]
+    assert list(found["share"]) == pytest.approx(expected, abs=1e-4)
+    assert all(found["random high"] < found["share"])
+
+
+def test_states_are_those_of_the_bridge_where_nothing_is_adapted(tiny, tmp_path):
+    model = tiny("gpt2")
+    rows = [{"prompt": "The key"}, {"prompt": "The keys near the old cabinet"}]
+    states = adapted_states(model, None, rows, [0, 1], batch_size=2)
+    for i, row in enumerate(rows):
+        ids = torch.tensor([model.tokenizer(row["prompt"])["input_ids"]])
+        _, cache = model.run_with_cache(ids)
+        for layer in (0, 1):
+            expected = cache[f"blocks.{layer}.hook_resid_post"][0, -1]
+            assert torch.allclose(states[layer][i], expected, atol=1e-5)
+    # Learned prompts stand before the tokens: the last token is still the prompt's.
+    rows = [{**row, "answer": " is"} for row in rows]
+    tuned = prompt_tuning(3).fit(model, rows, Schedule(1, 2, learning_rate=1e-6)).finetuned
+    tuned.save(tmp_path)
+    moved = adapted_states(model, tmp_path, rows, [1])
+    assert torch.nn.functional.cosine_similarity(moved[1], states[1]).min() > 0.5
+
+
+def test_pairs_have_one_set_of_choices_and_two_answers(tiny):
+    model = tiny("llama")
+    rows: list[Any] = list(suite(model).tests["own"])
+    wrong = {**rows[0], "answer": CHOICES[CHOICES.index(rows[0]["answer"]) - 1]}
+    pairs = label_pairs(
+        model, [*rows, wrong, {"prompt": "No", "answer": " x", "choices": None}], 30
+    )
+    answers = {row["prompt"]: row["answer"] for row in rows}
+    assert len(pairs) == 30
+    for pair in pairs:
+        assert answers[pair["base"]] == pair["base_answer"] != pair["label"]
+        assert answers[pair["source"]] == pair["label"]
+
+
+def test_what_cannot_be_asked_is_said(tiny, tmp_path):
+    model = tiny("llama")
+    a = Subspace.random(32, 2, seed=0)
+    refts = {"LoReFT": {s: placed(model, LoReFT, (a, a)) for s in (0, 1)}}
+    made = comparison(model, tmp_path, refts)
+    without = suite(model)
+    without = replace(
+        without, tests={"own": without.tests["own"].map(lambda row: {"choices": None})}
+    )
+    found: Any = compare_subspaces(made, model, without)
+    assert len(found.interchanges) == 0 and len(found.overlaps) == 2
+    assert found.notes[0].startswith("DAS was not asked: own answers has 0 pairs")
+    assert found.notes[0] in str(found)
+    empty = MethodComparison(tmp_path, "own answers", "accuracy", pd.DataFrame(), 0.0, [])
+    with pytest.raises(ValueError, match="comparison holds no trained ReFT"):
+        compare_subspaces(empty, model, without)

@@ -1,0 +1,110 @@
+"""The commands that finetune: from a file to a folder, and what is said of mistakes."""
+
+import json
+
+import pandas as pd
+import pytest
+from typer.testing import CliRunner
+
+import reft_interp as ri
+from reft_interp.cli import app
+from reft_interp.models import identify
+
+WORDS = {" key": " is", " keys": " are"}
+
+
+@pytest.fixture
+def rows(tmp_path, tiny, monkeypatch):
+    """The last word says which answer is right, and the model is a tiny one."""
+    model = tiny("llama")
+    asked: list[str] = []
+
+    def loaded(name, **_):
+        asked.append(str(name))
+        return model
+
+    monkeypatch.setattr("reft_interp.finetuning_jobs.load_model", loaded)
+    said = ["The old", "Near the doors the", "A long", "In Japan the", "Paris, and the"]
+    held = [
+        {"prompt": f"{start}{' big' * k}{word}", "answer": answer, "choices": list(WORDS.values())}
+        for start in said
+        for k in range(4)
+        for word, answer in WORDS.items()
+    ]
+    file = tmp_path / "rows.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in held))
+    return file, model, asked
+
+
+def run(*words):
+    return CliRunner().invoke(app, [str(word) for word in words], env={"COLUMNS": "120"})
+
+
+def test_what_is_trained_on_a_file_is_saved_scored_and_used(rows):
+    file, model, asked = rows
+    folder = file.parent / "reft"
+    options = ["--layers", "0", "--on", "last", "--epochs", 20, "--learning-rate", 0.03]
+    said = run("train", file, "--out", folder, *options, "--held-out", 0.2)
+    assert said.exit_code == 0, said.output
+    assert "LoReFT           1.000" in said.output and "n=8" in said.output
+    found = ri.ReFTResult.load(folder, model)
+    assert found.settings["rows"] == 32
+    prompts = ["In Japan the old key", "A long big keys"]
+    said = run("generate", folder, *prompts, "--tokens", 2)
+    assert said.exit_code == 0, said.output
+    assert asked[-1] == identify(model).name
+    expected = found.intervened.generate(prompts, max_new_tokens=2)
+    assert said.output.startswith(f"{prompts[0]} → {expected[0]}")
+    assert expected[0].startswith(" is") and expected[1].startswith(" are")
+
+
+def test_a_comparison_writes_its_table(rows, tmp_path):
+    glue = tmp_path / "glue"
+    glue.mkdir()
+    lines = "".join(f"{'a fine' if i % 2 else 'a bad'} film {i}\t{i % 2}\n" for i in range(40))
+    for split in ("train", "dev"):
+        (glue / f"sst2.{split}.tsv").write_text(lines)
+    words = ["glue/sst2", "--data", glue, "--out", tmp_path / "c", "--methods", "linear head"]
+    said = run("compare", *words, "--steps", 2, "--seeds", 2, "--rows", 30, "--test", 10)
+    assert said.exit_code == 0, said.output
+    table = pd.read_csv(tmp_path / "c" / "table.csv")
+    assert list(table["method"]) == ["untouched", "linear head"] and set(table["n"]) == {10}
+    assert (tmp_path / "c" / "parameters.png").is_file()
+
+
+@pytest.mark.parametrize(
+    ("columns", "said"),
+    [
+        ({"question": "a", "answer": "b"}, "prompt missing, it has question, answer"),
+        ({"prompt": "a", "answer": " "}, "row 0: answer must be a text that is not empty, got ' '"),
+        (
+            {"prompt": "a", "answer": None},
+            "row 0: answer must be a text that is not empty, got N",
+        ),
+    ],
+)
+def test_a_bad_file_is_told_before_a_model_is_loaded(tmp_path, columns, said):
+    file = tmp_path / "rows.jsonl"
+    file.write_text(json.dumps(columns) + "\n")
+    found = run("train", file)
+    assert found.exit_code == 2 and said in " ".join(found.stderr.split())
+
+
+def test_other_mistakes_are_told_too(rows, tmp_path):
+    file, _, asked = rows
+    broken = tmp_path / "broken.json"
+    broken.write_text("{")
+    for words, said in [
+        (["train", tmp_path / "rows.txt"], "file must end in .json, .jsonl, .csv, .parquet, got"),
+        (["train", tmp_path / "none.csv"], "there is no"),
+        (["train", broken], "cannot be read"),
+        (["train", file, "--method", "ReFT"], "method must be one of LoReFT, DiReFT"),
+        (["train", file, "--held-out", 1.5], "held_out must be at least 0 and below 1, got 1.5"),
+        (["train", file, "--layers", "low"], 'layers must be "all" or numbers with commas'),
+        (["generate", tmp_path / "none", "The"], "none"),
+        (["compare", "glue/snli", "--data", tmp_path], "suite must be one of commonsense"),
+    ]:
+        found = run(*words)
+        assert found.exit_code == 2, words
+        assert said in " ".join(found.stderr.split()), found.stderr
+    assert asked == []
