@@ -1,6 +1,11 @@
-"""What other libraries trained. `pyreft` reads pyreft's folders, `sae_lens` sae-lens's."""
+"""What other libraries trained, and what others can run of ours.
 
+In: `pyreft` reads pyreft's folders, `sae_lens` sae-lens's. Out: `export` writes what a plain
+transformers model runs.
+"""
+
+from reft_interp.interop.export import export_to_transformers
 from reft_interp.interop.pyreft import load_pyreft
 from reft_interp.interop.sae_lens import load_sae
 
-__all__ = ["load_pyreft", "load_sae"]
+__all__ = ["export_to_transformers", "load_pyreft", "load_sae"]
