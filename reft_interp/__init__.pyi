@@ -42,6 +42,7 @@ from .evaluation import Comparison as Comparison
 from .evaluation import accuracy as accuracy
 from .evaluation import predict_choices as predict_choices
 from .interop import export_to_transformers as export_to_transformers
+from .interop import fold_into_weights as fold_into_weights
 from .interop import load_pyreft as load_pyreft
 from .interop import load_sae as load_sae
 from .interventions import BoundlessInterchange as BoundlessInterchange
