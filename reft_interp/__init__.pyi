@@ -45,6 +45,7 @@ from .interop import export_to_transformers as export_to_transformers
 from .interop import fold_into_weights as fold_into_weights
 from .interop import load_pyreft as load_pyreft
 from .interop import load_sae as load_sae
+from .interop import save_pyreft as save_pyreft
 from .interventions import BoundlessInterchange as BoundlessInterchange
 from .interventions import Clamp as Clamp
 from .interventions import ConsReFT as ConsReFT

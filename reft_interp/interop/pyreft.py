@@ -1,8 +1,8 @@
 """Read the folders that pyreft saves: `config.json` and one `intkey_*.bin` an intervention.
 
-Next door: `pyreft_config` reads `config.json`, `pyreft_classes` knows what the tensors mean. Here:
-which place in the model, which tokens. pyreft itself is not needed. `benchmarks/parity.py`
-compares with it.
+Next door: `pyreft_saving` writes them, `pyreft_config` reads `config.json`, `pyreft_classes`
+knows what the tensors mean. Here: which place in the model, which tokens. pyreft itself is not
+needed. `benchmarks/parity.py` compares with it.
 """
 
 import re
@@ -25,7 +25,7 @@ from reft_interp.sites import Site
 
 _MODEL_WEIGHTS = "pytorch_model.bin"
 # pyvene's names for places in a model, and the hook at which our site has to be the very same.
-_COMPONENTS = {
+COMPONENTS = {
     "block_input": "resid_pre",
     "block_output": "resid_post",
     "attention_output": "attn_out",
@@ -100,27 +100,34 @@ def _site(entry: SavedIntervention, model: TransformerBridge) -> Site:
     layer, component = entry.layer, entry.component
     if path := _PATH.fullmatch(component):
         layer, component = int(path[1]), _INSIDE.get(path[2], component)
-    if component not in _COMPONENTS:
+    if component not in COMPONENTS:
         raise ValueError(
             f"cannot place an intervention at {entry.component!r}; the known components are "
-            f"{', '.join(_COMPONENTS)}, and paths of the same modules, as in "
+            f"{', '.join(COMPONENTS)}, and paths of the same modules, as in "
             "'model.layers[8].output'"
         )
-    site = Site(_COMPONENTS[component], layer)
+    site = Site(COMPONENTS[component], layer)
     try:
         site.check(model)
     except ValueError as error:
         raise ValueError(f"the folder was made for another model: {error}") from None
-    if same := _SAME_HOOK.get(site.component):
-        # Gemma 2 norms what a sublayer gives before it is added, and others scale it.
-        hooks = model.hook_dict
-        if hooks[site.hook_name] is not hooks.get(f"blocks.{layer}.{same}"):
-            raise ValueError(
-                f"cannot place an intervention at {entry.component!r} of {identify(model).name}: "
-                f"pyreft edits what the sublayer gives, but {site} is what is added to the "
-                "residual stream, and on this architecture the two differ"
-            )
+    if not is_same_place(model, site):
+        raise ValueError(
+            f"cannot place an intervention at {entry.component!r} of {identify(model).name}: "
+            f"pyreft edits what the sublayer gives, but {site} is what is added to the "
+            "residual stream, and on this architecture the two differ"
+        )
     return site
+
+
+def is_same_place(model: TransformerBridge, site: Site) -> bool:
+    """Whether what is added to the residual stream at a site is what the sublayer itself gives.
+
+    Gemma 2 norms that before it is added, and others scale it.
+    """
+    same = _SAME_HOOK.get(site.component)
+    hooks = model.hook_dict
+    return same is None or hooks[site.hook_name] is hooks.get(f"blocks.{site.layer}.{same}")
 
 
 def _positions(

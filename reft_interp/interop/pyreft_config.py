@@ -14,7 +14,7 @@ from typing import Any
 
 from reft_interp.interop.pyreft_classes import CLASSES
 
-_CONFIG = "config.json"
+CONFIG = "config.json"
 # pyvene's RepresentationConfig, a tuple that is saved as a list; later fields do not matter here.
 _FIELDS = (
     "layer component unit max_number_of_units low_rank_dimension intervention_type intervention "
@@ -40,7 +40,7 @@ def read_config(folder: Path) -> list[SavedIntervention]:
         FileNotFoundError: no `config.json`.
         ValueError: it is not pyreft's, or asks for what cannot be read.
     """
-    path = folder / _CONFIG
+    path = folder / CONFIG
     if not path.is_file():
         hint = (
             "It looks like a checkpoint of pyreft's trainer, which leaves out what the tensors "
@@ -48,7 +48,7 @@ def read_config(folder: Path) -> list[SavedIntervention]:
             if any(folder.glob("intkey_*.bin"))
             else "Give the folder that ReftModel.save wrote."
         )
-        raise FileNotFoundError(f"there is no {_CONFIG} in {folder}. {hint}")
+        raise FileNotFoundError(f"there is no {CONFIG} in {folder}. {hint}")
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
         kinds, representations = config["intervention_types"], config["representations"]
@@ -58,7 +58,7 @@ def read_config(folder: Path) -> list[SavedIntervention]:
         seen: Counter[tuple[str, str]] = Counter()
         saved = []
         for kind, entry in zip(kinds, entries, strict=True):
-            keys = _key(entry, "_"), _key(entry, ".")
+            keys = key_of(entry, "_"), key_of(entry, ".")
             files = (f"intkey_{keys[0]}#{seen[keys]}.bin", f"intkey_{keys[1]}#{seen[keys]}.bin")
             saved.append(SavedIntervention(kind, files, int(entry["layer"]), entry["component"]))
             seen[keys] += 1
@@ -77,7 +77,7 @@ def _as_mapping(representation: Sequence[Any] | Mapping[str, Any]) -> Mapping[st
     return dict(zip(_FIELDS, representation, strict=False))
 
 
-def _key(entry: Mapping[str, Any], joint: str) -> str:
+def key_of(entry: Mapping[str, Any], joint: str) -> str:
     """What pyvene calls an intervention, up to the number that tells its namesakes apart."""
     by_path = "." in entry["component"]
     parts = [] if by_path else ["layer", str(entry["layer"])]
