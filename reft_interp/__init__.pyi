@@ -44,6 +44,7 @@ from .evaluation import predict_choices as predict_choices
 from .interop import export_to_transformers as export_to_transformers
 from .interop import fold_into_weights as fold_into_weights
 from .interop import load_pyreft as load_pyreft
+from .interop import load_pyvene as load_pyvene
 from .interop import load_sae as load_sae
 from .interop import save_pyreft as save_pyreft
 from .interventions import BoundlessInterchange as BoundlessInterchange

@@ -1,14 +1,22 @@
 """What other libraries trained, and what others can run of ours.
 
-In: `pyreft` reads pyreft's folders, `sae_lens` sae-lens's. Out: `export` writes what a plain
-transformers model runs, `fold` puts into its weights what fits there, `pyreft_saving` writes
-folders for pyreft.
+In: `pyreft` and `pyvene` read the folders of those two, `sae_lens` sae-lens's. Out: `export`
+writes what a plain transformers model runs, `fold` puts into its weights what fits there,
+`pyreft_saving` writes folders for pyreft.
 """
 
 from reft_interp.interop.export import export_to_transformers
 from reft_interp.interop.fold import fold_into_weights
 from reft_interp.interop.pyreft import load_pyreft
 from reft_interp.interop.pyreft_saving import save_pyreft
+from reft_interp.interop.pyvene import load_pyvene
 from reft_interp.interop.sae_lens import load_sae
 
-__all__ = ["export_to_transformers", "fold_into_weights", "load_pyreft", "load_sae", "save_pyreft"]
+__all__ = [
+    "export_to_transformers",
+    "fold_into_weights",
+    "load_pyreft",
+    "load_pyvene",
+    "load_sae",
+    "save_pyreft",
+]

@@ -1,7 +1,7 @@
 """Write the folders that pyreft reads: `config.json` and one `intkey_*.bin` an intervention.
 
-The opposite of `pyreft`, which reads them and knows the places, and of `pyreft_classes`, which
-says what each class computes.
+The opposite of `pyreft`, which reads them, and of `pyreft_classes`, which says what each class
+computes.
 """
 
 import json
@@ -16,8 +16,8 @@ from jaxtyping import Float
 from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
-from reft_interp.interop.pyreft import COMPONENTS, is_same_place
-from reft_interp.interop.pyreft_config import CONFIG, key_of
+from reft_interp.interop.pyvene_folder import CONFIG, key_of
+from reft_interp.interop.pyvene_places import COMPONENTS, is_same_place
 from reft_interp.interventions import (
     ConsReFT,
     DiReFT,
