@@ -46,6 +46,7 @@ from .interop import fold_into_weights as fold_into_weights
 from .interop import load_pyreft as load_pyreft
 from .interop import load_pyvene as load_pyvene
 from .interop import load_sae as load_sae
+from .interop import save_control_vector as save_control_vector
 from .interop import save_pyreft as save_pyreft
 from .interventions import BoundlessInterchange as BoundlessInterchange
 from .interventions import Clamp as Clamp

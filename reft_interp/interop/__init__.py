@@ -2,9 +2,10 @@
 
 In: `pyreft` and `pyvene` read the folders of those two, `sae_lens` sae-lens's. Out: `export`
 writes what a plain transformers model runs, `fold` puts into its weights what fits there,
-`pyreft_saving` writes folders for pyreft.
+`pyreft_saving` writes folders for pyreft, `control_vectors` files for llama.cpp.
 """
 
+from reft_interp.interop.control_vectors import save_control_vector
 from reft_interp.interop.export import export_to_transformers
 from reft_interp.interop.fold import fold_into_weights
 from reft_interp.interop.pyreft import load_pyreft
@@ -18,5 +19,6 @@ __all__ = [
     "load_pyreft",
     "load_pyvene",
     "load_sae",
+    "save_control_vector",
     "save_pyreft",
 ]

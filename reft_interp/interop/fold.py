@@ -99,7 +99,7 @@ def _step(
         )
     if not is_causal(model):
         raise ValueError(f"{identify(model).name} is an encoder, which norms each sum")
-    linear, constant = _affine(placement.intervention)
+    linear, constant = affine_map(placement.intervention)
     if site.component in _SUBLAYERS:
         return _module(model, site), linear, constant
     if linear is not None:
@@ -117,7 +117,7 @@ def _step(
     return _module(model, Site("mlp_out", layer)), None, constant
 
 
-def _affine(intervention: Intervention) -> _Map:
+def affine_map(intervention: Intervention) -> _Map:
     """M and c of h ← Mh + c, in float64; M is None for the identity."""
     settings, tensors = describe(intervention)
     t = {name: tensor.double() for name, tensor in tensors.items()}
