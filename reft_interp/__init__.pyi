@@ -41,8 +41,15 @@ from .evaluation import Accuracy as Accuracy
 from .evaluation import Comparison as Comparison
 from .evaluation import accuracy as accuracy
 from .evaluation import predict_choices as predict_choices
+from .interop import export_to_transformers as export_to_transformers
+from .interop import fold_into_weights as fold_into_weights
+from .interop import from_pretrained as from_pretrained
 from .interop import load_pyreft as load_pyreft
+from .interop import load_pyvene as load_pyvene
 from .interop import load_sae as load_sae
+from .interop import push_to_hub as push_to_hub
+from .interop import save_control_vector as save_control_vector
+from .interop import save_pyreft as save_pyreft
 from .interventions import RED as RED
 from .interventions import BoundlessInterchange as BoundlessInterchange
 from .interventions import Clamp as Clamp

@@ -1,22 +1,19 @@
 """Read the folders that pyreft saves: `config.json` and one `intkey_*.bin` an intervention.
 
-Next door: `pyreft_config` reads `config.json`, `pyreft_classes` knows what the tensors mean. Here:
-which place in the model, which tokens. pyreft itself is not needed. `benchmarks/parity.py`
-compares with it.
+Next door: `pyreft_saving` writes them, `pyvene_folder` reads what both pyreft and pyvene write,
+`pyvene_places` knows the places in the model, `pyreft_classes` what the tensors mean. Here:
+which tokens. pyreft itself is not needed. `benchmarks/parity.py` compares with it.
 """
 
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from pickle import UnpicklingError
 
-import torch
-from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
-from reft_interp.interop.pyreft_classes import convert
-from reft_interp.interop.pyreft_config import SavedIntervention, read_config
+from reft_interp.interop.pyreft_classes import CLASSES, convert
+from reft_interp.interop.pyvene_folder import find_file, read_config, read_tensors
+from reft_interp.interop.pyvene_places import site_of
 from reft_interp.interventions import Intervention
 from reft_interp.models import identify
 from reft_interp.positions import FirstLast, PositionSelector, parse_positions
@@ -24,26 +21,6 @@ from reft_interp.runtime import IntervenedModel, Placement
 from reft_interp.sites import Site
 
 _MODEL_WEIGHTS = "pytorch_model.bin"
-# pyvene's names for places in a model, and the hook at which our site has to be the very same.
-_COMPONENTS = {
-    "block_input": "resid_pre",
-    "block_output": "resid_post",
-    "attention_output": "attn_out",
-    "mlp_output": "mlp_out",
-    "attention_value_output": "z",
-}
-_SAME_HOOK = {"attn_out": "attn.hook_out", "mlp_out": "mlp.hook_out"}
-# A module's path instead of a name, as in "model.layers[8].output".
-_PATH = re.compile(r"(?:\w+\.)*(?:layers?|h|blocks)\[(\d+)\]\.([\w.]+)")
-_INSIDE = {
-    "input": "block_input",
-    "output": "block_output",
-    "self_attn.output": "attention_output",
-    "attn.output": "attention_output",
-    "attention.output": "attention_output",
-    "mlp.output": "mlp_output",
-    "self_attn.o_proj.input": "attention_value_output",
-}
 
 
 def load_pyreft(
@@ -78,13 +55,13 @@ def load_pyreft(
             on a model of another depth or width; `on` or `act_fn` does not fit it.
     """
     folder = Path(folder)
-    saved = read_config(folder)
+    saved = read_config(folder, "pyreft", CLASSES)
     _check_model_weights(folder, ignore_model_weights)
-    sites = [_site(entry, model) for entry in saved]
+    sites = [site_of(entry, model) for entry in saved]
     positions = _positions(on, sites)
     placements = []
     for entry, site, where in zip(saved, sites, positions, strict=True):
-        file = _file(folder, entry.files)
+        file = find_file(folder, entry.files)
         intervention = _read_intervention(file, entry.kind, act_fn)
         width = site.width(model)
         if intervention.width != width:
@@ -94,33 +71,6 @@ def load_pyreft(
             )
         placements.append(Placement(intervention, site, where))
     return IntervenedModel(model, placements)
-
-
-def _site(entry: SavedIntervention, model: TransformerBridge) -> Site:
-    layer, component = entry.layer, entry.component
-    if path := _PATH.fullmatch(component):
-        layer, component = int(path[1]), _INSIDE.get(path[2], component)
-    if component not in _COMPONENTS:
-        raise ValueError(
-            f"cannot place an intervention at {entry.component!r}; the known components are "
-            f"{', '.join(_COMPONENTS)}, and paths of the same modules, as in "
-            "'model.layers[8].output'"
-        )
-    site = Site(_COMPONENTS[component], layer)
-    try:
-        site.check(model)
-    except ValueError as error:
-        raise ValueError(f"the folder was made for another model: {error}") from None
-    if same := _SAME_HOOK.get(site.component):
-        # Gemma 2 norms what a sublayer gives before it is added, and others scale it.
-        hooks = model.hook_dict
-        if hooks[site.hook_name] is not hooks.get(f"blocks.{layer}.{same}"):
-            raise ValueError(
-                f"cannot place an intervention at {entry.component!r} of {identify(model).name}: "
-                f"pyreft edits what the sublayer gives, but {site} is what is added to the "
-                "residual stream, and on this architecture the two differ"
-            )
-    return site
 
 
 def _positions(
@@ -157,33 +107,11 @@ def _as_pyreft(on: str | PositionSelector) -> PositionSelector:
     return replace(selector, rounding="pyreft") if isinstance(selector, FirstLast) else selector
 
 
-def _file(folder: Path, names: tuple[str, str]) -> Path:
-    for name in names:
-        if (folder / name).is_file():
-            return folder / name
-    found = ", ".join(sorted(path.name for path in folder.glob("intkey_*.bin"))) or "none"
-    raise FileNotFoundError(f"there is no {names[0]} in {folder} (there are: {found})")
-
-
 def _read_intervention(file: Path, kind: str, act_fn: str | None) -> Intervention:
     try:
-        return convert(kind, _read_tensors(file), act_fn)
+        return convert(kind, read_tensors(file), act_fn)
     except ValueError as error:
         raise ValueError(f"{file}: {error}") from error
-
-
-def _read_tensors(file: Path) -> dict[str, Tensor]:
-    try:
-        tensors = torch.load(file, map_location="cpu", weights_only=True)
-    except UnpicklingError as error:
-        raise ValueError(
-            "refused: it holds more than tensors, and to read that would execute it"
-        ) from error
-    except (RuntimeError, EOFError, OSError) as error:
-        raise ValueError(f"cannot be read, it may be cut short: {error}") from error
-    if not isinstance(tensors, Mapping) or not all(isinstance(t, Tensor) for t in tensors.values()):
-        raise ValueError("holds something else than named tensors")
-    return dict(tensors)
 
 
 def _check_model_weights(folder: Path, ignore: bool) -> None:
@@ -191,7 +119,7 @@ def _check_model_weights(folder: Path, ignore: bool) -> None:
     if ignore or not file.is_file():
         return
     try:
-        weights = _read_tensors(file)
+        weights = read_tensors(file)
     except ValueError as error:
         raise ValueError(f"{file}: {error}") from error
     if weights:

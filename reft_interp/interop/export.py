@@ -1,0 +1,163 @@
+"""Trained interventions in a folder that plain transformers runs, without this package.
+
+The folder gets `edits.py`, a copy of `transformers_edits` beside this file, which says how it
+is used. Next door: `fold` writes edits into the model's own weights, where that is exact.
+"""
+
+import json
+import os
+from dataclasses import asdict
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from transformer_lens.model_bridge import TransformerBridge
+
+from reft_interp.interop.transformers_edits import FORMAT
+from reft_interp.interventions import INTERVENTIONS, Intervention
+from reft_interp.interventions.edits import Add, Set
+from reft_interp.interventions.values import Affine, Constant
+from reft_interp.models import identify
+from reft_interp.positions import Every, FirstLast, Indices, PositionSelector
+from reft_interp.runtime import IntervenedModel
+from reft_interp.sites import Site
+from reft_interp.whole_files import write_whole
+
+_WRAPPED = "_original_component."
+
+
+def export_to_transformers(intervened: IntervenedModel, folder: str | Path) -> None:
+    """Write `edits.py`, `edits.json` and `edits.safetensors`, which edit a plain model alike.
+
+    `edits.attach(model)` puts them on a model of transformers, with torch, safetensors and
+    transformers alone: in plain calls and in `generate`, with padding on either side. The folder
+    may be one that `IntervenedModel.save` wrote, whose files have other names.
+
+    Args:
+        intervened: what to write.
+        folder: made if it does not exist.
+
+    Raises:
+        ValueError: an intervention that reads a source or is none of this package, or positions
+            that need more than token ids (spans, pieces of text, the answer).
+    """
+    # Everything is known to be possible before anything is written.
+    tensors: dict[str, Tensor] = {}
+    entries: list[dict[str, Any]] = []
+    modules = list(intervened.interventions)
+    for placement in intervened.placements:
+        number = modules.index(placement.intervention)
+        settings, own = describe(placement.intervention)
+        tensors |= {f"{number}.{name}": tensor for name, tensor in own.items()}
+        entries.append(
+            {
+                "intervention": type(placement.intervention).__name__,
+                "tensors": str(number),
+                **settings,
+                **place(intervened.model, placement.site),
+                "positions": _positions(placement.on),
+            }
+        )
+    config = {"format": FORMAT, "model": asdict(identify(intervened.model)), "edits": entries}
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    beside = folder / f"edits.safetensors.{os.getpid()}.part"
+    try:
+        save_file(tensors, str(beside))
+        beside.replace(folder / "edits.safetensors")
+    finally:
+        beside.unlink(missing_ok=True)
+    write_whole(folder / "edits.json", json.dumps(config, indent=2) + "\n")
+    write_whole(folder / "edits.py", _source())
+
+
+def describe(intervention: Intervention) -> tuple[dict[str, str], dict[str, Tensor]]:
+    """The formula of an intervention in the terms of `transformers_edits.Edit`.
+
+    Returns:
+        Its verb and activation, and its tensors.
+
+    Raises:
+        ValueError: it reads a source, or computes something else than Set and Add do.
+    """
+    name = type(intervention).__name__
+    if intervention.needs_source:
+        raise ValueError(
+            f"{name} cannot run without this package: it reads a source, another run of the "
+            "model. What it does with a constant can: Clamp, ZeroAblation, MeanAblation."
+        )
+    known = INTERVENTIONS.get(name) is type(intervention)
+    if not known or not isinstance(intervention, Set | Add):
+        raise ValueError(f"{name} cannot run without this package: its formula is not known")
+    settings = {"verb": "set" if isinstance(intervention, Set) else "add"}
+    rows, value = intervention.rows, intervention.value
+    tensors = {"rows": rows()}
+    if isinstance(value, Affine):
+        settings["activation"] = value.activation
+        tensors |= {"weight": value.weight, "bias": value.bias}
+        if value.offset is not None:
+            tensors["offset"] = value.offset
+    elif isinstance(value, Constant):
+        tensors["constant"] = value.coordinates
+    else:
+        raise ValueError(
+            f"{name} cannot run without this package: the value is {type(value).__name__}"
+        )
+    # Copies: safetensors refuses tensors that share memory.
+    return settings, {name: t.detach().cpu().clone().contiguous() for name, t in tensors.items()}
+
+
+def place(model: TransformerBridge, site: Site) -> dict[str, Any]:
+    """The module of the plain model whose input or output a site is, and which of its components.
+
+    Raises:
+        ValueError: no module's input or output is the site.
+    """
+    point = model.hook_dict[site.hook_name]
+    for path, component in model.original_model.named_modules():
+        for at in ("in", "out"):
+            if component._modules.get(f"hook_{at}") is point:
+                module = {"module": _plain_path(path, component), "at": f"{at}put"}
+                return module | _components(model, site)
+    raise ValueError(f"{site} is neither input nor output of a module of {identify(model).name}")
+
+
+def _plain_path(path: str, component: nn.Module) -> str:
+    """A module's name before the bridge wrapped it."""
+    parents, _, last = path.replace(_WRAPPED, "").rpartition(".")
+    # The bridge may add a component under a name of its own, as `o` for gpt2's `c_proj`.
+    name = str(getattr(component, "name", None) or last).rpartition(".")[2]
+    return f"{parents}.{name}" if parents else name
+
+
+def _components(model: TransformerBridge, site: Site) -> dict[str, list[int]]:
+    if site.neurons is not None:
+        return {"components": list(site.neurons)}
+    if site.heads is not None:
+        size = model.cfg.d_head
+        return {"components": [head * size + i for head in site.heads for i in range(size)]}
+    return {}
+
+
+def _positions(on: PositionSelector) -> dict[str, Any]:
+    if on.of == "prompt":
+        match on:
+            case Every():
+                return {"every": True}
+            case Indices():
+                return {"indices": list(on.at)}
+            case FirstLast():
+                return {"first": on.first, "last": on.last, "rounding": on.rounding}
+    raise ValueError(
+        f"positions {str(on)!r} cannot be exported: a plain model sees token ids, not spans, "
+        "pieces of text or where an answer begins. Those that can: 'f3+l3' and its like, 'last', "
+        "'every', indices."
+    )
+
+
+def _source() -> str:
+    spec = find_spec("reft_interp.interop.transformers_edits")
+    assert spec is not None and spec.origin is not None  # imported above
+    return Path(spec.origin).read_text(encoding="utf-8")

@@ -1,0 +1,178 @@
+"""Trained interventions on the Hugging Face hub: put there with a card, and read from there.
+
+Next door: `model_card` writes the card, `export` the part that runs without this package.
+"""
+
+import shutil
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import pandas as pd
+from huggingface_hub import HfApi, snapshot_download
+from huggingface_hub.errors import (
+    HfHubHTTPError,
+    HFValidationError,
+    HTTPError,  # pyright: ignore[reportPrivateImportUsage]
+    LocalEntryNotFoundError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+from transformer_lens.model_bridge import TransformerBridge
+
+from reft_interp.interop.export import export_to_transformers
+from reft_interp.interop.model_card import model_card
+from reft_interp.runtime import IntervenedModel
+
+_OURS = ("config.json", "interventions.safetensors")
+_CARD = "README.md"
+_UNREACHABLE = "{!r} is no local folder, and the Hugging Face hub cannot be reached"
+_SHARED = (*_OURS, "edits.py", "edits.json", "edits.safetensors", _CARD)
+
+
+def push_to_hub(
+    shared: IntervenedModel | str | Path,
+    repo_id: str,
+    *,
+    license: str | None = None,
+    scores: pd.DataFrame | None = None,
+    notes: Mapping[str, Any] | None = None,
+    private: bool | None = None,
+    token: str | None = None,
+) -> str:
+    """Put trained interventions on the Hugging Face hub, with a card that says what they are.
+
+    Beside what `IntervenedModel.save` writes there is `edits.py`, which runs them on a plain
+    transformers model, if they are of a kind that `export_to_transformers` can write. What
+    `config.json` says goes along, also the base model's name, which may be a folder of yours.
+
+    Args:
+        shared: the intervened model, or a folder that its `save` wrote. Of a folder those files
+            go that this package writes, and its `README.md`, which then is the card.
+        repo_id: "name/repository"; made if it does not exist.
+        license: of what is shared, by its identifier on the hub, as "mit"; part of the card.
+        scores: a table for the card, as results have by `to_frame`.
+        notes: how it was trained, for `config.json` and the card; a folder has its own.
+        private: whether a repository that is made is private; as the account has it by default.
+        token: of the hub; the one of `hf auth login` by default.
+
+    Returns:
+        The address of the repository.
+
+    Raises:
+        FileNotFoundError: the folder holds no saved intervention.
+        ValueError: `repo_id` cannot be a name on the hub, the folder is damaged, or notes are
+            given beside a folder.
+        ConnectionError: the hub cannot be reached.
+        PermissionError: the hub does not let this account write there.
+    """
+    with TemporaryDirectory() as name:
+        folder = Path(name)
+        if isinstance(shared, IntervenedModel):
+            shared.save(folder, notes)
+            _export(shared, folder)
+        else:
+            if notes is not None:
+                raise ValueError("notes belong to the folder, which was saved with its own")
+            _copy(Path(shared), folder)
+        if not (folder / _CARD).is_file():
+            card = model_card(folder, repo_id, license=license, scores=scores)
+            (folder / _CARD).write_text(str(card), encoding="utf-8")
+        api = HfApi(token=token, library_name="reft_interp")
+        with _told(repo_id):
+            made = api.create_repo(repo_id, private=private, exist_ok=True)
+            api.upload_folder(
+                repo_id=made.repo_id,
+                folder_path=folder,
+                commit_message="Upload interventions trained with reft_interp",
+            )
+        return str(made)
+
+
+def from_pretrained(
+    name_or_path: str | Path,
+    model: TransformerBridge,
+    *,
+    revision: str | None = None,
+    token: str | None = None,
+) -> IntervenedModel:
+    """Interventions from the Hugging Face hub or a local folder, placed in `model`.
+
+    Of the repository two files are read, neither of which is executed.
+
+    Args:
+        name_or_path: "name/repository", where `push_to_hub` put it, or a folder that
+            `IntervenedModel.save` wrote.
+        model: the model that they were trained on.
+        revision: branch, tag or commit on the hub.
+        token: of the hub, for a private repository.
+
+    Raises:
+        FileNotFoundError: the repository or folder holds no saved intervention.
+        ValueError: no such repository or revision; or as `IntervenedModel.load`.
+        ConnectionError: the hub cannot be reached, and its local cache has no copy.
+        PermissionError: the hub does not let this account read it.
+    """
+    folder = Path(name_or_path)
+    if folder.is_dir():
+        if revision is not None:
+            raise ValueError(f"revision is for the hub, and {folder} is a local folder")
+        return IntervenedModel.load(folder, model)
+    with _told(str(name_or_path)):
+        found = snapshot_download(
+            str(name_or_path),
+            revision=revision,
+            token=token,
+            allow_patterns=list(_OURS),
+            library_name="reft_interp",
+        )
+    return IntervenedModel.load(str(found), model)
+
+
+def _export(intervened: IntervenedModel, folder: Path) -> None:
+    try:
+        export_to_transformers(intervened, folder)
+    except ValueError as error:
+        warnings.warn(f"shared without edits.py: {error}", stacklevel=3)
+
+
+def _copy(given: Path, folder: Path) -> None:
+    for name in _OURS:
+        if not (given / name).is_file():
+            raise FileNotFoundError(
+                f"{given} holds no saved intervention: there is no {name} in it"
+            )
+    for name in _SHARED:
+        if (given / name).is_file():
+            shutil.copyfile(given / name, folder / name)
+
+
+@contextmanager
+def _told(name: str) -> Iterator[None]:
+    """Say in one sentence what the hub's many errors mean for the caller."""
+    try:
+        yield
+    except HFValidationError as error:
+        raise ValueError(
+            f"{name!r} is no local folder, and cannot be a name on the Hugging Face hub: {error}"
+        ) from error
+    except (RepositoryNotFoundError, RevisionNotFoundError) as error:
+        raise ValueError(
+            f"the Hugging Face hub has no {name!r} of that revision, or it is private: {error}"
+        ) from error
+    except (OfflineModeIsEnabled, LocalEntryNotFoundError) as error:
+        raise ConnectionError(_UNREACHABLE.format(name)) from error
+    except HfHubHTTPError as error:
+        status = error.response.status_code
+        if status in (401, 403):
+            raise PermissionError(
+                f"the Hugging Face hub does not let this account use {name!r}: log in with "
+                f"`hf auth login` or give a token that may. {error}"
+            ) from error
+        raise ConnectionError(f"the Hugging Face hub failed on {name!r}: {error}") from error
+    except HTTPError as error:  # of whichever HTTP client huggingface_hub uses
+        raise ConnectionError(_UNREACHABLE.format(name)) from error

@@ -1,0 +1,127 @@
+"""The page that says what a shared intervention is: base model, places, recipe, scores, use.
+
+Next door: `hub` puts it, with the folder that it describes, where others find it.
+"""
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from huggingface_hub import ModelCard, ModelCardData
+
+_LIBRARY = "reft_interp"
+_USE = """\
+```python
+import reft_interp as ri
+
+model = ri.load_model({base!r}{revision})
+intervened = ri.from_pretrained({repo!r}, model)
+print(intervened.generate(["The capital of France is"]))
+```
+"""
+_ALONE = """\
+Without reft_interp, on a plain transformers model (torch, safetensors and transformers only):
+
+```python
+import sys
+
+from huggingface_hub import snapshot_download
+
+sys.path.append(snapshot_download({repo!r}))
+import edits  # a file of this repository, which runs on your machine: read it first
+
+with edits.attach(model):
+    model.generate(**inputs)
+```
+"""
+
+
+def model_card(
+    folder: str | Path,
+    repo_id: str,
+    *,
+    license: str | None = None,
+    scores: pd.DataFrame | None = None,
+) -> ModelCard:
+    """A card for a folder that `IntervenedModel.save` wrote.
+
+    Args:
+        folder: with `config.json`, whose notes (how it was trained) become part of the card, and
+            perhaps `edits.py`, which `export_to_transformers` wrote.
+        repo_id: where it will be found, as "name/repository".
+        license: its identifier on the hub, as "mit" or "apache-2.0".
+        scores: a table, as the results of this package have by `to_frame`.
+
+    Raises:
+        FileNotFoundError: there is no `config.json`.
+        ValueError: it is not what `IntervenedModel.save` writes.
+    """
+    config = _read(Path(folder))
+    model, notes = config["model"], config["notes"]
+    # A folder on somebody's disk is no place on the hub, and nobody else's business.
+    base = model["name"] if _is_hub_name(model["name"]) else None
+    name = base or Path(model["name"]).name
+    revision = model["revision"]
+    data = ModelCardData(
+        base_model=base,
+        library_name=_LIBRARY,
+        license=license,
+        tags=["reft", "interpretability", "intervention"],
+    )
+    commit = f", revision={revision!r}" if base and revision else ""
+    parts = [
+        f"# {repo_id.rpartition('/')[2]}",
+        "Interventions on the activations of a frozen language model, trained with "
+        f"reft_interp {config['reft_interp']}. The model's own weights are not part of this.",
+        f"- Base model: {name}{f', revision `{revision}`' if revision else ''} "
+        f"({model['architecture']}, {model['n_layers']} layers, width {model['d_model']}, "
+        f"{model['dtype']})",
+        "## What is edited",
+        _table(("intervention", "rank", "site", "layer", "positions"), _placements(config)),
+    ]
+    if notes:
+        text = json.dumps(notes, indent=2, ensure_ascii=False)
+        parts += ["## How it was trained", f"```json\n{text}\n```"]
+    if scores is not None:
+        parts += ["## Scores", _table(list(map(str, scores.columns)), scores.to_numpy().tolist())]
+    parts += ["## Use", _USE.format(base=name, revision=commit, repo=repo_id)]
+    if (Path(folder) / "edits.py").is_file():
+        parts.append(_ALONE.format(repo=repo_id))
+    return ModelCard(f"---\n{data.to_yaml()}\n---\n\n" + "\n\n".join(parts))
+
+
+def _read(folder: Path) -> dict[str, Any]:
+    file = folder / "config.json"
+    config = json.loads(file.read_text(encoding="utf-8"))
+    needed = {"reft_interp", "model", "interventions", "placements", "notes"}
+    if not isinstance(config, dict) or needed - set(config):
+        raise ValueError(f"{file} is not what IntervenedModel.save writes")
+    return config
+
+
+def _placements(config: Mapping[str, Any]) -> list[Sequence[Any]]:
+    rows = []
+    for placement in config["placements"]:
+        intervention = config["interventions"][placement["intervention"]]
+        rank = intervention["arguments"].get("rank", "")
+        site = placement["site"]
+        where = (site["component"], site["layer"], placement["positions"])
+        rows.append((intervention["class"], rank, *where))
+    return rows
+
+
+def _table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+    lines = [columns, ["---"] * len(columns), *rows]
+    return "\n".join(f"| {' | '.join(map(_cell, line))} |" for line in lines)
+
+
+def _cell(value: Any) -> str:
+    text = f"{value:.4g}" if isinstance(value, float) else str(value)
+    return " ".join(text.split()).replace("|", "\\|")
+
+
+def _is_hub_name(name: str) -> bool:
+    return bool(re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", name)) and not Path(name).exists()

@@ -1,0 +1,180 @@
+"""Write the folders that pyreft reads: `config.json` and one `intkey_*.bin` an intervention.
+
+The opposite of `pyreft`, which reads them, and of `pyreft_classes`, which says what each class
+computes.
+"""
+
+import json
+import os
+import warnings
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from transformer_lens.model_bridge import TransformerBridge
+
+from reft_interp.interop.pyvene_folder import CONFIG, key_of
+from reft_interp.interop.pyvene_places import COMPONENTS, is_same_place
+from reft_interp.interventions import (
+    ConsReFT,
+    DiReFT,
+    Intervention,
+    LobiReFT,
+    LoReFT,
+    NoReFT,
+)
+from reft_interp.interventions.rows import OrthonormalRows
+from reft_interp.interventions.values import Affine, Constant
+from reft_interp.models import identify
+from reft_interp.runtime import IntervenedModel
+from reft_interp.sites import Site
+from reft_interp.whole_files import write_whole
+
+# How far the rows of a float32 matrix may be from orthonormal and still be what was meant.
+_ROUNDING = 1e-6
+_LATER_FIELDS = 9  # of pyvene's RepresentationConfig, none of which pyreft uses
+
+
+def save_pyreft(intervened: IntervenedModel, folder: str | Path) -> None:
+    """Write interventions as `ReftModel.save` does, for `ReftModel.load` and `load_pyreft`.
+
+    The tensors of LoReFT, NoReFT and DiReFT are written as they are. The other classes save a
+    rotation by the parameters behind it, of which many stand for the same one; what is written
+    stands for ours to the last digit.
+
+    pyreft records neither the positions nor the activation function: say them again there (a
+    warning reminds of the latter). Its own `load` makes every learned source bfloat16 and
+    linear, and fails on NoreftIntervention and NodireftIntervention, whose `add_bias` it does
+    not record: build the ReftModel with the right options (`add_bias` is whether NoReFT has an
+    `offset`, and False for DiReFT) and call its `load_intervention`.
+
+    Args:
+        intervened: LoReFT, NoReFT, ConsReFT, LobiReFT and DiReFT at `resid_pre`, `resid_post`,
+            `attn_out`, `mlp_out` or `z` with all of its heads.
+        folder: made if it does not exist.
+
+    Raises:
+        ValueError: an intervention or a site that pyreft does not have; nothing is written.
+    """
+    seen: Counter[str] = Counter()
+    config: dict[str, list[Any]] = {
+        "intervention_constant_sources": [],
+        "intervention_dimensions": [],
+        "intervention_types": [],
+        "representations": [],
+        "sorted_keys": [],
+    }
+    files: dict[str, dict[str, Tensor]] = {}
+    for placement in intervened.placements:
+        component = _component(intervened.model, placement.site)
+        kind, tensors = revert(placement.intervention)
+        unit = {"layer": placement.site.layer, "component": component, "unit": "pos"}
+        name = key_of(unit | {"max_number_of_units": 1}, "_")
+        key = f"{name}#{seen[name]}"
+        seen[name] += 1
+        files[f"intkey_{key}.bin"] = tensors
+        rank = placement.intervention.arguments()["rank"]
+        config["intervention_constant_sources"].append(True)
+        config["intervention_dimensions"].append(placement.intervention.width)
+        config["intervention_types"].append(f"<class 'pyreft.interventions.{kind}'>")
+        config["representations"].append([*unit.values(), 1, rank, *[None] * _LATER_FIELDS])
+        config["sorted_keys"].append(key)
+    _warn_of_activations(intervened)
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, tensors in files.items():
+        beside = folder / f"{name}.{os.getpid()}.part"
+        try:
+            torch.save(tensors, beside)
+            beside.replace(folder / name)
+        finally:
+            beside.unlink(missing_ok=True)
+    write_whole(folder / CONFIG, json.dumps({**config, "mode": "parallel"}, indent=2) + "\n")
+
+
+def revert(intervention: Intervention) -> tuple[str, dict[str, Tensor]]:
+    """pyreft's class that computes the same, by name, and its state dict.
+
+    Raises:
+        ValueError: pyreft has no such class.
+    """
+    name = type(intervention).__name__
+    if type(intervention) not in (LoReFT, NoReFT, ConsReFT, LobiReFT, DiReFT):
+        raise ValueError(
+            f"pyreft has no class that computes what {name} does; those that it has are LoReFT, "
+            "NoReFT, ConsReFT, LobiReFT, DiReFT"
+        )
+    assert isinstance(intervention, LoReFT | NoReFT | ConsReFT | LobiReFT | DiReFT)
+    value, rows = intervention.value, _rows(intervention)
+    width = torch.tensor(intervention.width)
+    sizes = {"embed_dim": width, "interchange_dim": width.clone()}
+    if isinstance(value, Constant):
+        kind = "Consreft" if isinstance(intervention, ConsReFT) else "Lobireft"
+        found = {"learned_source": value.coordinates, **sizes, **_rotation(rows)}
+        return f"{kind}Intervention", _copied(found)
+    assert isinstance(value, Affine)
+    affine = {"weight": value.weight, "bias": value.bias}
+    if isinstance(intervention, LoReFT):
+        return "LoreftIntervention", _copied(affine | {"rotate_layer": rows.T})
+    learned = {f"learned_source.{part}": tensor for part, tensor in affine.items()}
+    if isinstance(intervention, DiReFT) and isinstance(intervention.rows, OrthonormalRows):
+        return "DireftIntervention", _copied({**sizes, **_rotation(rows), **learned})
+    free = {"proj_layer.weight": rows}
+    if value.offset is not None:
+        free["proj_layer.bias"] = value.offset
+    kind = "Noreft" if isinstance(intervention, NoReFT) else "Nodireft"
+    return f"{kind}Intervention", _copied({**sizes, **free, **learned})
+
+
+def _component(model: TransformerBridge, site: Site) -> str:
+    ours = {component: theirs for theirs, component in COMPONENTS.items()}
+    if site.component not in ours or site.heads is not None:
+        raise ValueError(f"pyreft has no place {site}; the known ones are {', '.join(ours)}")
+    if not is_same_place(model, site):
+        raise ValueError(
+            f"pyreft has no place {site} of {identify(model).name}: it edits what the sublayer "
+            "gives, which on this architecture is not what is added to the residual stream"
+        )
+    return ours[site.component]
+
+
+def _rows(intervention: LoReFT | NoReFT | ConsReFT | LobiReFT | DiReFT) -> Float[Tensor, "r d"]:
+    """The rows; where the parameter is orthonormal itself it is they, without more rounding."""
+    matrix = intervention.rows.matrix.detach()
+    if isinstance(intervention.rows, OrthonormalRows):
+        gram = matrix.double() @ matrix.double().T
+        if (gram - torch.eye(len(matrix)).to(gram)).abs().max() > _ROUNDING:
+            return intervention.rows().detach()
+    return matrix
+
+
+def _rotation(rows: Float[Tensor, "r d"]) -> dict[str, Tensor]:
+    """What torch's `orthogonal` parametrization saves for these columns.
+
+    They are the first columns of an orthogonal matrix, times a product of reflections that is
+    the identity: reflections at the axes, each with its sign.
+    """
+    columns = rows.double().T
+    base = torch.linalg.qr(columns, mode="complete").Q.to(rows)
+    base[:, : len(rows)] = rows.T
+    name = "rotate_layer.parametrizations.weight"
+    return {f"{name}.original": -torch.eye(*columns.shape).to(rows), f"{name}.0.base": base}
+
+
+def _copied(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    # A view would be saved with all of what it is a view of.
+    return {name: t.detach().cpu().clone().contiguous() for name, t in tensors.items()}
+
+
+def _warn_of_activations(intervened: IntervenedModel) -> None:
+    values = (getattr(module, "value", None) for module in intervened.interventions)
+    used = {value.activation for value in values if isinstance(value, Affine)} - {"linear"}
+    if used:
+        warnings.warn(
+            f"pyreft does not record activation functions: give act_fn={sorted(used)[0]!r} where "
+            "you load the folder",
+            stacklevel=3,
+        )

@@ -1,0 +1,282 @@
+"""Read the interchange interventions that pyvene saves: DAS, boundless DAS and masks.
+
+By pyvene 0.1.8, `models/interventions.py`; with R a rotation and m a mask they compute
+
+    VanillaIntervention                    s, or its first coordinates
+    RotatedSpaceIntervention               h + Rᵀ(Rs − Rh), the first k rows of a full R
+    LowRankRotatedSpaceIntervention        the same with an R of r rows
+    BoundlessRotatedSpaceIntervention      h + Rᵀ(m ⊙ (Rs − Rh)), m a soft boundary
+    SigmoidMaskRotatedSpaceIntervention    the same, m = σ(logits / temperature)
+    SigmoidMaskIntervention                the same with R = I
+
+Next door: `pyvene_folder` reads files and configuration, `pyvene_places` knows the places in the
+model, `pyreft_classes` how a rotation is saved. pyvene itself is not needed.
+"""
+
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from math import ceil
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from transformer_lens.model_bridge import TransformerBridge
+
+from reft_interp.interop.pyreft_classes import orthonormal_columns
+from reft_interp.interop.pyvene_folder import (
+    SavedIntervention,
+    find_file,
+    read_config,
+    read_tensors,
+)
+from reft_interp.interop.pyvene_places import site_of
+from reft_interp.interventions import (
+    BoundlessInterchange,
+    DistributedInterchange,
+    Interchange,
+    Intervention,
+    MaskedInterchange,
+)
+from reft_interp.models import identify
+from reft_interp.positions import PositionSelector, parse_positions
+from reft_interp.runtime import IntervenedModel, Placement
+from reft_interp.runtime.placement import SOURCE
+from reft_interp.subspace import Subspace
+
+_ROTATION = "rotate_layer.parametrizations.weight"
+_ROTATED = {f"{_ROTATION}.original", f"{_ROTATION}.0.base"}
+_SIZES = {"embed_dim", "interchange_dim"}  # not saved by early versions
+# A mask that is further than this from 0 and 1 computes something else once it is hard.
+_SOFT = 0.01
+
+
+def load_pyvene(
+    folder: str | Path,
+    model: TransformerBridge,
+    *,
+    on: str | PositionSelector | Sequence[str | PositionSelector],
+    subspaces: Sequence[int] | None = None,
+    sources: Sequence[str] | None = None,
+) -> IntervenedModel:
+    """The interventions in a folder that pyvene's `IntervenableModel.save` wrote, in `model`.
+
+    Nothing in the folder is executed. pyvene records neither the positions nor which subspaces
+    were swapped, so both are arguments. Its masks stay soft after training, ours do not: a
+    warning says how far a mask is from zeros and ones. (The boundary's first coordinate always
+    is: pyvene swaps at most half of it, σ(0), and here it is swapped.)
+
+    Args:
+        folder: with `config.json` and the `intkey_*.bin` files.
+        model: the model that they were trained on.
+        on: the tokens, for all interventions or for each in the folder's order.
+        subspaces: what was given to pyvene under that name: numbers of parts of the
+            `subspace_partition`, or of coordinates where there is none. All by default.
+        sources: which source each intervention reads, by name; by default all read the same.
+
+    Raises:
+        FileNotFoundError: `config.json` or the file of an intervention is missing.
+        ValueError: the folder is not pyvene's, is damaged or tries to execute something; a class
+            or component that cannot be read; another model's width or depth; `on`, `subspaces`
+            or `sources` do not fit it.
+    """
+    folder = Path(folder)
+    saved = read_config(folder, "pyvene", CLASSES)
+    one = isinstance(on, str | PositionSelector)
+    selectors = [parse_positions(s) for s in ([on] * len(saved) if one else on)]
+    names = [SOURCE] * len(saved) if sources is None else list(sources)
+    for argument, given in (("on", selectors), ("sources", names)):
+        if len(given) != len(saved):
+            raise ValueError(
+                f"{argument} must hold one for each of the folder's {len(saved)} interventions, "
+                f"got {len(given)}"
+            )
+    placements = []
+    for entry, where, source in zip(saved, selectors, names, strict=True):
+        site = site_of(entry, model)
+        width = site.width(model)
+        if entry.units != 1 or entry.source_is_constant:
+            raise ValueError(
+                f"{folder}, {entry.kind} at {site}: several tokens as one activation, and sources "
+                "that are constants, cannot be read"
+            )
+        tensors: dict[str, Tensor] = {}
+        names_saved = CLASSES[entry.kind].tensors
+        file = find_file(folder, entry.files) if names_saved else folder
+        if names_saved:
+            tensors = read_tensors(file)
+            _check(file, entry.kind, width, tensors)
+            if next((len(t) for t in tensors.values() if t.ndim == 2), width) != width:
+                raise ValueError(
+                    f"{file} holds an intervention of another width than {site} of "
+                    f"{identify(model).name}, which is {width} wide. Was it trained on another "
+                    "model?"
+                )
+        try:
+            edit = CLASSES[entry.kind].build(tensors, width, entry, subspaces)
+        except ValueError as error:
+            raise ValueError(f"{file}, {entry.kind}: {error}") from error
+        placements.append(Placement(edit, site, where, source=source))
+    return IntervenedModel(model, placements)
+
+
+def _check(file: Path, kind: str, width: int, tensors: Mapping[str, Tensor]) -> None:
+    expected = CLASSES[kind].tensors
+    missing = sorted(expected - tensors.keys())
+    unknown = sorted(tensors.keys() - expected - _SIZES)
+    if missing or unknown:
+        raise ValueError(
+            f"{file}: these are not the tensors that pyvene's {kind} saves: missing "
+            f"{missing or 'none'}, unknown {unknown or 'none'}"
+        )
+    for name, tensor in tensors.items():
+        if not torch.isfinite(tensor).all():
+            raise ValueError(f"{file}: {name} has values that are not finite")
+
+
+def _vanilla(
+    saved: Mapping[str, Tensor],
+    width: int,
+    entry: SavedIntervention,
+    subspaces: Sequence[int] | None,
+) -> Intervention:
+    chosen = _chosen(width, entry.interchange_dim, entry, subspaces)
+    if sorted(chosen) == list(range(width)):
+        return Interchange(width)
+    return DistributedInterchange(Subspace(torch.eye(width)[chosen]))
+
+
+def _rotated(
+    saved: Mapping[str, Tensor],
+    width: int,
+    entry: SavedIntervention,
+    subspaces: Sequence[int] | None,
+) -> Intervention:
+    chosen = _chosen(width, entry.interchange_dim, entry, subspaces)
+    return DistributedInterchange(Subspace(_rows(saved)[chosen]), trainable=True)
+
+
+def _low_rank(
+    saved: Mapping[str, Tensor],
+    width: int,
+    entry: SavedIntervention,
+    subspaces: Sequence[int] | None,
+) -> Intervention:
+    # This class swaps all of its rows, whatever its interchange_dim is.
+    rows = _rows(saved)
+    chosen = _chosen(len(rows), len(rows), entry, subspaces)
+    return DistributedInterchange(Subspace(rows[chosen]), trainable=True)
+
+
+def _boundless(
+    saved: Mapping[str, Tensor],
+    width: int,
+    entry: SavedIntervention,
+    subspaces: Sequence[int] | None,
+) -> Intervention:
+    _refuse(subspaces)
+    boundary = width * saved["intervention_boundaries"].float().clamp(1e-3, 1).item()
+    places, temperature = torch.arange(width), saved["temperature"].float()
+    mask = torch.sigmoid(places / temperature) * torch.sigmoid((boundary - places) / temperature)
+    swapped = ceil(boundary)  # the coordinates i < boundary
+    _warn_if_soft(entry.kind, mask, places < boundary)
+    edit = BoundlessInterchange(Subspace(_rows(saved)))
+    # A logit that gives the whole space would be infinite; half a coordinate less is as good.
+    share = torch.tensor(min(swapped, width - 0.25) / width)
+    edit.load_state_dict(edit.state_dict() | {"value.mask.logit": torch.logit(share)})
+    return edit
+
+
+def _masked(
+    saved: Mapping[str, Tensor],
+    width: int,
+    entry: SavedIntervention,
+    subspaces: Sequence[int] | None,
+) -> Intervention:
+    _refuse(subspaces)
+    rows = _rows(saved) if f"{_ROTATION}.original" in saved else torch.eye(width)
+    logits = saved["masks" if "masks" in saved else "mask"].float()
+    if logits.shape != (width,):
+        raise ValueError(f"its mask has shape {tuple(logits.shape)}, but the site is {width} wide")
+    _warn_if_soft(entry.kind, torch.sigmoid(logits / saved["temperature"].float()), logits > 0)
+    edit = MaskedInterchange(Subspace(rows))
+    edit.load_state_dict(edit.state_dict() | {"value.mask.logits": logits})
+    return edit
+
+
+@dataclass(frozen=True)
+class _Class:
+    build: Callable[
+        [Mapping[str, Tensor], int, SavedIntervention, Sequence[int] | None], Intervention
+    ]
+    tensors: frozenset[str]
+    """What it saves; there is no file for a class that saves nothing."""
+
+
+CLASSES: Mapping[str, _Class] = {
+    "VanillaIntervention": _Class(_vanilla, frozenset()),
+    "RotatedSpaceIntervention": _Class(_rotated, frozenset(_ROTATED)),
+    "LowRankRotatedSpaceIntervention": _Class(_low_rank, frozenset(_ROTATED)),
+    "BoundlessRotatedSpaceIntervention": _Class(
+        _boundless,
+        frozenset(_ROTATED | {"intervention_boundaries", "temperature", "intervention_population"}),
+    ),
+    "SigmoidMaskIntervention": _Class(_masked, frozenset({"mask", "temperature"})),
+    "SigmoidMaskRotatedSpaceIntervention": _Class(
+        _masked, frozenset(_ROTATED | {"masks", "temperature"})
+    ),
+}
+"""The classes that can be read, by name."""
+
+
+def _rows(saved: Mapping[str, Tensor]) -> Float[Tensor, "r d"]:
+    original, base = (saved[f"{_ROTATION}.{part}"].float() for part in ("original", "0.base"))
+    if original.ndim != 2 or base.shape != (len(original), len(original)):
+        raise ValueError(
+            f"its rotation has parameters of shapes {tuple(original.shape)}, {tuple(base.shape)}"
+        )
+    return orthonormal_columns(original, base).T
+
+
+def _chosen(
+    count: int,
+    interchange_dim: int | list[int] | None,
+    entry: SavedIntervention,
+    subspaces: Sequence[int] | None,
+) -> list[int]:
+    """Which of the coordinates are swapped."""
+    if subspaces is None:
+        swapped = count if interchange_dim is None else interchange_dim
+        if not isinstance(swapped, int) or not 1 <= swapped <= count:
+            raise ValueError(f"interchange_dim must be between 1 and {count}, got {swapped!r}")
+        return list(range(swapped))
+    parts = entry.partition
+    limit = count if parts is None else len(parts)
+    if not subspaces or not all(0 <= i < limit for i in subspaces):
+        what = "coordinates" if parts is None else "parts"
+        raise ValueError(f"subspaces must be some of its {limit} {what}, got {list(subspaces)}")
+    if parts is None:
+        return list(subspaces)
+    # As in pyvene: two numbers are a range.
+    return [
+        i
+        for part in (parts[number] for number in subspaces)
+        for i in (range(part[0], part[1]) if len(part) == 2 else part)
+    ]
+
+
+def _refuse(subspaces: Sequence[int] | None) -> None:
+    if subspaces is not None:
+        raise ValueError(f"it has a mask and no subspaces, got subspaces={list(subspaces)}")
+
+
+def _warn_if_soft(kind: str, mask: Float[Tensor, "d"], hard: Tensor) -> None:
+    apart = (mask - hard.float()).abs()
+    if apart.max() > _SOFT:
+        warnings.warn(
+            f"the mask of this {kind} is soft, and is taken as zeros and ones: {hard.sum()} of "
+            f"{len(hard)} coordinates are swapped. Up to {apart.max():.2f} of a coordinate (number "
+            f"{apart.argmax()}) is swapped here and not there, or there and not here.",
+            stacklevel=4,
+        )

@@ -1,0 +1,213 @@
+"""pyvene's folders, without pyvene: written here as it writes them, against its own formulas."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from test_pyreft import PROMPTS, Saved, rotation, rotation_of
+from torch.testing import assert_close
+
+from reft_interp.interop import load_pyvene
+from reft_interp.interop.pyvene import CLASSES
+from reft_interp.interventions import (
+    BoundlessInterchange,
+    DistributedInterchange,
+    Interchange,
+    MaskedInterchange,
+)
+from reft_interp.runtime import IntervenedModel
+
+WIDTH = 32
+SOURCES = ["The keys near the door is on the", "No,", "The authors was"]
+
+
+def saved(kind: str, *, temperature: float = 0.01) -> Saved:
+    torch.manual_seed(0)
+    low = kind.startswith("LowRank")
+    state, _ = rotation(4 if low else WIDTH, WIDTH)
+    sizes = {"embed_dim": torch.tensor(WIDTH), "interchange_dim": torch.tensor(WIDTH)}
+    heat = {"temperature": torch.tensor(temperature)}
+    logits = torch.randn(WIDTH)
+    logits += logits.sign()  # none is near zero, where a mask is soft at any temperature
+    return {
+        "VanillaIntervention": {},
+        "RotatedSpaceIntervention": sizes | state,
+        "LowRankRotatedSpaceIntervention": sizes | state,
+        "BoundlessRotatedSpaceIntervention": {"intervention_boundaries": torch.tensor([0.3])}
+        | heat
+        | {"intervention_population": torch.arange(WIDTH)}
+        | sizes
+        | state,
+        "SigmoidMaskIntervention": {"mask": logits} | heat | sizes,
+        "SigmoidMaskRotatedSpaceIntervention": {"masks": logits} | heat | sizes | state,
+    }[kind]
+
+
+def write(folder: Path, kind: str, tensors: Saved, **fields: Any) -> Path:
+    folder.mkdir(exist_ok=True)
+    key = "layer_0_comp_block_output_unit_pos_nunit_1#0"
+    if tensors:
+        torch.save(tensors, folder / f"intkey_{key}.bin")
+    partition, dimension = fields.pop("partition", None), fields.pop("dimension", WIDTH)
+    config = {
+        "intervention_constant_sources": [False],
+        "intervention_dimensions": [dimension],
+        "intervention_types": [f"<class 'pyvene.models.interventions.{kind}'>"],
+        "mode": "parallel",
+        "representations": [[0, "block_output", "pos", 1, 4, None, None, partition, *[None] * 6]],
+        "sorted_keys": [key],
+        "transformers_version": "4.57.6",
+        **fields,
+    }
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder
+
+
+def formula(kind: str, tensors: Saved, h, s, chosen: Any):
+    """pyvene's forward, in float64; its masks at a temperature near zero."""
+    if kind == "VanillaIntervention":
+        out = h.clone()
+        out[:, chosen] = s[:, chosen]
+        return out
+    if "rotate_layer.parametrizations.weight.original" in tensors:
+        R = torch.from_numpy(rotation_of(tensors))
+    else:
+        R = torch.eye(WIDTH).double()
+    change = (s - h) @ R
+    if "temperature" not in tensors:
+        return h + change[:, chosen] @ R[:, chosen].T
+    T = tensors["temperature"].double()
+    if "intervention_boundaries" in tensors:
+        i = torch.arange(WIDTH).double()
+        b = tensors["intervention_boundaries"].double()[0] * WIDTH
+        m = torch.sigmoid(i / T) * torch.sigmoid((b - i) / T)
+        assert m[0] == 0.5  # what the warning is about
+        m[0] = 1
+    else:
+        m = torch.sigmoid(next(t for n, t in tensors.items() if "mask" in n).double() / T)
+    return h + (m * change) @ R.T
+
+
+EXPECTED = {
+    "VanillaIntervention": Interchange,
+    "RotatedSpaceIntervention": DistributedInterchange,
+    "LowRankRotatedSpaceIntervention": DistributedInterchange,
+    "BoundlessRotatedSpaceIntervention": BoundlessInterchange,
+    "SigmoidMaskIntervention": MaskedInterchange,
+    "SigmoidMaskRotatedSpaceIntervention": MaskedInterchange,
+}
+
+
+@pytest.mark.filterwarnings("ignore:the mask of this Boundless")
+@pytest.mark.parametrize("kind", CLASSES)
+def test_each_class_computes_its_formula(tmp_path, tiny, kind):
+    tensors = saved(kind)
+    found = load_pyvene(write(tmp_path, kind, tensors), tiny("llama"), on="last")
+    (edit,) = found.interventions
+    assert type(edit) is EXPECTED[kind]
+    h, s = torch.randn(2, 5, WIDTH)
+    expected = formula(kind, tensors, h.double(), s.double(), slice(None))
+    assert_close(edit(h, s).double(), expected, atol=5e-6, rtol=0)  # float32
+    assert (expected - h).abs().max() > 0.1
+    assert str(found.placements[0].site) == "blocks.0.hook_resid_post"
+
+
+@pytest.mark.parametrize(
+    ("kind", "fields", "subspaces", "chosen"),
+    [
+        ("VanillaIntervention", {"dimension": 7}, None, range(7)),
+        ("RotatedSpaceIntervention", {"dimension": 5}, None, range(5)),
+        ("RotatedSpaceIntervention", {"partition": [[0, 3], [3, 8]]}, [1], range(3, 8)),
+        ("RotatedSpaceIntervention", {}, [4, 1], [4, 1]),
+        ("LowRankRotatedSpaceIntervention", {"partition": [[0, 2], [2, 4]]}, [1], [2, 3]),
+        ("LowRankRotatedSpaceIntervention", {"partition": [[0, 2, 3], [1]]}, [0], [0, 2, 3]),
+        ("LowRankRotatedSpaceIntervention", {"partition": [[0, 2], [2, 4]]}, [0, 1], range(4)),
+    ],
+)
+def test_parts_of_the_coordinates(tmp_path, tiny, kind, fields, subspaces, chosen):
+    tensors = saved(kind)
+    folder = write(tmp_path, kind, tensors, **fields)
+    (edit,) = load_pyvene(folder, tiny("llama"), on="last", subspaces=subspaces).interventions
+    h, s = torch.randn(2, 5, WIDTH)
+    expected = formula(kind, tensors, h.double(), s.double(), list(chosen))
+    assert_close(edit(h, s).double(), expected, atol=5e-6, rtol=0)
+    whole = formula(kind, tensors, h.double(), s.double(), slice(None))
+    assert len(chosen) == 4 or (whole - expected).abs().max() > 0.1
+
+
+@pytest.mark.parametrize(("share", "swapped"), [(0.3, 10), (1.0, 32), (2.0, 32), (0.0, 1)])
+@pytest.mark.filterwarnings("ignore:the mask of this Boundless")
+def test_the_boundary_is_where_pyvene_has_it(tmp_path, tiny, share, swapped):
+    kind = "BoundlessRotatedSpaceIntervention"
+    tensors = saved(kind) | {"intervention_boundaries": torch.tensor([share])}
+    (edit,) = load_pyvene(write(tmp_path, kind, tensors), tiny("llama"), on="last").interventions
+    assert isinstance(edit, BoundlessInterchange)
+    assert edit.chosen.tolist() == [True] * swapped + [False] * (WIDTH - swapped)
+
+
+@pytest.mark.parametrize("kind", [k for k in CLASSES if "Mask" in k or "Boundless" in k])
+def test_a_soft_mask_is_told(tmp_path, tiny, kind):
+    folder = write(tmp_path, kind, saved(kind, temperature=50.0))
+    with pytest.warns(UserWarning, match="is soft, and is taken as zeros and ones"):
+        load_pyvene(folder, tiny("llama"), on="last")
+
+
+def test_what_was_read_runs_and_can_be_saved_as_ours(tmp_path, tiny):
+    kind = "LowRankRotatedSpaceIntervention"
+    folder = write(tmp_path / "pyvene", kind, saved(kind))
+    found = load_pyvene(folder, tiny("llama"), on="last")
+    logits = found.logits(PROMPTS, SOURCES)
+    assert (logits - found.logits(PROMPTS, PROMPTS)).abs().max() > 0.01
+    found.save(tmp_path / "ours")
+    again = IntervenedModel.load(tmp_path / "ours", tiny("llama"))
+    assert_close(again.logits(PROMPTS, SOURCES), logits)
+
+
+@pytest.mark.parametrize(
+    ("kind", "fields", "arguments", "message"),
+    [
+        ("CollectIntervention", {}, {}, "the known classes of pyvene are VanillaIntervention"),
+        ("VanillaIntervention", {"dimension": 99}, {}, "between 1 and 32, got 99"),
+        ("VanillaIntervention", {"dimension": [3]}, {}, r"got \[3\]"),
+        ("VanillaIntervention", {"intervention_constant_sources": [True]}, {}, "constants"),
+        ("LowRankRotatedSpaceIntervention", {}, {"subspaces": [4]}, "some of its 4 coordinates"),
+        ("LowRankRotatedSpaceIntervention", {"partition": [[0, 4]]}, {"subspaces": [1]}, "1 parts"),
+        ("SigmoidMaskIntervention", {}, {"subspaces": [1]}, "a mask and no subspaces"),
+        ("VanillaIntervention", {}, {"on": ["last", "last"]}, "folder's 1 interventions, got 2"),
+        ("VanillaIntervention", {}, {"sources": []}, "sources must hold one for each"),
+    ],
+)
+def test_what_cannot_be_read_is_refused(tmp_path, tiny, kind, fields, arguments, message):
+    tensors = saved(kind) if kind in CLASSES else {}
+    folder = write(tmp_path, kind, tensors, **fields)
+    with pytest.raises(ValueError, match=message):
+        load_pyvene(folder, tiny("llama"), **({"on": "last"} | arguments))
+
+
+def test_a_class_of_pyreft_is_not_one_of_pyvene(tmp_path, tiny):
+    kind = "LowRankRotatedSpaceIntervention"
+    types = {"intervention_types": [f"<class 'elsewhere.{kind}'>"]}
+    with pytest.raises(ValueError, match="cannot read interventions of <class 'elsewhere"):
+        load_pyvene(write(tmp_path, kind, saved(kind), **types), tiny("llama"), on="last")
+
+
+@pytest.mark.parametrize("name", ["rotate_layer.parametrizations.weight.0.base", "extra"])
+def test_other_tensors_are_refused(tmp_path, tiny, name):
+    kind = "RotatedSpaceIntervention"
+    tensors = saved(kind)
+    if name in tensors:
+        del tensors[name]
+    else:
+        tensors[name] = torch.zeros(2)
+    with pytest.raises(ValueError, match="not the tensors that pyvene's Rotated"):
+        load_pyvene(write(tmp_path, kind, tensors), tiny("llama"), on="last")
+
+
+def test_another_models_width_is_refused(tmp_path, tiny, make_tiny):
+    narrow = make_tiny("llama", hidden_size=16)
+    for kind in ("LowRankRotatedSpaceIntervention", "SigmoidMaskIntervention"):
+        folder = write(tmp_path, kind, saved(kind))
+        with pytest.raises(ValueError, match="16 wide"):
+            load_pyvene(folder, narrow, on="last")
