@@ -12,7 +12,8 @@ from reft_interp.encoding import IGNORED, TokenizedBatch, tokenize
 from reft_interp.runtime.running import is_causal
 
 Row = str | Mapping[str, Any]
-"""A prompt, or a mapping with `prompt` and, where needed, `answer`, `spans`, `choices`."""
+"""A prompt, or a mapping with `prompt` and, where needed, `answer`, `spans`, `choices`, and (for
+encoders) `text_pair`: the text that makes a pair with the prompt."""
 Rows = Sequence[Row] | Dataset
 
 
@@ -52,15 +53,25 @@ def encode(
     rows: Rows,
     *,
     answers: bool = False,
+    max_length: int | None = None,
     padding_side: Literal["left", "right"] = "right",
 ) -> TokenizedBatch:
     """Tokenize rows, with their `answer` where asked for.
 
-    An encoder sees masks in the answer's place: it would only copy what it can see.
+    An encoder sees masks in the answer's place: it would only copy what it can see. It reads a
+    row with `text_pair` as its tokenizer encodes pairs.
+
+    Args:
+        model: whose tokenizer it is.
+        rows: prompts, or mappings with `prompt`.
+        answers: whether their answers follow them.
+        max_length: tokens after which the tokenizer cuts a prompt; nothing is cut by default.
+        padding_side: where short rows are filled up.
 
     Raises:
         ValueError: a row lacks what is needed (the message gives its number); answers for an
-            encoder whose tokenizer has no mask token.
+            encoder whose tokenizer has no mask token; a pair of texts in some rows alone, or
+            for a decoder.
     """
     mappings = as_list(rows)
     if answers and any("answer" not in row for row in mappings):
@@ -71,6 +82,8 @@ def encode(
         [row["prompt"] for row in mappings],
         [row["answer"] for row in mappings] if answers else None,
         spans=[row.get("spans") or {} for row in mappings],
+        text_pairs=_text_pairs(model, mappings),
+        max_length=max_length,
         padding_side=padding_side,
     )
     if answers and not is_causal(model):
@@ -84,6 +97,24 @@ def encode(
     return batch.to(device_of(model))
 
 
+def _text_pairs(model: TransformerBridge, rows: Sequence[Mapping[str, Any]]) -> list[str] | None:
+    pairs = [row.get("text_pair") for row in rows]
+    given = [text is not None for text in pairs]
+    if not any(given):
+        return None
+    if is_causal(model):
+        raise ValueError(
+            f"rows: row {given.index(True)} has a 'text_pair', and {model.cfg.model_name} is a "
+            "decoder, which reads one text: write both into the prompt"
+        )
+    if not all(given):
+        raise ValueError(
+            f"rows: row {given.index(False)} has no 'text_pair', but others do: rows of one "
+            "batch are all pairs or none"
+        )
+    return cast("list[str]", pairs)
+
+
 def by_length(rows: Sequence[Mapping[str, Any]], size: int) -> Iterator[list[int]]:
     """Indices of rows in groups of `size`, rows of similar length together.
 
@@ -92,6 +123,7 @@ def by_length(rows: Sequence[Mapping[str, Any]], size: int) -> Iterator[list[int
     """
     if size < 1:
         raise ValueError(f"batch_size must be at least 1, got {size}")
-    order = sorted(range(len(rows)), key=lambda i: len(rows[i]["prompt"]))
+    lengths = [len(row["prompt"]) + len(row.get("text_pair") or "") for row in rows]
+    order = sorted(range(len(rows)), key=lengths.__getitem__)
     for start in range(0, len(order), size):
         yield order[start : start + size]
