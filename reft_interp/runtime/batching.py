@@ -71,7 +71,7 @@ def encode(
     Raises:
         ValueError: a row lacks what is needed (the message gives its number); answers for an
             encoder whose tokenizer has no mask token; a pair of texts in some rows alone, or
-            for a decoder.
+            for a decoder; a row that is longer than an encoder can read.
     """
     mappings = as_list(rows)
     if answers and any("answer" not in row for row in mappings):
@@ -86,7 +86,10 @@ def encode(
         max_length=max_length,
         padding_side=padding_side,
     )
-    if answers and not is_causal(model):
+    if is_causal(model):
+        return batch.to(device_of(model))
+    _check_lengths(model, batch)
+    if answers:
         mask = model.tokenizer.mask_token_id
         if mask is None:
             raise ValueError(
@@ -95,6 +98,17 @@ def encode(
         hidden = batch.input_ids.masked_fill(batch.labels != IGNORED, mask)
         batch = replace(batch, input_ids=hidden)
     return batch.to(device_of(model))
+
+
+def _check_lengths(model: TransformerBridge, batch: TokenizedBatch) -> None:
+    """Encoders look positions up in a table that ends."""
+    lengths = (batch.answer_end - batch.prompt_start).tolist()
+    for row, length in enumerate(lengths):
+        if length > model.cfg.n_ctx:
+            raise ValueError(
+                f"rows: row {row} has {length} tokens, and {model.cfg.model_name} reads "
+                f"{model.cfg.n_ctx} at most: shorten it, or give max_length where it is taken"
+            )
 
 
 def _text_pairs(model: TransformerBridge, rows: Sequence[Mapping[str, Any]]) -> list[str] | None:

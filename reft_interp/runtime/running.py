@@ -27,6 +27,12 @@ def is_causal(model: TransformerBridge) -> bool:
     return attends_backwards(model) and bool(model.adapter.supports_causal_loss)
 
 
+def prompt_starts(batch: TokenizedBatch) -> Positions:
+    """The first token of each prompt."""
+    rows = torch.arange(len(batch), device=batch.input_ids.device)
+    return Positions(rows, batch.prompt_start)
+
+
 def prompt_ends(batch: TokenizedBatch) -> Positions:
     """The last token of each prompt."""
     rows = torch.arange(len(batch), device=batch.input_ids.device)

@@ -33,21 +33,21 @@ def test_a_correlation_has_about_fishers_interval():
 def test_an_interval_of_matthews_correlation_covers_its_value_and_narrows_with_rows():
     rng = np.random.default_rng(1)
     widths = []
-    for n in (50, 800):
+    for n in (16, 256):
         gold = rng.integers(0, 2, n)
-        predicted = np.where(rng.random(n) < 0.8, gold, 1 - gold)
+        predicted = np.where(rng.random(n) < 0.75, gold, 1 - gold)
         found = score(matthews(LABELS), predicted.tolist(), gold.tolist())
         low, high = found.interval
         assert low < found.value < high
         widths.append(high - low)
     # As the square root of the number of rows.
-    assert widths[0] / widths[1] == pytest.approx(4, rel=0.3)
+    assert widths[0] / widths[1] == pytest.approx(4, rel=0.4)
 
 
 def test_the_seed_decides_the_resamples():
     rng = np.random.default_rng(2)
-    gold = rng.integers(0, 2, 40).tolist()
-    predicted = rng.integers(0, 2, 40).tolist()
+    gold = rng.integers(0, 2, 30).tolist()
+    predicted = rng.integers(0, 2, 30).tolist()
     one, same, other = (score(f1(LABELS), predicted, gold, seed=s).interval for s in (0, 0, 1))
     assert one == same != other
 
