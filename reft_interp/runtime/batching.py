@@ -22,6 +22,19 @@ def device_of(model: TransformerBridge) -> torch.device:
     return next(model.parameters()).device
 
 
+def check_several(rows: Rows, argument: str = "rows") -> None:
+    """Raise unless something is rows, whatever they are.
+
+    Raises:
+        TypeError: a single string or mapping, or something with splits.
+    """
+    if isinstance(rows, str | Mapping):
+        raise TypeError(f"{argument} must be a list of rows, got one {type(rows).__name__}")
+    if hasattr(rows, "train") and hasattr(rows, "test"):
+        name = type(rows).__name__
+        raise TypeError(f"{argument} must be rows, got {name}: give its .train or its .test")
+
+
 def as_list(rows: Rows, argument: str = "rows") -> list[Mapping[str, Any]]:
     """Rows as mappings with a `prompt`.
 
@@ -29,11 +42,7 @@ def as_list(rows: Rows, argument: str = "rows") -> list[Mapping[str, Any]]:
         TypeError: a single string, or something that is no row.
         ValueError: there are none, or one has no prompt.
     """
-    if isinstance(rows, str | Mapping):
-        raise TypeError(f"{argument} must be a list of rows, got one {type(rows).__name__}")
-    if hasattr(rows, "train") and hasattr(rows, "test"):
-        name = type(rows).__name__
-        raise TypeError(f"{argument} must be rows, got {name}: give its .train or its .test")
+    check_several(rows, argument)
     mappings: list[Mapping[str, Any]] = []
     for i, row in enumerate(cast("Sequence[Row]", rows)):
         if isinstance(row, str):

@@ -186,7 +186,8 @@ def fit_classifier(
             "load_best_model_at_end": True,
             "metric_for_best_model": "score",
             "greater_is_better": True,
-            "save_total_limit": 1,  # the best is kept beside it
+            # Of a temporary folder nobody needs more than the best.
+            "save_total_limit": 1 if checkpoints is None else None,
         }
     with training_arguments(
         given | arguments,

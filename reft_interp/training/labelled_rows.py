@@ -10,7 +10,7 @@ from typing import Any, cast
 
 from transformer_lens.model_bridge import TransformerBridge
 
-from reft_interp.runtime.batching import Row, Rows, as_list
+from reft_interp.runtime.batching import Row, Rows, as_list, check_several
 from reft_interp.runtime.running import is_causal
 
 # As the script of Wu et al. 2024 has it: of more validation rows than this, so many are enough to
@@ -28,8 +28,9 @@ def texts_of(
         TypeError: something that is no row.
         ValueError: there are none, or one has nothing to read.
     """
-    if isinstance(rows, str | Mapping) or is_causal(model):
+    if is_causal(model):
         return as_list(rows, argument)
+    check_several(rows, argument)
     return as_list([_raw(row) for row in cast("Iterable[Row]", rows)], argument)
 
 
@@ -44,9 +45,10 @@ def labels_of(rows: Rows, argument: str = "rows") -> list[int] | list[float]:
     """The label of each row: numbers of classes, or scores where any is a float.
 
     Raises:
-        TypeError: a label that is no number.
+        TypeError: something that is no rows, or a label that is no number.
         ValueError: a row without a label, or a class below 0 (GLUE's test sets have -1).
     """
+    check_several(rows, argument)
     labels: list[Any] = []
     for i, row in enumerate(cast("Iterable[Row]", rows)):
         if not isinstance(row, Mapping) or row.get("label") is None:
@@ -94,6 +96,7 @@ def halve(rows: Rows, seed: int) -> tuple[list[Row], list[Row]]:
     Raises:
         ValueError: fewer than two rows.
     """
+    check_several(rows, "validation")
     listed = list(cast("Iterable[Row]", rows))
     if len(listed) < 2:
         raise ValueError(f"validation must hold at least two rows, got {len(listed)}")

