@@ -4,7 +4,6 @@ Here: what holds for any metric of predicted and gold answers. Next door: `metri
 metrics, `results` what is counted of language models.
 """
 
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -51,9 +50,10 @@ def score(metric: Metric, predicted: Sequence[Any], gold: Sequence[Any], *, seed
     n = len(gold)
     if metric.is_correct is not None:
         hits = sum(map(metric.is_correct, predicted, gold))
-        return Score(metric.name, value, Accuracy(hits, n).interval, n)
-    found = _resampled(metric, predicted, gold, seed) if n > 1 else (value, value)
-    return Score(metric.name, value, found, n)
+        low, high = Accuracy(hits, n).interval
+    else:
+        low, high = _resampled(metric, predicted, gold, seed) if n > 1 else (value, value)
+    return Score(metric.name, value, (float(low), float(high)), n)
 
 
 def _resampled(
@@ -62,12 +62,8 @@ def _resampled(
     def of_rows(rows: Int[np.ndarray, "n"]) -> float:
         return metric([predicted[i] for i in rows], [gold[i] for i in rows])
 
-    with warnings.catch_warnings():
-        # A resample may hold one label alone, of which sklearn warns, or give one value always,
-        # of which scipy does.
-        warnings.simplefilter("ignore")
-        found = bootstrap(
-            (np.arange(len(gold)),), of_rows, vectorized=False, n_resamples=_RESAMPLES,
-            method="percentile", rng=np.random.default_rng(seed),
-        ).confidence_interval  # fmt: skip
-    return float(found.low), float(found.high)
+    found = bootstrap(
+        (np.arange(len(gold)),), of_rows, vectorized=False, n_resamples=_RESAMPLES,
+        method="percentile", rng=np.random.default_rng(seed),
+    ).confidence_interval  # fmt: skip
+    return found.low, found.high

@@ -50,13 +50,13 @@ def test_learns_labels_that_are_readable_from_the_frozen_states(hooked, architec
     model = hooked(architecture)
     rows = planted(model, 200)
     train, held_out = rows[:120], rows[120:]
-    found = fit(model, train, edited, validation=held_out, epochs=8, learning_rate=0.02)
+    found = fit(model, train, edited, validation=held_out, epochs=10, batch_size=16)
     assert found.score is not None and found.score.n == 40
-    assert found.score.value >= 0.85 and found.score.interval[0] > 0.5
+    assert found.score.value >= 0.8 and found.score.interval[0] > 0.5
     untrained = Classifier(model, 2).predict(held_out)
     right = [said == row["label"] for said, row in zip(untrained, held_out, strict=True)]
     assert sum(right) / len(right) < 0.75
-    counted = "264 parameters" if edited else "0 parameters"
+    counted = "260 parameters" if edited else "0 parameters"
     name = "LoReFT and head" if edited else "head alone"
     assert str(found).startswith(f"{name}: accuracy 0.") or found.score.value == 1
     assert f"({counted} without the head" in str(found)
@@ -83,8 +83,13 @@ def test_scores_are_fitted_by_squared_error_and_reported_by_correlation(hooked):
 def test_takes_the_steps_of_adam_on_the_mean_loss_of_rows(hooked):
     """Against a loop by hand: one batch, so that the order of rows does not matter."""
     model, rows = hooked("bert"), planted(hooked("bert"), 24)
-    options = {"batch_size": 24, "head_dropout": 0, "max_grad_norm": 0.0, "weight_decay": 0.1}
-    start = fit(model, rows, max_steps=1, **(options | {"learning_rate": 0.0}))
+    options: dict[str, Any] = {
+        "batch_size": 24,
+        "head_dropout": 0,
+        "max_grad_norm": 0.0,
+        "weight_decay": 0.1,
+    }
+    start = fit(model, rows, max_steps=1, learning_rate=0.0, **options)
     found = fit(model, rows, epochs=3, warmup_ratio=0.3, **options)
     by_hand, labels = start.classifier, torch.tensor([row["label"] for row in rows])
     decayed = [p for name, p in by_hand.named_parameters() if not name.endswith("bias")]
