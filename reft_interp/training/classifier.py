@@ -116,8 +116,7 @@ class Classifier(nn.Module):
             ValueError: a row lacks what is read, has no token that is edited, or is longer than
                 the model can read.
         """
-        batch = encode(self.model, texts_of(self.model, rows), max_length=self.max_length)
-        return self.head(self.state(batch))
+        return self.head(self.state(self._encode(texts_of(self.model, rows))))
 
     def predict(self, rows: Rows, *, batch_size: int = 64) -> list[int] | list[float]:
         """The class of each row, or its score.
@@ -130,6 +129,21 @@ class Classifier(nn.Module):
         if self.classes is None:
             return [float(output) for output in outputs[:, 0]]
         return [int(number) for number in outputs.argmax(1)]
+
+    def check(self, rows: Rows, argument: str = "rows") -> None:
+        """Raise where some rows cannot be classified; the model does not run.
+
+        Args:
+            rows: any number of them.
+            argument: what they are called in the message, where they are no rows.
+
+        Raises:
+            TypeError: something that is no row.
+            ValueError: as `forward`.
+        """
+        batch = self._encode(texts_of(self.model, rows, argument))
+        if self.intervened is not None:
+            self.intervened.edits(batch)
 
     def states(self, rows: Rows, *, batch_size: int = 64) -> Float[Tensor, "rows d"]:
         """The hidden states that the head reads, without gradient."""

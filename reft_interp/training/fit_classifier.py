@@ -154,6 +154,11 @@ def fit_classifier(
     def prepared(some: Rows, of_rows: list[int] | list[float]) -> PreparedLabels:
         return PreparedLabels(classifier, some, of_rows, engine=engine, memory_budget=memory_budget)
 
+    if test is not None:
+        # What is wrong with them should not come out when the training is done.
+        classifier.check(test, "validation")
+    for gold in labels[1:]:
+        chosen(gold, gold)
     train_rows = prepared(train, labels[0])
     held_out = None if development is None else prepared(development, labels[1])
     settings = {

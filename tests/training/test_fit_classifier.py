@@ -10,7 +10,7 @@ from torch.nn.functional import cross_entropy
 from torch.testing import assert_close
 from transformers import TrainerCallback
 
-from reft_interp.evaluation.metrics import f1
+from reft_interp.evaluation.metrics import f1, matthews
 from reft_interp.interventions import LoReFT
 from reft_interp.runtime import IntervenedModel
 from reft_interp.sites import Site
@@ -227,6 +227,13 @@ def no_type_checks():
         jaxtyping.config.update("jaxtyping_disable", False)
 
 
+class NoStep(TrainerCallback):
+    """Where training should not begin."""
+
+    def on_step_begin(self, args, state, control, **kwargs):
+        raise AssertionError("it trains")
+
+
 @pytest.mark.usefixtures("no_type_checks")
 def test_mistakes_are_told_before_the_first_step(hooked):
     model = hooked("bert")
@@ -245,6 +252,13 @@ def test_mistakes_are_told_before_the_first_step(hooked):
         fit(model, [*rows, rows[0] | {"label": 0.5}], classes=2)
     with pytest.raises(ValueError, match="validation must hold at least two rows, got 1"):
         fit(model, rows, validation=rows[:1])
+    long = {"text_a": "the key " * 30, "text_b": "is old", "label": 1}
+    for last in ([long, rows[0]], [rows[0], long], [rows[0], {"label": 1}]):
+        # One of them is chosen on, the other reported on; neither waits for the training.
+        with pytest.raises(ValueError, match=r"reads 40 at most|row 0 has no 'prompt'"):
+            fit(model, rows, validation=last, callbacks=[NoStep()])
+    with pytest.raises(ValueError, match="a label must be one of no, or its number, got 1"):
+        fit(model, rows, validation=rows, metric=matthews(("no",)), callbacks=[NoStep()])
     with pytest.raises(ValueError, match="intervention is None, the head alone, so site must be"):
         fit_classifier(model, rows, None, SITES, progress=False)
     with pytest.raises(ValueError, match="site must be at least one Site, got none"):
