@@ -104,8 +104,11 @@ from .sweeps import compare_subspaces as compare_subspaces
 from .sweeps import grid as grid
 from .sweeps import sweep as sweep
 from .training import Cell as Cell
+from .training import Classifier as Classifier
+from .training import ClassifierResult as ClassifierResult
 from .training import ReFTCell as ReFTCell
 from .training import ReFTResult as ReFTResult
+from .training import fit_classifier as fit_classifier
 from .training import fit_reft as fit_reft
 from .training import fit_reft_each as fit_reft_each
 from .training import train as train

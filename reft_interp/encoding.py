@@ -43,6 +43,7 @@ class TokenizedBatch:
     answer_end: Int[Tensor, "batch"]
     """One past the column of the answer's last token; `prompt_end` where there is no answer."""
     prompts: tuple[str, ...]
+    """Of a pair of texts both, with a line break between them."""
     offsets: tuple[Offsets, ...]
     """Characters of the prompt that each prompt token stands for."""
     spans: tuple[Mapping[str, tuple[int, int]], ...]
@@ -51,6 +52,9 @@ class TokenizedBatch:
     """Empty strings where there is no answer."""
     answer_offsets: tuple[Offsets, ...]
     """Characters of the answer that each answer token stands for."""
+    token_type_ids: Int[Tensor, "batch pos"] | None = None
+    """Which text of a pair each token belongs to, as the tokenizer numbers them; None where
+    prompts are single texts, or the tokenizer makes no difference (RoBERTa's)."""
 
     def __len__(self) -> int:
         return len(self.prompts)
@@ -71,8 +75,12 @@ class TokenizedBatch:
         chosen = torch.as_tensor(rows, device=self.input_ids.device)
         left = int(self.prompt_start[chosen].min())
         right = int(self.answer_end[chosen].max())
-        columns = ("input_ids", "attention_mask", "labels")
-        values = {name: getattr(self, name)[chosen, left:right] for name in columns}
+        columns = ("input_ids", "attention_mask", "labels", "token_type_ids")
+        values: dict[str, Any] = {
+            name: tensor[chosen, left:right]
+            for name in columns
+            if (tensor := getattr(self, name)) is not None
+        }
         for name in ("prompt_start", "prompt_end", "answer_end"):
             values[name] = getattr(self, name)[chosen] - left
         for name in ("prompts", "offsets", "spans", "answers", "answer_offsets"):
@@ -87,12 +95,22 @@ class TokenizedBatch:
             return batches[0]
         width = max(batch.input_ids.shape[1] for batch in batches)
         values: dict[str, Any] = {}
-        for name, fill in (("input_ids", 0), ("attention_mask", 0), ("labels", IGNORED)):
+        padded = {
+            "input_ids": ([batch.input_ids for batch in batches], 0),
+            "attention_mask": ([batch.attention_mask for batch in batches], 0),
+            "labels": ([batch.labels for batch in batches], IGNORED),
+        }
+        types = [batch.token_type_ids for batch in batches]
+        if any(of_batch is not None for of_batch in types):
+            # A single text is the first of a pair.
+            known = [
+                torch.zeros_like(batch.input_ids) if of_batch is None else of_batch
+                for batch, of_batch in zip(batches, types, strict=True)
+            ]
+            padded["token_type_ids"] = known, 0
+        for name, (tensors, fill) in padded.items():
             values[name] = torch.cat(
-                [
-                    pad(tensor, (0, width - tensor.shape[1]), value=fill)
-                    for tensor in (getattr(batch, name) for batch in batches)
-                ]
+                [pad(tensor, (0, width - tensor.shape[1]), value=fill) for tensor in tensors]
             )
         for name in ("prompt_start", "prompt_end", "answer_end"):
             values[name] = torch.cat([getattr(batch, name) for batch in batches])
@@ -107,6 +125,8 @@ def tokenize(
     answers: Sequence[str] | None = None,
     *,
     spans: Sequence[Mapping[str, Sequence[int] | None] | None] | None = None,
+    text_pairs: Sequence[str] | None = None,
+    max_length: int | None = None,
     padding_side: Literal["left", "right"] = "right",
 ) -> TokenizedBatch:
     """Tokenize prompts and answers apart, and put each answer after its prompt.
@@ -123,12 +143,19 @@ def tokenize(
         answers: one for each prompt.
         spans: for each prompt, the characters `[start, end)` of named parts of it. A name whose
             value is None (as `datasets` fills up rows that lack it) is left out.
+        text_pairs: for each prompt the text that makes a pair with it. The tokenizer joins the
+            two as it joins pairs (special tokens between them, token types), and for position
+            selectors and spans the second text's characters follow the first's after one line
+            break.
+        max_length: tokens, special ones included, after which a prompt is cut by the tokenizer;
+            of a pair it shortens the longer text. Nothing is cut by default.
         padding_side: where short rows are filled up.
 
     Raises:
         TypeError: the tokenizer is a slow one, or a string stands where a list of them should.
-        ValueError: a prompt or an answer is empty, a span lies outside its prompt, or there
-            are not as many answers or spans as prompts.
+        ValueError: a prompt, an answer or a text of a pair is empty, a span lies outside its
+            prompt, there are not as many answers, spans or second texts as prompts, or
+            `max_length` leaves no room beside the special tokens.
     """
     if not tokenizer.is_fast:
         raise TypeError(
@@ -140,27 +167,34 @@ def tokenize(
     texts = _texts("prompts", prompts)
     if not texts:
         raise ValueError("prompts must hold at least one prompt, got none")
-    named = _spans(spans, texts)
+    seconds = None if text_pairs is None else _texts("text_pairs", text_pairs, rows=len(texts))
     replies = None if answers is None else _texts("answers", answers, rows=len(texts))
 
-    prompt_ids, offsets = _encode(tokenizer, "prompts", texts, special=True)
+    prompt_ids, offsets, types = _encode(
+        tokenizer, "prompts", texts, seconds, special=True, max_length=max_length
+    )
+    if seconds is not None:
+        texts = tuple(f"{one}\n{other}" for one, other in zip(texts, seconds, strict=True))
+    named = _spans(spans, texts)
     if replies is None:
         replies = ("",) * len(texts)
         answer_ids: list[list[int]] = [[] for _ in texts]
         answer_offsets: tuple[Offsets, ...] = ((),) * len(texts)
     else:
-        answer_ids, answer_offsets = _encode(tokenizer, "answers", replies, special=False)
+        answer_ids, answer_offsets, _ = _encode(tokenizer, "answers", replies, special=False)
 
     filler = next((i for i in (tokenizer.pad_token_id, tokenizer.eos_token_id) if i is not None), 0)
     width = max(len(p) + len(a) for p, a in zip(prompt_ids, answer_ids, strict=True))
-    ids, mask, labels, starts = [], [], [], []
-    for prompt, answer in zip(prompt_ids, answer_ids, strict=True):
+    ids, mask, labels, starts, token_types = [], [], [], [], []
+    for row, (prompt, answer) in enumerate(zip(prompt_ids, answer_ids, strict=True)):
         missing = width - len(prompt) - len(answer)
         left, right = (missing, 0) if padding_side == "left" else (0, missing)
         starts.append(left)
         ids.append([filler] * left + prompt + answer + [filler] * right)
         mask.append([0] * left + [1] * (width - missing) + [0] * right)
         labels.append([IGNORED] * (left + len(prompt)) + answer + [IGNORED] * right)
+        if types is not None:
+            token_types.append([0] * left + types[row] + [0] * (len(answer) + right))
     start = torch.tensor(starts)
     end = start + torch.tensor([len(p) for p in prompt_ids])
     return TokenizedBatch(
@@ -175,6 +209,7 @@ def tokenize(
         spans=named,
         answers=replies,
         answer_offsets=answer_offsets,
+        token_type_ids=None if types is None else torch.tensor(token_types),
     )
 
 
@@ -192,15 +227,50 @@ def _texts(argument: str, texts: Sequence[str], rows: int | None = None) -> tupl
 
 
 def _encode(
-    tokenizer: PreTrainedTokenizerBase, argument: str, texts: Sequence[str], *, special: bool
-) -> tuple[list[list[int]], tuple[Offsets, ...]]:
-    encoded = tokenizer(list(texts), add_special_tokens=special, return_offsets_mapping=True)
+    tokenizer: PreTrainedTokenizerBase,
+    argument: str,
+    texts: Sequence[str],
+    seconds: Sequence[str] | None = None,
+    *,
+    special: bool,
+    max_length: int | None = None,
+) -> tuple[list[list[int]], tuple[Offsets, ...], list[list[int]] | None]:
+    """Ids, offsets and, of pairs, token types where the tokenizer gives some."""
+    if max_length is not None:
+        added = tokenizer.num_special_tokens_to_add(pair=seconds is not None)
+        if max_length <= added:
+            raise ValueError(
+                f"max_length must be more than the {added} special tokens that the tokenizer "
+                f"adds, got {max_length}"
+            )
+    encoded = tokenizer(
+        list(texts),
+        None if seconds is None else list(seconds),
+        add_special_tokens=special,
+        return_offsets_mapping=True,
+        truncation=max_length is not None,
+        max_length=max_length,
+    )
     ids: list[list[int]] = encoded["input_ids"]  # pyright: ignore[reportAssignmentType]
-    pairs: Iterable[list[tuple[int, int]]] = encoded["offset_mapping"]  # pyright: ignore[reportAssignmentType]
-    for row, (text, tokens) in enumerate(zip(texts, ids, strict=True)):
+    of_tokens: Iterable[list[tuple[int, int]]] = encoded["offset_mapping"]  # pyright: ignore[reportAssignmentType]
+    offsets = []
+    for row, (text, tokens, pairs) in enumerate(zip(texts, ids, of_tokens, strict=True)):
         if not tokens:
             raise ValueError(f"{argument}: row {row} has no tokens: {text!r}")
-    return ids, tuple(tuple((start, end) for start, end in row) for row in pairs)
+        # The second text of a pair is placed after the first and a line break; special tokens
+        # belong to neither.
+        shifts = [
+            len(text) + 1 if which == 1 and start < end else 0
+            for which, (start, end) in zip(encoded.sequence_ids(row), pairs, strict=True)
+        ]
+        offsets.append(
+            tuple(
+                (start + shift, end + shift)
+                for shift, (start, end) in zip(shifts, pairs, strict=True)
+            )
+        )
+    types = encoded.get("token_type_ids") if seconds is not None else None
+    return ids, tuple(offsets), types  # pyright: ignore[reportReturnType]
 
 
 def _spans(

@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 import torch
 import transformers
+from tiny_encoders import tiny_encoder
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformer_lens.model_bridge import TransformerBridge
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
@@ -169,6 +170,18 @@ def make_tiny() -> Callable[..., TransformerBridge]:
 def tiny() -> Callable[[str], TransformerBridge]:
     """`tiny(architecture)`: the shared hooked model of one architecture."""
     return _shared_bridge
+
+
+@pytest.fixture(scope="session")
+def make_encoder() -> Callable[..., TransformerBridge]:
+    """`make_encoder("bert" or "roberta", *, seed=0, **config)`: a hooked encoder of the test's
+    own, whose tokenizer encodes pairs as the real one does."""
+
+    def make(architecture: str, **options: Any) -> TransformerBridge:
+        parts = tiny_encoder(architecture, **options)
+        return wrap_model(*parts, name=f"tiny-{architecture}")
+
+    return make
 
 
 @pytest.fixture(scope="session", params=list(ARCHITECTURES))

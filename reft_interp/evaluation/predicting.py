@@ -12,11 +12,10 @@ from transformer_lens.model_bridge import TransformerBridge
 
 from reft_interp.encoding import IGNORED, TokenizedBatch
 from reft_interp.evaluation.results import Accuracy
-from reft_interp.positions import Positions
 from reft_interp.runtime import IntervenedModel
 from reft_interp.runtime.batching import Rows, as_list, by_length, encode
 from reft_interp.runtime.placement import Edit
-from reft_interp.runtime.running import answer_positions, is_causal, run
+from reft_interp.runtime.running import answer_positions, is_causal, prompt_ends, run
 from reft_interp.runtime.sources import Sources, listed_sources, named_sources, take_sources
 
 Model = TransformerBridge | IntervenedModel
@@ -253,8 +252,7 @@ def _log_probabilities_after(
     bridge = model.model if isinstance(model, IntervenedModel) else model
     batch = encode(bridge, rows)
     bridge, edits = _edits(model, batch, sources)
-    every = torch.arange(len(rows), device=batch.input_ids.device)
-    logits = run(bridge, batch, edits, at=Positions(every, batch.prompt_end - 1))
+    logits = run(bridge, batch, edits, at=prompt_ends(batch))
     return logits.float().log_softmax(-1).cpu()
 
 

@@ -15,12 +15,17 @@ from reft_interp.evaluation.predicting import (
     have_choices,
 )
 from reft_interp.evaluation.results import Accuracy
-from reft_interp.positions import Positions
 from reft_interp.runtime import IntervenedModel
 from reft_interp.runtime.batching import by_length
 from reft_interp.runtime.joining import Share, joint_logits
 from reft_interp.runtime.prepared import PreparedRows
-from reft_interp.runtime.running import answer_positions, can_score_tokens, is_causal, token_logits
+from reft_interp.runtime.running import (
+    answer_positions,
+    can_score_tokens,
+    is_causal,
+    prompt_ends,
+    token_logits,
+)
 
 Scored = tuple[IntervenedModel, PreparedRows]
 Tokens = list[tuple[tuple[int, ...], ...]]
@@ -169,8 +174,7 @@ def _share(
     batch = inputs["batch"]
     if answers:
         return Share(intervened, inputs, answer_positions(prepared.model, batch))
-    every = torch.arange(len(rows), device=batch.input_ids.device)
-    return Share(intervened, inputs, Positions(every, batch.prompt_end - 1))
+    return Share(intervened, inputs, prompt_ends(batch))
 
 
 def _parts(

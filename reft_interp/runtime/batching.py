@@ -12,13 +12,27 @@ from reft_interp.encoding import IGNORED, TokenizedBatch, tokenize
 from reft_interp.runtime.running import is_causal
 
 Row = str | Mapping[str, Any]
-"""A prompt, or a mapping with `prompt` and, where needed, `answer`, `spans`, `choices`."""
+"""A prompt, or a mapping with `prompt` and, where needed, `answer`, `spans`, `choices`, and (for
+encoders) `text_pair`: the text that makes a pair with the prompt."""
 Rows = Sequence[Row] | Dataset
 
 
 def device_of(model: TransformerBridge) -> torch.device:
     """Where the model's weights are."""
     return next(model.parameters()).device
+
+
+def check_several(rows: Rows, argument: str = "rows") -> None:
+    """Raise unless something is rows, whatever they are.
+
+    Raises:
+        TypeError: a single string or mapping, or something with splits.
+    """
+    if isinstance(rows, str | Mapping):
+        raise TypeError(f"{argument} must be a list of rows, got one {type(rows).__name__}")
+    if hasattr(rows, "train") and hasattr(rows, "test"):
+        name = type(rows).__name__
+        raise TypeError(f"{argument} must be rows, got {name}: give its .train or its .test")
 
 
 def as_list(rows: Rows, argument: str = "rows") -> list[Mapping[str, Any]]:
@@ -28,11 +42,7 @@ def as_list(rows: Rows, argument: str = "rows") -> list[Mapping[str, Any]]:
         TypeError: a single string, or something that is no row.
         ValueError: there are none, or one has no prompt.
     """
-    if isinstance(rows, str | Mapping):
-        raise TypeError(f"{argument} must be a list of rows, got one {type(rows).__name__}")
-    if hasattr(rows, "train") and hasattr(rows, "test"):
-        name = type(rows).__name__
-        raise TypeError(f"{argument} must be rows, got {name}: give its .train or its .test")
+    check_several(rows, argument)
     mappings: list[Mapping[str, Any]] = []
     for i, row in enumerate(cast("Sequence[Row]", rows)):
         if isinstance(row, str):
@@ -52,15 +62,25 @@ def encode(
     rows: Rows,
     *,
     answers: bool = False,
+    max_length: int | None = None,
     padding_side: Literal["left", "right"] = "right",
 ) -> TokenizedBatch:
     """Tokenize rows, with their `answer` where asked for.
 
-    An encoder sees masks in the answer's place: it would only copy what it can see.
+    An encoder sees masks in the answer's place: it would only copy what it can see. It reads a
+    row with `text_pair` as its tokenizer encodes pairs.
+
+    Args:
+        model: whose tokenizer it is.
+        rows: prompts, or mappings with `prompt`.
+        answers: whether their answers follow them.
+        max_length: tokens after which the tokenizer cuts a prompt; nothing is cut by default.
+        padding_side: where short rows are filled up.
 
     Raises:
         ValueError: a row lacks what is needed (the message gives its number); answers for an
-            encoder whose tokenizer has no mask token.
+            encoder whose tokenizer has no mask token; a pair of texts in some rows alone, or
+            for a decoder; a row that is longer than an encoder can read.
     """
     mappings = as_list(rows)
     if answers and any("answer" not in row for row in mappings):
@@ -71,9 +91,14 @@ def encode(
         [row["prompt"] for row in mappings],
         [row["answer"] for row in mappings] if answers else None,
         spans=[row.get("spans") or {} for row in mappings],
+        text_pairs=_text_pairs(model, mappings),
+        max_length=max_length,
         padding_side=padding_side,
     )
-    if answers and not is_causal(model):
+    if is_causal(model):
+        return batch.to(device_of(model))
+    _check_lengths(model, batch)
+    if answers:
         mask = model.tokenizer.mask_token_id
         if mask is None:
             raise ValueError(
@@ -84,6 +109,35 @@ def encode(
     return batch.to(device_of(model))
 
 
+def _check_lengths(model: TransformerBridge, batch: TokenizedBatch) -> None:
+    """Encoders look positions up in a table that ends."""
+    lengths = (batch.answer_end - batch.prompt_start).tolist()
+    for row, length in enumerate(lengths):
+        if length > model.cfg.n_ctx:
+            raise ValueError(
+                f"rows: row {row} has {length} tokens, and {model.cfg.model_name} reads "
+                f"{model.cfg.n_ctx} at most: shorten it, or give max_length where it is taken"
+            )
+
+
+def _text_pairs(model: TransformerBridge, rows: Sequence[Mapping[str, Any]]) -> list[str] | None:
+    pairs = [row.get("text_pair") for row in rows]
+    given = [text is not None for text in pairs]
+    if not any(given):
+        return None
+    if is_causal(model):
+        raise ValueError(
+            f"rows: row {given.index(True)} has a 'text_pair', and {model.cfg.model_name} is a "
+            "decoder, which reads one text: write both into the prompt"
+        )
+    if not all(given):
+        raise ValueError(
+            f"rows: row {given.index(False)} has no 'text_pair', but others do: rows of one "
+            "batch are all pairs or none"
+        )
+    return cast("list[str]", pairs)
+
+
 def by_length(rows: Sequence[Mapping[str, Any]], size: int) -> Iterator[list[int]]:
     """Indices of rows in groups of `size`, rows of similar length together.
 
@@ -92,6 +146,7 @@ def by_length(rows: Sequence[Mapping[str, Any]], size: int) -> Iterator[list[int
     """
     if size < 1:
         raise ValueError(f"batch_size must be at least 1, got {size}")
-    order = sorted(range(len(rows)), key=lambda i: len(rows[i]["prompt"]))
+    lengths = [len(row["prompt"]) + len(row.get("text_pair") or "") for row in rows]
+    order = sorted(range(len(rows)), key=lengths.__getitem__)
     for start in range(0, len(order), size):
         yield order[start : start + size]

@@ -15,7 +15,7 @@ from reft_interp.runtime.constants import FrozenRows, RegionsOfRows, regions_of
 from reft_interp.runtime.frozen import Region
 from reft_interp.runtime.placement import Edit, Placement
 from reft_interp.runtime.replaying import can_replay, replay
-from reft_interp.runtime.running import answer_positions, run
+from reft_interp.runtime.running import answer_positions, prompt_ends, run
 
 Engine = Literal["auto", "full"]
 
@@ -130,7 +130,8 @@ def agrees(
     regions: Sequence[Region],
 ) -> bool:
     """Whether a replay of a batch gives what the plain run gives, up to the dtype's rounding."""
-    at = answer_positions(model, batch)
+    answered = bool((batch.answer_end > batch.prompt_end).all())
+    at = answer_positions(model, batch) if answered else prompt_ends(batch)
     replayed, plain = replay(model, batch, edits, regions, at), run(model, batch, edits, at=at)
     # An intervention that gives NaN gives it in both.
     finite = plain.isfinite()

@@ -60,11 +60,13 @@ class PreparedRows:
             default. Rows past it are frozen again for each batch that needs them.
         over: what an answer is compared with in training: "vocabulary", all tokens, or
             "choices", those of the row alone, which spares most of the output layer.
+        answers: whether rows have an `answer`. Without, what runs ends with the prompt.
+        max_length: tokens after which the tokenizer cuts a prompt; nothing is cut by default.
 
     Raises:
-        ValueError: a row has no answer, or with `over="choices"` no choices of one token each,
-            as many in all rows; sources are missing, superfluous or not aligned; a
-            position selector finds nothing on a row. All rows are checked before any step.
+        ValueError: a row has no answer where it should, or with `over="choices"` no choices of
+            one token each, as many in all rows; sources are missing, superfluous or not aligned;
+            a position selector finds nothing on a row. All rows are checked before any step.
     """
 
     def __init__(
@@ -77,8 +79,11 @@ class PreparedRows:
         engine: Engine = "auto",
         memory_budget: int | None = None,
         over: Over = "vocabulary",
+        answers: bool = True,
+        max_length: int | None = None,
     ):
-        self._encode(intervened, _Encoded(intervened.model), rows, sources, over)
+        encoded = _Encoded(intervened.model, max_length)
+        self._encode(intervened, encoded, rows, sources, over, answers)
         _fill([self], [intervened], batch_size, engine, memory_budget)
 
     @classmethod
@@ -101,20 +106,21 @@ class PreparedRows:
         rows: Rows,
         sources: Sources | None,
         over: Over,
+        answers: bool = True,
     ) -> None:
         self.model = intervened.model
         self.rows = encoded.listed(rows)
         self.sources = sources
         self.plan = Plan(False, "nothing has been decided yet")
-        self._batch = encoded.batch(rows, answers=True)
+        self._batch = encoded.batch(rows, answers=answers)
         self._choices = encoded.choices(rows) if over == "choices" else None
-        positions = [encoded.positions(p.on, rows, True) for p in intervened.placements]
+        positions = [encoded.positions(p.on, rows, answers) for p in intervened.placements]
         self._selectors = tuple(placement.on for placement in intervened.placements)
         self._columns = {
             on: [columns.tolist() for columns in at.split(len(self.rows))]
             for on, at in zip(self._selectors, positions, strict=True)
         }
-        self._reads = _source_reads(intervened, encoded, self._batch, rows, sources)
+        self._reads = _source_reads(intervened, encoded, self._batch, rows, sources, answers)
         self._held: list[list[Float[Tensor, "k d"]] | None] = [None] * len(positions)
         self._regions = regions_of(
             self.model, [p.site for p in intervened.placements], positions, self._batch
@@ -289,8 +295,9 @@ def _agrees(intervened: IntervenedModel, prepared: PreparedRows) -> bool:
 class _Encoded:
     """Rows that were tokenized, and tokens that were selected, once for all who ask for them."""
 
-    def __init__(self, model: TransformerBridge):
+    def __init__(self, model: TransformerBridge, max_length: int | None = None):
         self._model = model
+        self._max_length = max_length
         # The rows are kept beside what was made of them, so that no others take their id.
         self._lists: dict[int, tuple[Rows, list[Mapping[str, Any]]]] = {}
         self._batches: dict[tuple[int, bool], tuple[Rows, TokenizedBatch]] = {}
@@ -305,7 +312,8 @@ class _Encoded:
     def batch(self, rows: Rows, *, answers: bool) -> TokenizedBatch:
         key = id(rows), answers
         if key not in self._batches:
-            self._batches[key] = rows, encode(self._model, rows, answers=answers)
+            batch = encode(self._model, rows, answers=answers, max_length=self._max_length)
+            self._batches[key] = rows, batch
         return self._batches[key][1]
 
     def choices(self, rows: Rows) -> Int[Tensor, "n k"]:
@@ -351,6 +359,7 @@ def _source_reads(
     batch: TokenizedBatch,
     rows: Rows,
     sources: Sources | None,
+    answers: bool,
 ) -> list[tuple[SourceReads, list[int]]]:
     """Of each source that is read where, and the placements that read it."""
     found = []
@@ -360,7 +369,7 @@ def _source_reads(
         positions = []
         for placement in (intervened.placements[i] for i in readers):
             at = encoded.positions(placement.on, prompts_of(source), False)
-            check_alignment(encoded.positions(placement.on, rows, True), at, batch, of_source)
+            check_alignment(encoded.positions(placement.on, rows, answers), at, batch, of_source)
             positions.append(at)
         edited = source if isinstance(source, EditedSource) else None
         sites = tuple(intervened.placements[i].site for i in readers)

@@ -27,6 +27,18 @@ def is_causal(model: TransformerBridge) -> bool:
     return attends_backwards(model) and bool(model.adapter.supports_causal_loss)
 
 
+def prompt_starts(batch: TokenizedBatch) -> Positions:
+    """The first token of each prompt."""
+    rows = torch.arange(len(batch), device=batch.input_ids.device)
+    return Positions(rows, batch.prompt_start)
+
+
+def prompt_ends(batch: TokenizedBatch) -> Positions:
+    """The last token of each prompt."""
+    rows = torch.arange(len(batch), device=batch.input_ids.device)
+    return Positions(rows, batch.prompt_end - 1)
+
+
 def answer_positions(model: TransformerBridge, batch: TokenizedBatch) -> Positions:
     """Where a model predicts the answer tokens of a batch, in the order of their labels.
 
@@ -71,8 +83,9 @@ def run(
         batch: on the model's device.
         edits: what is done on the way; none for the untouched model.
         at: where the logits are wanted; the output layer runs only there.
-        unembed: whether the output layer runs at all; without it (decoders, with `at`) the
-            result is what enters it.
+        unembed: whether the output layer runs at all; without it (with `at`) the result is the
+            last hidden state: of a decoder what enters its output layer, after the final norm, of
+            an encoder what leaves its last block.
 
     Returns:
         Logits of shape [batch, pos, vocab]; with `at`, [n, vocab], one row a position; without
@@ -82,10 +95,20 @@ def run(
         with hooked(model, edits):
             return _forward(model, batch)
     rows, columns = at.rows, at.columns
-    if not is_causal(model) or _LAST_STREAM not in model.hook_dict:
-        with hooked(model, edits):
-            return _forward(model, batch)[rows, columns]
     entering: list[Tensor] = []
+    if not is_causal(model) or _LAST_STREAM not in model.hook_dict:
+        if unembed:
+            with hooked(model, edits):
+                return _forward(model, batch)[rows, columns]
+
+        def keep_last(stream: Tensor, hook: Any) -> Tensor:
+            entering.append(stream[rows, columns])
+            return stream[:1, :1]  # its output layer runs on one token, and nobody looks
+
+        last_block = f"blocks.{model.cfg.n_layers - 1}.hook_resid_post"
+        with hooked(model, edits, [(last_block, keep_last)]):
+            _forward(model, batch)
+        return entering[0]
 
     def keep(stream: Tensor, hook: Any) -> Tensor:
         entering.append(stream[rows, columns])
@@ -164,6 +187,8 @@ def record(
 
 
 def _forward(model: TransformerBridge, batch: TokenizedBatch, **options: Any) -> Tensor:
+    if batch.token_type_ids is not None:
+        options["token_type_ids"] = batch.token_type_ids
     return model(
         batch.input_ids, attention_mask=batch.attention_mask, return_type="logits", **options
     )

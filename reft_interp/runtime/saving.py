@@ -93,7 +93,7 @@ def load_placements(folder: str | Path, model: TransformerBridge) -> list[Placem
                 f"{folder} holds no saved intervention: there is no {name} in it"
             )
     config = _read_config(folder)
-    _check_model(config["model"], model, folder)
+    check_model(config["model"], model, folder)
     modules = nn.ModuleList(
         build_intervention(entry["class"], entry["arguments"]) for entry in config["interventions"]
     )
@@ -147,7 +147,17 @@ def _read_config(folder: Path) -> dict[str, Any]:
     return config
 
 
-def _check_model(saved: Mapping[str, Any], model: TransformerBridge, folder: Path) -> None:
+def check_model(saved: Mapping[str, Any], model: TransformerBridge, folder: Path) -> None:
+    """Raise, or warn, where a folder was made for another model.
+
+    Args:
+        saved: the identity of the model that it was made for, as a mapping.
+        model: the one that is there.
+        folder: for the message.
+
+    Raises:
+        ValueError: the models differ in depth or width. Another name or architecture is a warning.
+    """
     given = asdict(identify(model))
     for size in ("n_layers", "d_model"):
         if saved[size] != given[size]:

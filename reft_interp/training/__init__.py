@@ -1,11 +1,15 @@
 """Train interventions in a frozen model, on transformers' Trainer.
 
 `collating` makes batches, `trainer` is the Trainer, `reft` the one call that most users need,
-`cells` trains many interventions together, `reft_cells` many ReFTs in one call.
+`cells` trains many interventions together, `reft_cells` many ReFTs in one call, `fit_classifier` a
+classification head with interventions below it.
 Interchanges that are trained on counterfactuals are in `causal`, on the same Trainer.
 """
 
 from reft_interp.training.cells import Cell, train_cells
+from reft_interp.training.classifier import Classifier
+from reft_interp.training.classifier_result import ClassifierResult
+from reft_interp.training.fit_classifier import fit_classifier
 from reft_interp.training.reft import ReFTResult, fit_reft
 from reft_interp.training.reft_cells import ReFTCell, fit_reft_each
 from reft_interp.training.results import load_result
@@ -13,9 +17,12 @@ from reft_interp.training.trainer import InterventionTrainer, train
 
 __all__ = [
     "Cell",
+    "Classifier",
+    "ClassifierResult",
     "InterventionTrainer",
     "ReFTCell",
     "ReFTResult",
+    "fit_classifier",
     "fit_reft",
     "fit_reft_each",
     "load_result",

@@ -1,14 +1,25 @@
 """What training asks of a model and of its prepared rows, before the first step."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 from torch.utils.data import Dataset
 
 from reft_interp.runtime import IntervenedModel
-from reft_interp.runtime.prepared import PreparedRows
 
-Item = tuple[PreparedRows, int]
+
+@runtime_checkable
+class Prepared(Protocol):
+    """Rows that were prepared together, and make batches of their numbers."""
+
+    def __len__(self) -> int: ...
+
+    def inputs(self, rows: Sequence[int]) -> dict[str, Any]:
+        """Some of the rows, in that order."""
+        ...
+
+
+Item = tuple[Prepared, int]
 """A row by its number."""
 
 
@@ -32,7 +43,7 @@ class RowsDataset(Dataset):
         prepared: the rows, with their constants.
     """
 
-    def __init__(self, prepared: PreparedRows):
+    def __init__(self, prepared: Prepared):
         self.prepared = prepared
 
     def __len__(self) -> int:

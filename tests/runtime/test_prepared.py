@@ -9,6 +9,8 @@ from reft_interp.interventions import ConsReFT, DistributedInterchange, LoReFT, 
 from reft_interp.runtime import IntervenedModel, Placement
 from reft_interp.runtime.batching import encode
 from reft_interp.runtime.prepared import PreparedRows
+from reft_interp.runtime.replaying import replay
+from reft_interp.runtime.running import prompt_ends
 from reft_interp.sites import Site
 from reft_interp.subspace import Subspace
 
@@ -58,6 +60,26 @@ def test_sources_are_kept_for_the_placements_that_read_them(tiny):
         assert expected is not None and held[0] is expected[0] is None
         assert held[1] is not None and expected[1] is not None
         assert_close(held[1], expected[1], atol=1e-5, rtol=1e-5)
+
+
+def test_rows_without_answers_end_with_the_prompt(tiny):
+    intervened = swapped(tiny("llama"))
+    prompts = [row["prompt"] for row in ROWS]
+    prepared = PreparedRows(intervened, prompts, SOURCES, answers=False)
+    assert prepared.plan.replays
+    inputs = prepared.inputs(range(len(ROWS)))
+    batch = inputs["batch"]
+    assert torch.equal(batch.answer_end, batch.prompt_end)
+    edits = intervened.edits(batch, inputs["sources"], inputs["positions"])
+    ends = prompt_ends(batch)
+    replayed = replay(intervened.model, batch, edits, inputs["frozen"], ends)
+    logits = intervened.logits(prompts, SOURCES)
+    expected = torch.stack(
+        [row[end - 1] for row, end in zip(logits, batch.prompt_end, strict=True)]
+    )
+    assert_close(replayed, expected, atol=1e-5, rtol=1e-5)
+    with pytest.raises(ValueError, match="row 0 has no 'answer'"):
+        PreparedRows(intervened, prompts, SOURCES)
 
 
 def test_every_row_is_looked_at_before_any_step(tiny):

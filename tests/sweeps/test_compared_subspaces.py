@@ -9,6 +9,7 @@ import torch
 from datasets import Dataset
 
 from reft_interp.evaluation import predict_choices
+from reft_interp.evaluation.metrics import exact_match
 from reft_interp.interop.adapted_states import adapted_states
 from reft_interp.interop.peft_methods import lora, prompt_tuning
 from reft_interp.interventions import DiReFT, LoReFT
@@ -18,7 +19,6 @@ from reft_interp.subspace import Subspace
 from reft_interp.sweeps import MethodComparison, compare_subspaces
 from reft_interp.sweeps.label_subspaces import label_pairs
 from reft_interp.tasks.suites import Suite, paper_recipe
-from reft_interp.tasks.suites.metrics import exact_match
 from reft_interp.training.finetuning import Schedule
 
 CHOICES = [" is", " was"]

@@ -11,13 +11,13 @@ import pytest
 from datasets import Dataset
 from scipy.stats import binomtest
 
+from reft_interp.evaluation.metrics import exact_match, matthews
 from reft_interp.interventions import DiReFT, LoReFT
 from reft_interp.runtime import IntervenedModel
 from reft_interp.sweeps import Budget, compare
 from reft_interp.sweeps.comparison import mean_score
 from reft_interp.sweeps.named_methods import NAMES, named_method
 from reft_interp.tasks.suites import Suite, paper_recipe
-from reft_interp.tasks.suites.metrics import exact_match, matthews
 from reft_interp.training.finetuning import Finetuned, FinetuningMethod, Fit
 from reft_interp.training.reft_method import ReFT
 

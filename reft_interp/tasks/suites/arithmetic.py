@@ -8,8 +8,8 @@ The suite of Hu et al. 2023 (LLM-Adapters, arXiv:2304.01933) as Wu et al. 2024 r
 import os
 import re
 
+from reft_interp.evaluation.metrics import numeric_match
 from reft_interp.tasks.suites.llm_adapters import read_adapter_rows
-from reft_interp.tasks.suites.metrics import numeric_match
 from reft_interp.tasks.suites.numbers import last_number, stated_letter
 from reft_interp.tasks.suites.paper_recipes import paper_recipe
 from reft_interp.tasks.suites.reading import Record, as_dataset, without

@@ -10,8 +10,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from reft_interp.tasks.suites.glue_reading import LAYOUTS, read_glue
-from reft_interp.tasks.suites.metrics import (
+from reft_interp.evaluation.metrics import (
     Metric,
     f1,
     label_accuracy,
@@ -19,6 +18,7 @@ from reft_interp.tasks.suites.metrics import (
     pearson,
     spearman,
 )
+from reft_interp.tasks.suites.glue_reading import LAYOUTS, read_glue
 from reft_interp.tasks.suites.numbers import last_number
 from reft_interp.tasks.suites.paper_recipes import paper_recipe
 from reft_interp.tasks.suites.reading import Record, as_dataset

@@ -12,9 +12,9 @@ from typing import Any, Literal
 
 from transformers import PreTrainedTokenizerBase
 
+from reft_interp.evaluation.metrics import Metric
 from reft_interp.runtime.batching import Rows, as_list
 from reft_interp.tasks.suites.judging import rouge_l
-from reft_interp.tasks.suites.metrics import Metric
 from reft_interp.tasks.suites.paper_recipes import paper_recipe
 from reft_interp.tasks.suites.reading import (
     Record,

@@ -8,8 +8,8 @@ solutions in words. Next door: `numbers` finds the answer of an output.
 import os
 import re
 
+from reft_interp.evaluation.metrics import numeric_match
 from reft_interp.tasks.suites.arithmetic import extract_result
-from reft_interp.tasks.suites.metrics import numeric_match
 from reft_interp.tasks.suites.paper_recipes import paper_recipe
 from reft_interp.tasks.suites.reading import Record, as_dataset, listing, locate, read_json
 from reft_interp.tasks.suites.recipe import Recipe

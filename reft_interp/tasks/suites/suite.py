@@ -13,8 +13,8 @@ from typing import Any
 from datasets import Dataset
 
 from reft_interp.causal.rows import check_columns, check_row, content_hash, rows_of
+from reft_interp.evaluation.metrics import Metric
 from reft_interp.runtime.batching import Rows, as_list
-from reft_interp.tasks.suites.metrics import Metric
 from reft_interp.tasks.suites.recipe import Recipe
 
 REQUIRED_COLUMNS = ("prompt", "answer", "gold")

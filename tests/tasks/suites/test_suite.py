@@ -6,8 +6,8 @@ from dataclasses import replace
 import pytest
 from datasets import Dataset
 
+from reft_interp.evaluation.metrics import exact_match, share_correct
 from reft_interp.tasks.suites import Suite, paper_recipe
-from reft_interp.tasks.suites.metrics import exact_match, share_correct
 from reft_interp.tasks.suites.suite import Metric
 
 

@@ -4,8 +4,9 @@ import math
 
 import numpy as np
 import pytest
+from sklearn.metrics import f1_score, matthews_corrcoef
 
-from reft_interp.tasks.suites.metrics import (
+from reft_interp.evaluation.metrics import (
     exact_match,
     f1,
     label_accuracy,
@@ -59,6 +60,16 @@ def test_f1_is_the_harmonic_mean_of_precision_and_recall_of_the_second_label():
     flipped = [[1 - label for label in side] for side in (PREDICTED, GOLD)]
     assert f1(NAMES)(*flipped) == pytest.approx(2 / (5 / 4 + 6 / 4))
     assert f1(NAMES)([0, 0], [0, 0]) == 0.0
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_measures_of_two_labels_are_sklearns(seed):
+    rng = np.random.default_rng(seed)
+    gold = rng.integers(0, 2, 60)
+    predicted = np.where(rng.random(60) < rng.random(), gold, rng.integers(0, 2, 60))
+    given = predicted.tolist(), gold.tolist()
+    assert matthews(NAMES)(*given) == pytest.approx(matthews_corrcoef(gold, predicted))
+    assert f1(NAMES)(*given) == pytest.approx(f1_score(gold, predicted))
 
 
 def test_names_and_numbers_of_labels_are_the_same():

@@ -1,0 +1,69 @@
+"""A metric over rows, with its interval, whatever the metric is.
+
+Here: what holds for any metric of predicted and gold answers. Next door: `metrics` are the
+metrics, `results` what is counted of language models.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int
+from scipy.stats import bootstrap
+
+from reft_interp.evaluation.metrics import Metric
+from reft_interp.evaluation.results import Accuracy
+
+_RESAMPLES = 2000
+
+
+@dataclass(frozen=True)
+class Score:
+    """What a metric says of some rows."""
+
+    metric: str
+    value: float
+    interval: tuple[float, float]
+    """95 %: Wilson's for a share of rows, else the percentiles of a bootstrap over rows."""
+    n: int
+    """Rows that were scored."""
+
+    def __str__(self) -> str:
+        low, high = self.interval
+        return f"{self.metric} {self.value:.3f} [{low:.3f}, {high:.3f}] n={self.n}"
+
+
+def score(metric: Metric, predicted: Sequence[Any], gold: Sequence[Any], *, seed: int = 0) -> Score:
+    """A metric and how sure it is.
+
+    Args:
+        metric: as `reft_interp.evaluation.metrics` has them.
+        predicted: one a row.
+        gold: what they should be.
+        seed: of the bootstrap's 2,000 resamples.
+
+    Raises:
+        ValueError: no rows, or not as many predicted as gold ones.
+    """
+    value = metric(predicted, gold)
+    n = len(gold)
+    if metric.is_correct is not None:
+        hits = sum(map(metric.is_correct, predicted, gold))
+        low, high = Accuracy(hits, n).interval
+    else:
+        low, high = _resampled(metric, predicted, gold, seed) if n > 1 else (value, value)
+    return Score(metric.name, value, (float(low), float(high)), n)
+
+
+def _resampled(
+    metric: Metric, predicted: Sequence[Any], gold: Sequence[Any], seed: int
+) -> tuple[float, float]:
+    def of_rows(rows: Int[np.ndarray, "n"]) -> float:
+        return metric([predicted[i] for i in rows], [gold[i] for i in rows])
+
+    found = bootstrap(
+        (np.arange(len(gold)),), of_rows, vectorized=False, n_resamples=_RESAMPLES,
+        method="percentile", rng=np.random.default_rng(seed),
+    ).confidence_interval  # fmt: skip
+    return found.low, found.high

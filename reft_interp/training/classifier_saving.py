@@ -1,0 +1,143 @@
+"""A classifier as a folder: `config.json`, `head.safetensors`, and the folder of its interventions.
+
+Tensors are written before the configuration that describes them, each file whole. Nothing is
+pickled. Below: `runtime.saving` writes the interventions.
+"""
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from transformer_lens.model_bridge import TransformerBridge
+
+from reft_interp.models import identify
+from reft_interp.runtime import IntervenedModel
+from reft_interp.runtime.saving import check_model, read_tensors
+from reft_interp.whole_files import write_whole
+
+if TYPE_CHECKING:
+    from reft_interp.training.classifier import Classifier
+
+CONFIG = "config.json"
+HEAD = "head.safetensors"
+INTERVENTIONS = "interventions"
+_FORMAT = 1
+_KIND = "classifier"
+
+
+def save_classifier(
+    classifier: "Classifier", folder: str | Path, notes: Mapping[str, Any] | None = None
+) -> None:
+    """Write a classifier; see `Classifier.save`."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    if classifier.intervened is not None:
+        classifier.intervened.save(folder / INTERVENTIONS)
+    tensors = {
+        name: tensor.detach().cpu().contiguous()
+        for name, tensor in classifier.head.state_dict().items()
+    }
+    beside = folder / f".{HEAD}.{os.getpid()}"
+    try:
+        save_file(tensors, str(beside))
+        beside.replace(folder / HEAD)
+    finally:
+        beside.unlink(missing_ok=True)
+    config = {
+        "format": _FORMAT,
+        "kind": _KIND,
+        "reft_interp": version("reft-interp"),
+        "model": asdict(identify(classifier.model)),
+        "classes": classifier.classes,
+        "head": {
+            "class": type(classifier.head).__name__,
+            "dropout": classifier.head.dropout.p,
+        },
+        "max_length": classifier.max_length,
+        "interventions": classifier.intervened is not None,
+        "notes": dict(notes or {}),
+    }
+    write_whole(folder / CONFIG, json.dumps(config, indent=2) + "\n")
+
+
+def load_classifier(
+    kind: "type[Classifier]", folder: str | Path, model: TransformerBridge
+) -> "Classifier":
+    """Read a classifier; see `Classifier.load`."""
+    folder = Path(folder)
+    config = read_config(folder)
+    check_model(config["model"], model, folder)
+    placed = config["interventions"]
+    classifier = kind(
+        IntervenedModel.load(folder / INTERVENTIONS, model) if placed else model,
+        config["classes"],
+        head_dropout=config["head"]["dropout"],
+        max_length=config["max_length"],
+    )
+    made = type(classifier.head).__name__
+    if config["head"]["class"] != made:
+        raise ValueError(
+            f"{folder} holds a {config['head']['class']}, but {model.cfg.model_name} takes a {made}"
+        )
+    _fill(classifier.head, folder)
+    return classifier
+
+
+def read_weights(classifier: "Classifier", folder: str | Path) -> None:
+    """Read the weights of a classifier that is there already; see `Classifier.load_weights`."""
+    folder = Path(folder)
+    if classifier.intervened is not None:
+        tensors = read_tensors(folder / INTERVENTIONS)
+        classifier.intervened.interventions.load_state_dict(tensors)
+    _fill(classifier.head, folder)
+
+
+def read_config(folder: str | Path) -> dict[str, Any]:
+    """What `config.json` says of a saved classifier.
+
+    Raises:
+        FileNotFoundError: the folder holds no saved classifier.
+        ValueError: the file is damaged, of something else, or of another format.
+    """
+    folder = Path(folder)
+    for name in (CONFIG, HEAD):
+        if not (folder / name).is_file():
+            raise FileNotFoundError(f"{folder} holds no saved classifier: there is no {name} in it")
+    path = folder / CONFIG
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:  # not JSON, or not text
+        raise ValueError(f"{path} is damaged: {error}") from error
+    if not isinstance(config, dict) or config.get("kind") != _KIND:
+        raise ValueError(f"{path} is no configuration of a classifier")
+    if config.get("format") != _FORMAT:
+        raise ValueError(
+            f"{path} has format {config.get('format')!r}; this version reads {_FORMAT}"
+        )
+    expected = {"model", "classes", "head", "max_length", "interventions", "notes"}
+    if missing := expected - set(config):
+        raise ValueError(f"{path} is damaged: it lacks {', '.join(sorted(missing))}")
+    return config
+
+
+def _fill(head: nn.Module, folder: Path) -> None:
+    path = folder / HEAD
+    try:
+        tensors = load_file(str(path))
+    except SafetensorError as error:
+        raise ValueError(f"{path} is damaged or no safetensors file: {error}") from error
+    if (expected := _shapes(head.state_dict())) != (found := _shapes(tensors)):
+        wrong = sorted(set(expected.items()) ^ set(found.items()))
+        raise ValueError(f"{path} does not fit {CONFIG}: {wrong}")
+    head.load_state_dict(tensors)
+
+
+def _shapes(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(tensor.shape) for name, tensor in tensors.items()}

@@ -1,0 +1,64 @@
+"""Intervals of any metric: truth is the closed form, where a metric has one."""
+
+import numpy as np
+import pytest
+
+from reft_interp.evaluation.metric_scores import score
+from reft_interp.evaluation.metrics import exact_match, f1, matthews, pearson
+from reft_interp.evaluation.results import Accuracy
+
+LABELS = ("no", "yes")
+
+
+def test_a_share_of_rows_has_wilsons_interval():
+    predicted, gold = [0, 1, 1, 0, 1], [0, 1, 0, 0, 0]
+    found = score(exact_match(), predicted, gold)
+    assert (found.value, found.n) == (0.6, 5)
+    assert found.interval == Accuracy(3, 5).interval
+    assert str(found) == "accuracy 0.600 [0.231, 0.882] n=5"
+
+
+def test_a_correlation_has_about_fishers_interval():
+    rng = np.random.default_rng(0)
+    gold = rng.normal(size=400)
+    predicted = gold + rng.normal(size=400)
+    found = score(pearson(-10.0, 10.0), predicted.tolist(), gold.tolist())
+    r = np.corrcoef(predicted, gold)[0, 1]
+    assert found.value == pytest.approx(r)
+    # Fisher's transformation, exact for normal variables.
+    low, high = np.tanh(np.arctanh(r) + np.array([-1.96, 1.96]) / np.sqrt(400 - 3))
+    assert found.interval == pytest.approx((low, high), abs=0.01)
+
+
+def test_an_interval_of_matthews_correlation_covers_its_value_and_narrows_with_rows():
+    rng = np.random.default_rng(1)
+    widths = []
+    for n in (16, 256):
+        gold = rng.integers(0, 2, n)
+        predicted = np.where(rng.random(n) < 0.75, gold, 1 - gold)
+        found = score(matthews(LABELS), predicted.tolist(), gold.tolist())
+        low, high = found.interval
+        assert low < found.value < high
+        widths.append(high - low)
+    # As the square root of the number of rows.
+    assert widths[0] / widths[1] == pytest.approx(4, rel=0.4)
+
+
+def test_the_seed_decides_the_resamples():
+    rng = np.random.default_rng(2)
+    gold = rng.integers(0, 2, 30).tolist()
+    predicted = rng.integers(0, 2, 30).tolist()
+    one, same, other = (score(f1(LABELS), predicted, gold, seed=s).interval for s in (0, 0, 1))
+    assert one == same != other
+
+
+@pytest.mark.parametrize("gold", [[1, 1, 1, 1], [0, 1, 1, 1]])
+def test_resamples_of_one_label_are_no_trouble(gold):
+    found = score(matthews(LABELS), [1, 1, 1, 1], gold)
+    assert found.value == 0.0 and found.interval == (0.0, 0.0)
+
+
+def test_one_row_and_none():
+    assert score(f1(LABELS), [1], [1]).interval == (1.0, 1.0)
+    with pytest.raises(ValueError, match="there are 1 predicted and 2 gold"):
+        score(f1(LABELS), [1], [1, 0])
