@@ -21,7 +21,7 @@ from reft_interp.runtime.prepared import Over, PreparedRows
 from reft_interp.sites import Site
 from reft_interp.subspace import Subspace
 from reft_interp.training import load_result, train
-from reft_interp.training.trainer import check_arguments
+from reft_interp.training.in_place import check_arguments
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ from reft_interp.runtime.prepared import Over, PreparedRows
 from reft_interp.sites import Site
 from reft_interp.subspace import Subspace, check_rank
 from reft_interp.training import train
-from reft_interp.training.trainer import check_arguments
+from reft_interp.training.in_place import check_arguments
 
 
 @dataclass(frozen=True)

@@ -19,8 +19,9 @@ from reft_interp.runtime.planning import Engine
 from reft_interp.runtime.prepared import Over, PreparedRows
 from reft_interp.sites import Site
 from reft_interp.subspace import Subspace
+from reft_interp.training.in_place import check_arguments, train
+from reft_interp.training.processes import check_devices
 from reft_interp.training.results import load_result
-from reft_interp.training.trainer import check_arguments, train
 
 
 @dataclass(frozen=True)
@@ -95,8 +96,9 @@ def place_reft(
     """The untrained ReFT in its places, as `fit_reft` begins with it.
 
     Raises:
-        ValueError: no site, or one that the model lacks.
+        ValueError: no site, or one that the model lacks; a model on several devices.
     """
+    check_devices(model)
     sites = [site] if isinstance(site, Site) else list(site)
     if not sites:
         raise ValueError("site must be at least one Site, got none")

@@ -5,25 +5,36 @@ Trainer's. What differs: a checkpoint is a folder that `IntervenedModel.load` re
 Trainer's own state beside it.
 """
 
-import tempfile
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
-from dataclasses import fields
-from inspect import signature
+import shutil
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pandas as pd
 import torch
-from torch import nn
+from accelerate.utils import gather_object
+from safetensors import SafetensorError
+from torch import Tensor, nn
+from torch.utils.data import Sampler, SequentialSampler
 from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from reft_interp.runtime import IntervenedModel
-from reft_interp.runtime.batching import Rows, device_of
 from reft_interp.runtime.prepared import PreparedRows
 from reft_interp.runtime.saving import read_tensors
-from reft_interp.training.collating import RowsDataset, check_trainable, collate
+from reft_interp.training.callbacks import Anneal, Bar
+from reft_interp.training.checkpoints import (
+    begin_anew,
+    last_whole,
+)
+from reft_interp.training.collating import RowsDataset, RowsOfBatch, check_trainable, collate
+from reft_interp.training.failures import (
+    GoodWeights,
+    TrainingStopped,
+    memory_advice,
+    rows_without_number,
+)
+from reft_interp.training.processes import check_processes, even_sampler
 
 
 class InterventionTrainer(Trainer):
@@ -49,6 +60,7 @@ class InterventionTrainer(Trainer):
         callbacks: Sequence[TrainerCallback] = (),
     ):
         check_trainable(intervened)
+        check_processes(intervened, args)
         # The interventions live where the model does; several devices would need several copies
         # of the model, which nn.DataParallel cannot make.
         args._n_gpu = min(args.n_gpu, 1)
@@ -63,10 +75,125 @@ class InterventionTrainer(Trainer):
         # `forward` divides by the answer tokens of a whole step, so that accumulating
         # gradients over small batches gives exactly the step of one large batch.
         self.model_accepts_loss_kwargs = True
-        self.add_callback(_Anneal(intervened))
+        if self.accelerator.mixed_precision != "no":
+            raise ValueError(
+                f"{self.accelerator.mixed_precision}: mixed precision would compute the "
+                "interventions in it too, whose directions need float32. Load the model in it "
+                '(load_model(..., dtype="bfloat16")); the interventions stay in float32'
+            )
+        self._good = GoodWeights(intervened)
+        self.add_callback(Anneal(intervened))
         self.remove_callback(PrinterCallback)
         if self.pop_callback(ProgressCallback) is not None:
-            self.add_callback(_Bar)
+            self.add_callback(Bar)
+
+    def training_step(
+        self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None
+    ) -> Tensor:
+        """The Trainer's step, which ends the training where it gives no number.
+
+        Raises:
+            TrainingStopped: the loss is no number; the rows at fault are named.
+            torch.OutOfMemoryError: with the number of rows that would fit.
+        """
+        self._good.begin(self.state.global_step)
+        chosen: RowsOfBatch = inputs["rows"]
+        try:
+            loss = super().training_step(model, inputs, num_items_in_batch)
+        except torch.OutOfMemoryError as error:
+            if self.args.auto_find_batch_size:
+                raise
+            inputs.clear()
+            advice = memory_advice(self._intervened(), chosen)
+            raise torch.OutOfMemoryError(
+                f"no memory for a step of {len(chosen.numbers)} rows: {advice}. ({error})"
+            ) from None
+        except torch.linalg.LinAlgError as error:  # pyright: ignore[reportPrivateImportUsage]
+            raise self._stopped(
+                "the trained directions are no longer independent or no numbers", chosen.numbers
+            ) from error
+        losses = self._of_all_processes(loss)
+        if not torch.isfinite(losses).all():
+            self._stop(float(losses[~torch.isfinite(losses)].flatten()[0]), chosen)
+        return loss
+
+    def compute_loss(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any):
+        """The Trainer's, of a batch without its row numbers."""
+        inputs = {name: value for name, value in inputs.items() if name != "rows"}
+        return super().compute_loss(model, inputs, *args, **kwargs)
+
+    def prediction_step(self, *args: Any, **kwargs: Any):
+        """The Trainer's; in several processes the loss is that of all of them."""
+        loss, logits, labels = super().prediction_step(*args, **kwargs)
+        return None if loss is None else self._of_all_processes(loss).mean(), logits, labels
+
+    def _of_all_processes(self, loss: Tensor) -> Tensor:
+        return cast("Tensor", self.accelerator.gather(loss))
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Sampler | None:
+        order = super()._get_train_sampler(train_dataset)
+        return even_sampler(order, self.train_dataset, self.args, self._train_batch_size)  # pyright: ignore[reportArgumentType]
+
+    def _get_eval_sampler(self, eval_dataset: Any) -> Sampler | None:
+        if self.args.world_size > 1:
+            order = SequentialSampler(eval_dataset)
+            return even_sampler(order, eval_dataset, self.args, self.args.eval_batch_size)
+        return super()._get_eval_sampler(eval_dataset)
+
+    def _stop(self, loss: float, chosen: RowsOfBatch) -> None:
+        """End a training whose loss is no number, in all processes."""
+        bad = gather_object(rows_without_number(self._intervened(), chosen))
+        every = gather_object(list(chosen.numbers))
+        if 0 < len(bad) < len(every):
+            raise TrainingStopped(
+                f"the loss became {loss} at step {self.state.global_step + 1}, in row(s) "
+                f"{_numbers(bad)} of the batch of rows {_numbers(every)}; the others give numbers, "
+                "so look at what is in these rows. The interventions hold the weights before it",
+                self._intervened(),
+                self.state.global_step + 1,
+                bad,
+            )
+        raise self._stopped(f"the loss became {loss}", every)
+
+    def _stopped(self, what: str, rows: list[int]) -> TrainingStopped:
+        """Go back to the weights at which the loss was a number."""
+        self._good.restore()
+        step, kept = self.state.global_step, ""
+        if self.args.save_strategy != "no":
+            # A checkpoint of this step holds the weights that were just found to be ruined.
+            if self.args.should_save:
+                begin_anew(self._checkpoint_folder())
+            last = last_whole(self._checkpoint_folder().parent)
+            kept = f"; the last good checkpoint is {last}" if last else ""
+        return TrainingStopped(
+            f"{what} at step {step + 1}: try a learning rate below {self.args.learning_rate}. (In "
+            f"the batch of rows {_numbers(rows)}. The interventions hold the weights of step "
+            f"{self._good.step} again{kept}.)",
+            self._intervened(),
+            step + 1,
+            rows,
+        )
+
+    def _checkpoint_folder(self) -> Path:
+        return Path(self.args.output_dir or ".") / f"checkpoint-{self.state.global_step}"
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        folder = self._checkpoint_folder()
+        if self.args.should_save:
+            begin_anew(folder)
+        self.accelerator.wait_for_everyone()
+        try:
+            super()._save_checkpoint(model, trial)
+        # torch and safetensors report a full disk by errors of their own.
+        except (OSError, RuntimeError, SafetensorError) as error:
+            shutil.rmtree(folder, ignore_errors=True)
+            last = last_whole(folder.parent)
+            kept = f"{last} is whole: resume=True goes on from it" if last else "there is no other"
+            raise OSError(
+                getattr(error, "errno", None),
+                f"the checkpoint of step {self.state.global_step} could not be written to "
+                f"{folder}: {error}. Of the checkpoints before it {kept}",
+            ) from error
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
         folder = output_dir or self.args.output_dir or "."
@@ -98,142 +225,5 @@ class InterventionTrainer(Trainer):
         )
 
 
-class _Anneal(TrainerCallback):
-    """Tells interventions how far their training is, before each step."""
-
-    def __init__(self, intervened: IntervenedModel):
-        self._intervened = intervened
-
-    def on_step_begin(self, args, state, control, **kwargs):
-        self._intervened.anneal(state.global_step / state.max_steps)
-
-
-class _Bar(ProgressCallback):
-    """The Trainer's progress bar, without a dictionary printed above it at each logging."""
-
-    def on_log(self, args, state, control, logs=None, **kwargs):
-        if state.is_world_process_zero and self.training_bar is not None and logs:
-            if "loss" in logs:
-                self.training_bar.set_postfix(loss=f"{float(logs['loss']):.3f}")
-
-
-def check_arguments(epochs: int | float, arguments: Mapping[str, Any]) -> None:
-    """Raise, before anything runs, where training could not begin.
-
-    Raises:
-        TypeError: an argument that transformers' TrainingArguments does not know.
-        ValueError: no epochs.
-    """
-    known = {one.name for one in fields(TrainingArguments)} | set(signature(train).parameters)
-    unknown = [name for name in arguments if name not in known]
-    if unknown:
-        raise TypeError(
-            f"{unknown[0]!r} is neither an argument here nor one of transformers' TrainingArguments"
-        )
-    if epochs <= 0:
-        raise ValueError(f"epochs must be above 0, got {epochs}")
-
-
-def train(
-    intervened: IntervenedModel,
-    rows: PreparedRows | Rows,
-    evaluation_rows: PreparedRows | Rows | None = None,
-    *,
-    epochs: int | float = 1,
-    learning_rate: float = 4e-3,
-    batch_size: int = 16,
-    seed: int = 0,
-    progress: bool = True,
-    checkpoints: str | Path | None = None,
-    resume: bool = False,
-    callbacks: Sequence[TrainerCallback] = (),
-    **arguments: Any,
-) -> pd.DataFrame:
-    """Train the interventions of a model in place.
-
-    Args:
-        intervened: the model.
-        rows: what is trained on: rows with `prompt` and `answer`, or `PreparedRows`, which
-            interventions that need sources take.
-        evaluation_rows: what the evaluation loss is of; evaluated each epoch if given.
-        epochs: passes over the rows.
-        learning_rate: of AdamW, falling linearly to zero.
-        batch_size: rows a step.
-        seed: of the order of rows, and of dropout. As with every transformers Trainer, the
-            generators of Python, NumPy and torch are set to it.
-        progress: show a progress bar.
-        checkpoints: a folder for checkpoints, one an epoch; none by default.
-        resume: go on from the newest checkpoint there, exactly as if never interrupted.
-        callbacks: transformers' callbacks.
-        arguments: further arguments of transformers' TrainingArguments
-            (`gradient_accumulation_steps`, `lr_scheduler_type`, `warmup_steps`,
-            `load_best_model_at_end`, ...); they win over the ones above.
-
-    Returns:
-        The logged losses: step, epoch, loss.
-
-    Raises:
-        ValueError: nothing to train; resume without a folder for checkpoints; the loss or the
-            weights became NaN or infinite.
-    """
-    check_arguments(epochs, arguments)
-    if resume and checkpoints is None:
-        raise ValueError("resume=True needs checkpoints=, the folder to resume from")
-
-    def prepared(given: PreparedRows | Rows) -> PreparedRows:
-        return given if isinstance(given, PreparedRows) else PreparedRows(intervened, given)
-
-    with ExitStack() as stack:
-        folder = checkpoints or stack.enter_context(tempfile.TemporaryDirectory())
-        device = device_of(intervened.model)
-        given: dict[str, Any] = {
-            "output_dir": str(folder),
-            "num_train_epochs": epochs,
-            "learning_rate": learning_rate,
-            "per_device_train_batch_size": batch_size,
-            "per_device_eval_batch_size": batch_size,
-            "seed": seed,
-            "disable_tqdm": not progress,
-            "logging_steps": 1,
-            "logging_nan_inf_filter": False,  # it would log something else in place of a NaN
-            "save_strategy": "no" if checkpoints is None else "epoch",
-            "eval_strategy": "no" if evaluation_rows is None else "epoch",
-            "report_to": "none",
-            "use_cpu": device.type == "cpu",
-            "remove_unused_columns": False,
-            "prediction_loss_only": True,
-            "dataloader_pin_memory": False,
-            "label_names": ["labels"],
-        }
-        trainer = InterventionTrainer(
-            intervened,
-            TrainingArguments(**(given | arguments)),
-            prepared(rows),
-            None if evaluation_rows is None else prepared(evaluation_rows),
-            [*callbacks, _StopAtNaN()],
-        )
-        intervened.train()
-        try:
-            trainer.train(resume_from_checkpoint=resume or None)
-        except torch.linalg.LinAlgError as error:  # pyright: ignore[reportPrivateImportUsage]
-            raise ValueError(
-                f"the trained directions are no longer independent or no numbers at step "
-                f"{trainer.state.global_step}: try a learning rate below "
-                f"{trainer.args.learning_rate}"
-            ) from error
-        finally:
-            intervened.eval()
-            intervened.zero_grad()
-        return trainer.losses()
-
-
-class _StopAtNaN(TrainerCallback):
-    """Ends a training whose loss is no number, rather than going on with ruined weights."""
-
-    def on_log(self, args, state, control, logs=None, **kwargs):
-        loss = (logs or {}).get("loss")
-        if loss is not None and not torch.isfinite(torch.tensor(float(loss))):
-            raise ValueError(
-                f"the loss became {loss} at step {state.global_step}: "
-                f"try a learning rate below {args.learning_rate}"
-            )
+def _numbers(rows: Sequence[int]) -> str:
+    return ", ".join(map(str, rows))

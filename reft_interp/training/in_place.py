@@ -1,0 +1,135 @@
+"""Train the interventions of a model in place, with as few arguments as that needs.
+
+Next door: `trainer`, whose Trainer runs the steps; `reft`, which places the interventions too.
+"""
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import fields
+from inspect import signature
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from transformers import TrainerCallback, TrainingArguments
+
+from reft_interp.runtime import IntervenedModel
+from reft_interp.runtime.batching import Rows, device_of
+from reft_interp.runtime.prepared import PreparedRows
+from reft_interp.training.checkpoints import newest_checkpoint, refuse_other_training
+from reft_interp.training.processes import check_processes, share_of
+from reft_interp.training.trainer import InterventionTrainer
+
+
+def check_arguments(epochs: int | float, arguments: Mapping[str, Any]) -> None:
+    """Raise, before anything runs, where training could not begin.
+
+    Raises:
+        TypeError: an argument that transformers' TrainingArguments does not know.
+        ValueError: no epochs.
+    """
+    known = {one.name for one in fields(TrainingArguments)} | set(signature(train).parameters)
+    unknown = [name for name in arguments if name not in known]
+    if unknown:
+        raise TypeError(
+            f"{unknown[0]!r} is neither an argument here nor one of transformers' TrainingArguments"
+        )
+    if epochs <= 0:
+        raise ValueError(f"epochs must be above 0, got {epochs}")
+
+
+def train(
+    intervened: IntervenedModel,
+    rows: PreparedRows | Rows,
+    evaluation_rows: PreparedRows | Rows | None = None,
+    *,
+    epochs: int | float = 1,
+    learning_rate: float = 4e-3,
+    batch_size: int = 16,
+    seed: int = 0,
+    progress: bool = True,
+    checkpoints: str | Path | None = None,
+    resume: bool = False,
+    callbacks: Sequence[TrainerCallback] = (),
+    **arguments: Any,
+) -> pd.DataFrame:
+    """Train the interventions of a model in place.
+
+    Args:
+        intervened: the model.
+        rows: what is trained on: rows with `prompt` and `answer`, or `PreparedRows`, which
+            interventions that need sources take.
+        evaluation_rows: what the evaluation loss is of; evaluated each epoch if given.
+        epochs: passes over the rows.
+        learning_rate: of AdamW, falling linearly to zero.
+        batch_size: rows a step.
+        seed: of the order of rows, and of dropout. As with every transformers Trainer, the
+            generators of Python, NumPy and torch are set to it.
+        progress: show a progress bar.
+        checkpoints: a folder for checkpoints, one an epoch; none by default.
+        resume: go on from the newest checkpoint there, exactly as if never interrupted.
+        callbacks: transformers' callbacks.
+        arguments: further arguments of transformers' TrainingArguments
+            (`gradient_accumulation_steps`, `lr_scheduler_type`, `warmup_steps`,
+            `load_best_model_at_end`, ...); they win over the ones above.
+
+    Returns:
+        The logged losses: step, epoch, loss.
+
+    Raises:
+        ValueError: nothing to train; resume without a folder for checkpoints; the loss or the
+            weights became NaN or infinite.
+    """
+    check_arguments(epochs, arguments)
+    if resume and checkpoints is None:
+        raise ValueError("resume=True needs checkpoints=, the folder to resume from")
+
+    def prepared(given: PreparedRows | Rows) -> PreparedRows:
+        return given if isinstance(given, PreparedRows) else PreparedRows(intervened, given)
+
+    if checkpoints is not None and not resume:
+        refuse_other_training(checkpoints)
+
+    with ExitStack() as stack:
+        folder = checkpoints or stack.enter_context(tempfile.TemporaryDirectory())
+        device = device_of(intervened.model)
+        given: dict[str, Any] = {
+            "output_dir": str(folder),
+            "num_train_epochs": epochs,
+            "learning_rate": learning_rate,
+            "per_device_train_batch_size": batch_size,
+            "per_device_eval_batch_size": batch_size,
+            "seed": seed,
+            "disable_tqdm": not progress,
+            "logging_steps": 1,
+            "logging_nan_inf_filter": False,  # it would log something else in place of a NaN
+            "save_strategy": "no" if checkpoints is None else "epoch",
+            "eval_strategy": "no" if evaluation_rows is None else "epoch",
+            "report_to": "none",
+            "use_cpu": device.type == "cpu",
+            "remove_unused_columns": False,
+            "prediction_loss_only": True,
+            "dataloader_pin_memory": False,
+            "label_names": ["labels"],
+        }
+        settings = TrainingArguments(**(given | arguments))
+        for name in ("per_device_train_batch_size", "per_device_eval_batch_size"):
+            if name not in arguments:
+                setattr(settings, name, share_of(batch_size, settings.world_size))
+        check_processes(intervened, settings)
+        start = newest_checkpoint(folder, intervened) if resume else None
+        trainer = InterventionTrainer(
+            intervened,
+            settings,
+            prepared(rows),
+            None if evaluation_rows is None else prepared(evaluation_rows),
+            callbacks,
+        )
+        intervened.train()
+        try:
+            trainer.train(resume_from_checkpoint=None if start is None else str(start))
+        finally:
+            intervened.eval()
+            intervened.zero_grad()
+        return trainer.losses()
