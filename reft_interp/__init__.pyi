@@ -83,6 +83,7 @@ from .runtime import EditedSource as EditedSource
 from .runtime import IntervenedModel as IntervenedModel
 from .runtime import Placement as Placement
 from .runtime import activations as activations
+from .runtime import truncate_prompts as truncate_prompts
 from .runtime.prepared import PreparedRows as PreparedRows
 from .runtime.prepared import prepare_each as prepare_each
 from .sites import Site as Site
@@ -93,6 +94,7 @@ from .sweeps import sweep as sweep
 from .training import Cell as Cell
 from .training import ReFTCell as ReFTCell
 from .training import ReFTResult as ReFTResult
+from .training import TrainingStopped as TrainingStopped
 from .training import fit_reft as fit_reft
 from .training import fit_reft_each as fit_reft_each
 from .training import train as train

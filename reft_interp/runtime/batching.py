@@ -59,8 +59,8 @@ def encode(
     An encoder sees masks in the answer's place: it would only copy what it can see.
 
     Raises:
-        ValueError: a row lacks what is needed (the message gives its number); answers for an
-            encoder whose tokenizer has no mask token.
+        ValueError: a row lacks what is needed, or is longer than what the model can read (the
+            message gives its number); answers for an encoder whose tokenizer has no mask token.
     """
     mappings = as_list(rows)
     if answers and any("answer" not in row for row in mappings):
@@ -73,6 +73,7 @@ def encode(
         spans=[row.get("spans") or {} for row in mappings],
         padding_side=padding_side,
     )
+    _check_lengths(model, batch)
     if answers and not is_causal(model):
         mask = model.tokenizer.mask_token_id
         if mask is None:
@@ -82,6 +83,27 @@ def encode(
         hidden = batch.input_ids.masked_fill(batch.labels != IGNORED, mask)
         batch = replace(batch, input_ids=hidden)
     return batch.to(device_of(model))
+
+
+def context_length(model: TransformerBridge) -> int | None:
+    """How many tokens the model can read at once, by its configuration; None for no limit."""
+    config: Any = model.original_model.config
+    most = getattr(config.get_text_config(), "max_position_embeddings", None)
+    return most if isinstance(most, int) and most > 0 else None
+
+
+def _check_lengths(model: TransformerBridge, batch: TokenizedBatch) -> None:
+    lengths, most = batch.answer_end - batch.prompt_start, context_length(model)
+    if most is None or int(lengths.max()) <= most:
+        return
+    row = int((lengths > most).nonzero()[0])
+    answer = int(batch.answer_end[row] - batch.prompt_end[row])
+    of_answer = f" ({answer} of them its answer)" if answer else ""
+    raise ValueError(
+        f"rows: row {row} has {int(lengths[row])} tokens{of_answer}, and "
+        f"{model.cfg.model_name} can read {most}. Cut prompts with max_length= of fit_reft, or "
+        "truncate_prompts(model, rows, max_length)"
+    )
 
 
 def by_length(rows: Sequence[Mapping[str, Any]], size: int) -> Iterator[list[int]]:

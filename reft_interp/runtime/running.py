@@ -63,6 +63,7 @@ def run(
     *,
     at: Positions | None = None,
     unembed: bool = True,
+    **options: Any,
 ) -> Tensor:
     """Logits of a batch under edits.
 
@@ -73,6 +74,7 @@ def run(
         at: where the logits are wanted; the output layer runs only there.
         unembed: whether the output layer runs at all; without it (decoders, with `at`) the
             result is what enters it.
+        options: of the bridge's forward, as `use_cache`.
 
     Returns:
         Logits of shape [batch, pos, vocab]; with `at`, [n, vocab], one row a position; without
@@ -80,11 +82,11 @@ def run(
     """
     if at is None:
         with hooked(model, edits):
-            return _forward(model, batch)
+            return _forward(model, batch, **options)
     rows, columns = at.rows, at.columns
     if not is_causal(model) or _LAST_STREAM not in model.hook_dict:
         with hooked(model, edits):
-            return _forward(model, batch)[rows, columns]
+            return _forward(model, batch, **options)[rows, columns]
     entering: list[Tensor] = []
 
     def keep(stream: Tensor, hook: Any) -> Tensor:
@@ -92,7 +94,7 @@ def run(
         return entering[0][None] if unembed else entering[0][None, :0]
 
     with hooked(model, edits, [(_LAST_STREAM, keep)]):
-        logits = _forward(model, batch)[0]
+        logits = _forward(model, batch, **options)[0]
     return logits if unembed else entering[0]
 
 

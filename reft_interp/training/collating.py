@@ -10,8 +10,9 @@ from torch.utils.data import Dataset
 from reft_interp.encoding import IGNORED
 from reft_interp.runtime import IntervenedModel
 from reft_interp.runtime.prepared import PreparedRows
+from reft_interp.training.streaming import StreamedBatch
 
-Item = tuple[PreparedRows, int]
+Item = tuple[PreparedRows, int] | tuple[StreamedBatch, int]
 """A row by its number."""
 
 NO_ROW = -1
@@ -52,13 +53,17 @@ class RowsDataset(Dataset):
 class RowsOfBatch:
     """Which rows a batch holds, for whoever has to name them or to run them again."""
 
-    prepared: PreparedRows
+    prepared: PreparedRows | StreamedBatch
     numbers: list[int]
 
 
 def collate(items: Sequence[Item]) -> dict[str, Any]:
     """A batch of rows that were prepared together, and which they are under "rows"."""
     prepared = items[0][0]
+    if isinstance(prepared, StreamedBatch):
+        prepared = prepared.joined(
+            [of_row for of_row, _ in items if isinstance(of_row, StreamedBatch)]
+        )
     rows = [index for _, index in items if index != NO_ROW]
     inputs = prepared.inputs(rows) if rows else _without_answers(prepared.inputs([0]))
     return {**inputs, "rows": RowsOfBatch(prepared, rows)}

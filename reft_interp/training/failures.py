@@ -3,8 +3,12 @@
 Both are told of with the rows of the step, and leave the last good weights in the model.
 """
 
+from collections.abc import Callable
+from functools import partial
+
 import torch
 from torch import Tensor
+from transformers import TrainingArguments
 
 from reft_interp.runtime import IntervenedModel
 from reft_interp.training.collating import RowsOfBatch
@@ -80,17 +84,26 @@ def rows_without_number(intervened: IntervenedModel, chosen: RowsOfBatch) -> lis
     return found
 
 
-def memory_advice(intervened: IntervenedModel, chosen: RowsOfBatch) -> str:
+def memory_advice(
+    intervened: IntervenedModel, chosen: RowsOfBatch, args: TrainingArguments, *, recompute: bool
+) -> str:
     """How many rows a step would have room for, from what steps of one and two rows take.
 
-    The longest row of the batch is run alone and doubled; memory grows evenly with their number.
+    The longest row of the batch runs alone and doubled; memory grows evenly with their number.
+
+    Args:
+        intervened: what is trained.
+        chosen: the rows of the step for which there was no memory.
+        args: of the training.
+        recompute: whether the step ran with gradient checkpointing.
     """
     parameters = [p for p in intervened.parameters() if p.requires_grad]
     device = parameters[0].device
     longest = max(chosen.numbers, key=lambda row: chosen.prepared.region_length([row]))
 
     def step(rows: int) -> None:
-        loss = intervened(**chosen.prepared.inputs([longest] * rows))["loss"]
+        inputs = chosen.prepared.inputs([longest] * rows)
+        loss = intervened(**inputs, recompute=recompute)["loss"]
         # Not `backward`: other processes do not take part in this.
         torch.autograd.grad(loss, parameters, allow_unused=True)
 
@@ -98,27 +111,32 @@ def memory_advice(intervened: IntervenedModel, chosen: RowsOfBatch) -> str:
     peaks = []
     for rows in (1, 2):
         try:
-            peaks.append(peak_memory(device, lambda rows=rows: step(rows)))
+            peaks.append(peak_memory(device, partial(step, rows)))
         except torch.OutOfMemoryError:
             break
     if not peaks:
         return (
             f"not even one row {tokens} fits. Shorten the rows (max_length=), or load the model in "
-            "bfloat16 or with quantization_config"
+            "bfloat16 or with quantization_config="
         )
     fits = 1
     if len(peaks) == 2:
         each = max(peaks[1] - peaks[0], 1)
-        fits = 1 + max(0, int((available_memory(device) * _SAFE - peaks[0]) // each))
-    fits = max(1, min(fits, len(chosen.numbers) - 1))
+        fits += max(0, int((available_memory(device) * _SAFE - peaks[0]) // each))
+    size = args.per_device_train_batch_size
+    fits = min(fits, len(chosen.numbers) - 1, size - 1)
+    advice = f"one row {tokens} takes {peaks[0] / 1e6:,.0f} MB, so that {max(fits, 1)} would fit"
+    if fits < 1:
+        return f"{advice} at most, beside what else takes memory"
+    part = max(n for n in range(1, fits + 1) if size % n == 0)
+    steps = args.gradient_accumulation_steps * size // part
     return (
-        f"a step of one row {tokens} takes {peaks[0] / 1e6:,.0f} MB, so that {fits} would fit. The "
-        f"same training in smaller steps: per_device_train_batch_size={fits} and "
-        f"gradient_accumulation_steps={-(-len(chosen.numbers) // fits)}"
+        f"{advice}. The same training with less memory: per_device_train_batch_size={part}, "
+        f"gradient_accumulation_steps={steps}"
     )
 
 
-def peak_memory(device: torch.device, step) -> int:
+def peak_memory(device: torch.device, step: Callable[[], None]) -> int:
     """Bytes that a step takes on a GPU at most, beside what was there before."""
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats(device)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from datasets import IterableDataset
 from transformers import TrainerCallback, TrainingArguments
 
 from reft_interp.runtime import IntervenedModel
@@ -19,6 +20,7 @@ from reft_interp.runtime.batching import Rows, device_of
 from reft_interp.runtime.prepared import PreparedRows
 from reft_interp.training.checkpoints import newest_checkpoint, refuse_other_training
 from reft_interp.training.processes import check_processes, share_of
+from reft_interp.training.streaming import StreamedRows
 from reft_interp.training.trainer import InterventionTrainer
 
 
@@ -41,7 +43,7 @@ def check_arguments(epochs: int | float, arguments: Mapping[str, Any]) -> None:
 
 def train(
     intervened: IntervenedModel,
-    rows: PreparedRows | Rows,
+    rows: PreparedRows | Rows | IterableDataset,
     evaluation_rows: PreparedRows | Rows | None = None,
     *,
     epochs: int | float = 1,
@@ -59,16 +61,17 @@ def train(
     Args:
         intervened: the model.
         rows: what is trained on: rows with `prompt` and `answer`, or `PreparedRows`, which
-            interventions that need sources take.
+            interventions that need sources take. A stream needs `max_steps`, and runs in full.
         evaluation_rows: what the evaluation loss is of; evaluated each epoch if given.
         epochs: passes over the rows.
         learning_rate: of AdamW, falling linearly to zero.
-        batch_size: rows a step.
+        batch_size: rows a step, over all processes: launched by torchrun or `accelerate launch`,
+            each takes its share, and the weights are those of one process.
         seed: of the order of rows, and of dropout. As with every transformers Trainer, the
             generators of Python, NumPy and torch are set to it.
         progress: show a progress bar.
         checkpoints: a folder for checkpoints, one an epoch; none by default.
-        resume: go on from the newest checkpoint there, exactly as if never interrupted.
+        resume: go on from the newest whole checkpoint there, exactly as if never interrupted.
         callbacks: transformers' callbacks.
         arguments: further arguments of transformers' TrainingArguments
             (`gradient_accumulation_steps`, `lr_scheduler_type`, `warmup_steps`,
@@ -78,8 +81,13 @@ def train(
         The logged losses: step, epoch, loss.
 
     Raises:
-        ValueError: nothing to train; resume without a folder for checkpoints; the loss or the
-            weights became NaN or infinite.
+        TrainingStopped: the loss or the weights became NaN or infinite. It names the rows; the
+            model holds the last good weights.
+        ValueError: nothing to train; `resume` without a folder for checkpoints, without a whole
+            checkpoint there, or with one of other interventions; checkpoints of an earlier
+            training; a model on several devices; what `InterventionTrainer` refuses.
+        OSError: a checkpoint could not be written; those before it are whole.
+        torch.OutOfMemoryError: with the number of rows a step that would fit.
     """
     check_arguments(epochs, arguments)
     if resume and checkpoints is None:
@@ -122,7 +130,7 @@ def train(
         trainer = InterventionTrainer(
             intervened,
             settings,
-            prepared(rows),
+            StreamedRows(intervened, rows) if isinstance(rows, IterableDataset) else prepared(rows),
             None if evaluation_rows is None else prepared(evaluation_rows),
             callbacks,
         )

@@ -20,6 +20,7 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from reft_interp.runtime import IntervenedModel
+from reft_interp.runtime.planning import Plan
 from reft_interp.runtime.prepared import PreparedRows
 from reft_interp.runtime.saving import read_tensors
 from reft_interp.training.callbacks import Anneal, Bar
@@ -35,6 +36,7 @@ from reft_interp.training.failures import (
     rows_without_number,
 )
 from reft_interp.training.processes import check_processes, even_sampler
+from reft_interp.training.streaming import StreamedRows, check_stream
 
 
 class InterventionTrainer(Trainer):
@@ -43,24 +45,29 @@ class InterventionTrainer(Trainer):
     Args:
         intervened: the model; its interventions are trained in place.
         args: transformers' arguments.
-        train_rows: what is trained on.
+        train_rows: what is trained on; a stream with `max_steps` in `args`.
         evaluation_rows: what the evaluation loss is of, where `args` asks for one.
         callbacks: transformers' callbacks, for instance EarlyStoppingCallback.
 
     Raises:
-        ValueError: nothing in `intervened` is trainable.
+        ValueError: nothing in `intervened` is trainable; the model is on several devices or on
+            another one than `args` says; FSDP, DeepSpeed or mixed precision; gradient
+            checkpointing of rows that are replayed.
     """
 
     def __init__(
         self,
         intervened: IntervenedModel,
         args: TrainingArguments,
-        train_rows: PreparedRows,
+        train_rows: PreparedRows | StreamedRows,
         evaluation_rows: PreparedRows | None = None,
         callbacks: Sequence[TrainerCallback] = (),
     ):
         check_trainable(intervened)
         check_processes(intervened, args)
+        if isinstance(train_rows, StreamedRows):
+            check_stream(args)
+        recompute = _recompute(args, train_rows.plan)
         # The interventions live where the model does; several devices would need several copies
         # of the model, which nn.DataParallel cannot make.
         args._n_gpu = min(args.n_gpu, 1)
@@ -68,7 +75,9 @@ class InterventionTrainer(Trainer):
             model=intervened,
             args=args,
             data_collator=collate,
-            train_dataset=RowsDataset(train_rows),
+            train_dataset=train_rows
+            if isinstance(train_rows, StreamedRows)
+            else RowsDataset(train_rows),
             eval_dataset=None if evaluation_rows is None else RowsDataset(evaluation_rows),
             callbacks=list(callbacks),
         )
@@ -81,6 +90,7 @@ class InterventionTrainer(Trainer):
                 "interventions in it too, whose directions need float32. Load the model in it "
                 '(load_model(..., dtype="bfloat16")); the interventions stay in float32'
             )
+        self._recompute = recompute
         self._good = GoodWeights(intervened)
         self.add_callback(Anneal(intervened))
         self.remove_callback(PrinterCallback)
@@ -104,7 +114,7 @@ class InterventionTrainer(Trainer):
             if self.args.auto_find_batch_size:
                 raise
             inputs.clear()
-            advice = memory_advice(self._intervened(), chosen)
+            advice = memory_advice(self._intervened(), chosen, self.args, recompute=self._recompute)
             raise torch.OutOfMemoryError(
                 f"no memory for a step of {len(chosen.numbers)} rows: {advice}. ({error})"
             ) from None
@@ -120,6 +130,8 @@ class InterventionTrainer(Trainer):
     def compute_loss(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any):
         """The Trainer's, of a batch without its row numbers."""
         inputs = {name: value for name, value in inputs.items() if name != "rows"}
+        if self._recompute and model.training:
+            inputs["recompute"] = True
         return super().compute_loss(model, inputs, *args, **kwargs)
 
     def prediction_step(self, *args: Any, **kwargs: Any):
@@ -189,11 +201,12 @@ class InterventionTrainer(Trainer):
             shutil.rmtree(folder, ignore_errors=True)
             last = last_whole(folder.parent)
             kept = f"{last} is whole: resume=True goes on from it" if last else "there is no other"
-            raise OSError(
-                getattr(error, "errno", None),
+            message = (
                 f"the checkpoint of step {self.state.global_step} could not be written to "
-                f"{folder}: {error}. Of the checkpoints before it {kept}",
-            ) from error
+                f"{folder}: {error}. Of the checkpoints before it {kept}"
+            )
+            number = getattr(error, "errno", None)
+            raise OSError(*(() if number is None else (number,)), message) from error
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
         folder = output_dir or self.args.output_dir or "."
@@ -223,6 +236,25 @@ class InterventionTrainer(Trainer):
             [{name: entry[name] for name in ("step", "epoch", "loss")} for entry in logged],
             columns=["step", "epoch", "loss"],
         )
+
+
+def _recompute(args: TrainingArguments, plan: Plan) -> bool:
+    """Whether blocks run again in the backward pass; the Trainer no longer asks the model to."""
+    # The second is transformers' older name, and the only one in its older releases.
+    names = ("activation_checkpointing", "gradient_checkpointing")
+    asked = any(getattr(args, name, None) for name in names)
+    for name in names:
+        if getattr(args, f"{name}_kwargs", None):
+            raise ValueError(f"{name}_kwargs: each block runs again, and nothing can be set")
+        if hasattr(args, name):
+            setattr(args, name, False)
+    if asked and plan.replays:
+        raise ValueError(
+            'gradient_checkpointing=True needs engine="full": these rows are replayed on the keys '
+            "and values of the tokens before the edits, and a block that ran again in the "
+            "backward pass would append its own to them a second time"
+        )
+    return asked
 
 
 def _numbers(rows: Sequence[int]) -> str:
