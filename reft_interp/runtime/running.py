@@ -100,13 +100,14 @@ def run(
 
 def can_score_tokens(model: TransformerBridge) -> bool:
     """Whether the logits of a few tokens can be had without those of all others: where they are
-    a matrix times what enters it, and nothing is done to them afterwards."""
+    a matrix times what enters it, and nothing is done to them afterwards. A quantized matrix has
+    no rows of its own."""
     config = model.original_model.config
     scaled = ("final_logit_softcapping", "logit_scale", "logits_scaling")
     return (
         is_causal(model)
         and _LAST_STREAM in model.hook_dict
-        and isinstance(model.unembed.original_component, nn.Linear)
+        and type(model.unembed.original_component) is nn.Linear
         and not any(getattr(config, name, None) for name in scaled)
     )
 
