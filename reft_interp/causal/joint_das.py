@@ -104,7 +104,7 @@ def fit_das_jointly(
         ValueError: no places; pairs without a source for each of their variables; a site that
             the model lacks; ranks at one site and selection that sum to more than its width.
     """
-    check_arguments(epochs, {})
+    check_arguments(epochs, {}, learning_rate=learning_rate, batch_size=batch_size)
     if not places:
         raise ValueError("places must hold at least one variable, got none")
     bases, sources = interchange_rows(pairs)

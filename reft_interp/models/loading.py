@@ -10,11 +10,12 @@ import warnings
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from huggingface_hub import constants, try_to_load_from_cache
 from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled
+from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 from transformer_lens.model_bridge.sources.transformers import (
     determine_architecture_from_hf_config,
@@ -143,11 +144,12 @@ def wrap_model(
         # On some CPUs, 4-bit layers of bitsandbytes change at their first run without gradient to
         # a layout through which no gradient passes, and training would go wrong without an error.
         if hasattr(module, "support_avx512bf16_for_cpu"):
-            module.support_avx512bf16_for_cpu = False
+            module.support_avx512bf16_for_cpu = False  # pyright: ignore[reportArgumentType]
     hf_model.requires_grad_(False).eval()
     hf_model.config.architectures = [type(hf_model).__name__]
     # Told that BOS is on, the bridge keeps this tokenizer. Otherwise it goes to the hub for
     # another one that puts BOS before every prompt, which transformers' own doesn't.
+    _give_padding(hf_model, tokenizer)
     given = tokenizer.init_kwargs
     tokenizer.init_kwargs = {"name_or_path": "", **given, "add_bos_token": True}
     try:
@@ -161,6 +163,18 @@ def wrap_model(
     set_identity(model, name, revision)
     _compare_cached_with_uncached(model)
     return model
+
+
+def _give_padding(hf_model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Name a padding token where there is neither one nor an end of sequence. The bridge would add
+    a new one, for which the model has no embedding."""
+    if tokenizer.pad_token_id is not None or tokenizer.eos_token_id is not None:
+        return
+    special = (tokenizer.bos_token, tokenizer.unk_token, tokenizer.cls_token, tokenizer.mask_token)
+    # The last tokens of a vocabulary are the rarest.
+    last = min(len(tokenizer), len(cast("Tensor", hf_model.get_input_embeddings().weight))) - 1
+    rarest = tokenizer.convert_ids_to_tokens(last)
+    tokenizer.pad_token = next((one for one in special if one is not None), rarest)
 
 
 def _compare_cached_with_uncached(model: TransformerBridge) -> None:

@@ -28,6 +28,13 @@ def as_list(rows: Rows, argument: str = "rows") -> list[Mapping[str, Any]]:
         TypeError: a single string, or something that is no row.
         ValueError: there are none, or one has no prompt.
     """
+    if isinstance(rows, Mapping) and all(isinstance(one, Dataset) for one in rows.values()):
+        raise TypeError(
+            f"{argument} must be rows, got {type(rows).__name__}: give one of its splits, "
+            f"{', '.join(f'[{name!r}]' for name in rows)}"
+        )
+    if hasattr(rows, "iloc"):
+        raise TypeError(f'{argument} must be rows, got a DataFrame: give its .to_dict("records")')
     if isinstance(rows, str | Mapping):
         raise TypeError(f"{argument} must be a list of rows, got one {type(rows).__name__}")
     if hasattr(rows, "train") and hasattr(rows, "test"):
@@ -59,6 +66,7 @@ def encode(
     An encoder sees masks in the answer's place: it would only copy what it can see.
 
     Raises:
+        TypeError: a prompt or an answer that is no text.
         ValueError: a row lacks what is needed, or is longer than what the model can read (the
             message gives its number); answers for an encoder whose tokenizer has no mask token.
     """
@@ -66,6 +74,10 @@ def encode(
     if answers and any("answer" not in row for row in mappings):
         missing = next(i for i, row in enumerate(mappings) if "answer" not in row)
         raise ValueError(f"rows: row {missing} has no 'answer', only {sorted(mappings[missing])}")
+    for name in ("prompt", "answer") if answers else ("prompt",):
+        for i, row in enumerate(mappings):
+            if not isinstance(row[name], str):
+                raise TypeError(f"rows: row {i} must have text as its {name!r}, got {row[name]!r}")
     batch = tokenize(
         model.tokenizer,
         [row["prompt"] for row in mappings],

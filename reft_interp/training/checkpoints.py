@@ -9,14 +9,23 @@ import json
 import pickle
 import re
 import shutil
+from collections.abc import Mapping
+from hashlib import sha256
 from pathlib import Path
+from typing import Any
 from warnings import warn
 
 import torch
+from transformers import TrainingArguments
 from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME, TRAINER_STATE_NAME
 
 from reft_interp.runtime import IntervenedModel
-from reft_interp.runtime.saving import TENSORS, check_same_placements, read_tensors
+from reft_interp.runtime.prepared import PreparedRows
+from reft_interp.runtime.saving import TENSORS, check_same_placements, read_notes, read_tensors
+from reft_interp.training.streaming import StreamedRows
+
+FINGERPRINT = "training that goes on"
+"""Where the notes of a checkpoint say what it can be gone on with."""
 
 _NAME = re.compile(r"checkpoint-(\d+)")
 
@@ -67,6 +76,36 @@ def refuse_other_training(folder: str | Path) -> None:
 def last_whole(folder: str | Path) -> Path | None:
     """The newest whole checkpoint, if there is one."""
     return next((one for one in _checkpoints(folder) if _fault(one) is None), None)
+
+
+def fingerprint(rows: PreparedRows | StreamedRows, args: TrainingArguments) -> dict[str, Any]:
+    """What a training that goes on has to have in common with the one that wrote a checkpoint, so
+    that the steps before and after are of one training. Epochs and learning rate may change."""
+    hashed = None
+    if isinstance(rows, PreparedRows):
+        texts = [[row["prompt"], row["answer"]] for row in rows.rows]
+        hashed = sha256(json.dumps(texts).encode("utf-8")).hexdigest()
+    processes = args.world_size * args.gradient_accumulation_steps
+    return {
+        "rows": hashed,
+        "rows a step": args.per_device_train_batch_size * processes,
+        "seed": args.seed,
+    }
+
+
+def check_same_training(checkpoint: Path, here: Mapping[str, Any]) -> None:
+    """Raise where a checkpoint is of a training on other rows, in other steps or another order.
+
+    Raises:
+        ValueError: the first that differs is named.
+    """
+    saved = read_notes(checkpoint).get(FINGERPRINT, {})
+    for name, value in here.items():
+        if saved.get(name, value) != value:
+            raise ValueError(
+                f"resume=True: {checkpoint} was written by a training with other {name} "
+                f"({saved[name]}, here {value}), so it cannot go on as if never interrupted"
+            )
 
 
 def begin_anew(checkpoint: Path) -> None:

@@ -18,18 +18,28 @@ from transformers import TrainerCallback, TrainingArguments
 from reft_interp.runtime import IntervenedModel
 from reft_interp.runtime.batching import Rows, device_of
 from reft_interp.runtime.prepared import PreparedRows
-from reft_interp.training.checkpoints import newest_checkpoint, refuse_other_training
+from reft_interp.training.checkpoints import (
+    check_same_training,
+    newest_checkpoint,
+    refuse_other_training,
+)
 from reft_interp.training.processes import check_processes, share_of
 from reft_interp.training.streaming import StreamedRows
 from reft_interp.training.trainer import InterventionTrainer
 
 
-def check_arguments(epochs: int | float, arguments: Mapping[str, Any]) -> None:
+def check_arguments(
+    epochs: int | float,
+    arguments: Mapping[str, Any],
+    *,
+    learning_rate: float,
+    batch_size: int,
+) -> None:
     """Raise, before anything runs, where training could not begin.
 
     Raises:
         TypeError: an argument that transformers' TrainingArguments does not know.
-        ValueError: no epochs.
+        ValueError: a number that must be above 0 and is not.
     """
     known = {one.name for one in fields(TrainingArguments)} | set(signature(train).parameters)
     unknown = [name for name in arguments if name not in known]
@@ -37,8 +47,10 @@ def check_arguments(epochs: int | float, arguments: Mapping[str, Any]) -> None:
         raise TypeError(
             f"{unknown[0]!r} is neither an argument here nor one of transformers' TrainingArguments"
         )
-    if epochs <= 0:
-        raise ValueError(f"epochs must be above 0, got {epochs}")
+    numbers = {"epochs": epochs, "learning_rate": learning_rate, "batch_size": batch_size}
+    for name, number in numbers.items():
+        if not number > 0:  # not so for NaN
+            raise ValueError(f"{name} must be above 0, got {number}")
 
 
 def train(
@@ -89,7 +101,7 @@ def train(
         OSError: a checkpoint could not be written; those before it are whole.
         torch.OutOfMemoryError: with the number of rows a step that would fit.
     """
-    check_arguments(epochs, arguments)
+    check_arguments(epochs, arguments, learning_rate=learning_rate, batch_size=batch_size)
     if resume and checkpoints is None:
         raise ValueError("resume=True needs checkpoints=, the folder to resume from")
 
@@ -134,6 +146,8 @@ def train(
             None if evaluation_rows is None else prepared(evaluation_rows),
             callbacks,
         )
+        if start is not None:
+            check_same_training(start, trainer.fingerprint)
         intervened.train()
         try:
             trainer.train(resume_from_checkpoint=None if start is None else str(start))

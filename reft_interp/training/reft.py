@@ -23,6 +23,7 @@ from reft_interp.subspace import Subspace
 from reft_interp.training.in_place import check_arguments, train
 from reft_interp.training.processes import check_devices
 from reft_interp.training.results import load_result
+from reft_interp.whole_files import write_whole
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,7 @@ class ReFTResult:
     def save(self, folder: str | Path) -> None:
         """Write the interventions, and in the notes what they were trained with."""
         self.intervened.save(folder, {"training": self.settings})
-        self.losses.to_csv(Path(folder) / "losses.csv", index=False)
+        write_whole(Path(folder) / "losses.csv", self.losses.to_csv(index=False))
 
     @classmethod
     def load(cls, folder: str | Path, model: TransformerBridge) -> "ReFTResult":
@@ -168,7 +169,7 @@ def fit_reft(
         ValueError: a site that the model lacks, a row without answer, positions that a row
             does not have: all before the first step.
     """
-    check_arguments(epochs, arguments)
+    check_arguments(epochs, arguments, learning_rate=learning_rate, batch_size=batch_size)
     streamed = isinstance(rows, IterableDataset)
     if streamed and over != "vocabulary":
         raise ValueError(f'over must be "vocabulary" where rows are a stream, got {over!r}')

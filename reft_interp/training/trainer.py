@@ -24,10 +24,7 @@ from reft_interp.runtime.planning import Plan
 from reft_interp.runtime.prepared import PreparedRows
 from reft_interp.runtime.saving import read_tensors
 from reft_interp.training.callbacks import Anneal, Bar
-from reft_interp.training.checkpoints import (
-    begin_anew,
-    last_whole,
-)
+from reft_interp.training.checkpoints import FINGERPRINT, begin_anew, fingerprint, last_whole
 from reft_interp.training.collating import RowsDataset, RowsOfBatch, check_trainable, collate
 from reft_interp.training.failures import (
     GoodWeights,
@@ -90,6 +87,7 @@ class InterventionTrainer(Trainer):
                 "interventions in it too, whose directions need float32. Load the model in it "
                 '(load_model(..., dtype="bfloat16")); the interventions stay in float32'
             )
+        self.fingerprint = fingerprint(train_rows, args)
         self._recompute = recompute
         self._good = GoodWeights(intervened)
         self.add_callback(Anneal(intervened))
@@ -211,7 +209,7 @@ class InterventionTrainer(Trainer):
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
         folder = output_dir or self.args.output_dir or "."
         if self.args.should_save:
-            self._intervened().save(folder)
+            self._intervened().save(folder, {FINGERPRINT: self.fingerprint})
 
     def _load_from_checkpoint(
         self, resume_from_checkpoint: str, model: nn.Module | None = None
