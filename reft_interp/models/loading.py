@@ -7,8 +7,6 @@ comparison that every loaded model has to pass. Not here: what can be done on a 
 
 import logging
 import warnings
-from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, cast
 
@@ -36,6 +34,7 @@ from .gguf_files import read_gguf
 from .identity import set_identity
 from .quiet import quiet
 from .versions import library_versions, refuse_broken_versions, remedy
+from .weights import Weights
 
 logger = logging.getLogger(__name__)
 
@@ -86,7 +85,7 @@ def load_model(
     >>> model = load_model("smollm2")  # doctest: +SKIP
     """
     device = find_device(device)
-    weights = _Weights(find_dtype(dtype), device, quantization_config)
+    weights = Weights(find_dtype(dtype), device, quantization_config)
     refuse_broken_versions()
     path = Path(name)
     if name == embedded.NAME:
@@ -189,41 +188,7 @@ def _compare_cached_with_uncached(model: TransformerBridge) -> None:
         )
 
 
-@dataclass(frozen=True)
-class _Weights:
-    """How weights are read."""
-
-    dtype: torch.dtype
-    device: torch.device
-    quantization: BitsAndBytesConfig | None = None
-
-    def __post_init__(self) -> None:
-        if self.quantization is None:
-            return
-        if not isinstance(self.quantization, BitsAndBytesConfig):
-            raise TypeError(
-                "quantization_config must be a transformers.BitsAndBytesConfig, got "
-                f"{self.quantization!r}"
-            )
-        if find_spec("bitsandbytes") is None:
-            raise ModuleNotFoundError(
-                "quantization_config needs the package bitsandbytes: "
-                "pip install 'reft-interp[bitsandbytes]'"
-            )
-
-    @property
-    def options(self) -> dict[str, Any]:
-        """As `from_pretrained` takes them."""
-        if self.quantization is None:
-            return {"dtype": self.dtype}
-        return {
-            "dtype": self.dtype,
-            "quantization_config": self.quantization,
-            "device_map": {"": str(self.device)},
-        }
-
-
-def _read_file(path: Path, weights: _Weights) -> _Parts:
+def _read_file(path: Path, weights: Weights) -> _Parts:
     if weights.quantization is not None:
         raise ValueError(
             f"quantization_config is for models whose weights are plain, and those of {path} are "
@@ -232,7 +197,7 @@ def _read_file(path: Path, weights: _Weights) -> _Parts:
     return read_gguf(path, weights.dtype)
 
 
-def _read_folder(folder: Path, weights: _Weights) -> _Parts:
+def _read_folder(folder: Path, weights: Weights) -> _Parts:
     if not (folder / "config.json").is_file():
         raise ValueError(f"name: the folder {folder} holds no transformers model: no config.json")
     try:
@@ -241,7 +206,7 @@ def _read_folder(folder: Path, weights: _Weights) -> _Parts:
         raise ValueError(f"name: can't load the folder {folder}: {error}") from error
 
 
-def _read_hub(name: str, weights: _Weights, revision: str | None) -> _Parts:
+def _read_hub(name: str, weights: Weights, revision: str | None) -> _Parts:
     try:
         if _cached_config(name, revision) is None and not constants.HF_HUB_OFFLINE:
             logger.warning("Fetching %s from the Hugging Face hub.", name)
@@ -274,7 +239,7 @@ def _is_unreachable(error: BaseException | None) -> bool:
     return False
 
 
-def _read(name: str, weights: _Weights, revision: str | None) -> _Parts:
+def _read(name: str, weights: Weights, revision: str | None) -> _Parts:
     # A head that the files lack starts at random: let it be the same one every time.
     with quiet(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)

@@ -39,7 +39,7 @@ def check_arguments(
 
     Raises:
         TypeError: an argument that transformers' TrainingArguments does not know.
-        ValueError: a number that must be above 0 and is not.
+        ValueError: no epochs, no rows a step, a learning rate below 0.
     """
     known = {one.name for one in fields(TrainingArguments)} | set(signature(train).parameters)
     unknown = [name for name in arguments if name not in known]
@@ -47,10 +47,11 @@ def check_arguments(
         raise TypeError(
             f"{unknown[0]!r} is neither an argument here nor one of transformers' TrainingArguments"
         )
-    numbers = {"epochs": epochs, "learning_rate": learning_rate, "batch_size": batch_size}
-    for name, number in numbers.items():
-        if not number > 0:  # not so for NaN
+    for name, number in (("epochs", epochs), ("batch_size", batch_size)):
+        if not number > 0:
             raise ValueError(f"{name} must be above 0, got {number}")
+    if not learning_rate >= 0:  # not so for NaN
+        raise ValueError(f"learning_rate must be at least 0, got {learning_rate}")
 
 
 def train(

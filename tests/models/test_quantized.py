@@ -10,7 +10,7 @@ from torch.testing import assert_close
 from transformers import AutoTokenizer, BitsAndBytesConfig, LlamaForCausalLM
 
 from reft_interp.interventions import LoReFT
-from reft_interp.models import load_model, loading, wrap_model
+from reft_interp.models import load_model, weights, wrap_model
 from reft_interp.runtime import IntervenedModel, Placement
 from reft_interp.runtime.prepared import PreparedRows
 from reft_interp.runtime.running import can_score_tokens
@@ -40,11 +40,11 @@ def folder(tmp_path, tiny_parts):
 @pytest.fixture
 def installed(monkeypatch):
     """As if bitsandbytes were installed."""
-    monkeypatch.setattr(loading, "find_spec", lambda name: SimpleNamespace())
+    monkeypatch.setattr(weights, "find_spec", lambda name: SimpleNamespace())
 
 
 def test_without_bitsandbytes_it_says_what_to_install(folder, monkeypatch):
-    monkeypatch.setattr(loading, "find_spec", lambda name: None)
+    monkeypatch.setattr(weights, "find_spec", lambda name: None)
     with pytest.raises(ModuleNotFoundError, match=r"pip install 'reft-interp\[bitsandbytes\]'"):
         load_model(folder, device="cpu", quantization_config=EIGHT)
 

@@ -17,7 +17,7 @@ ROWS = [
     for word in WORDS
     for other in WORDS[:4]
 ]
-STEPS = 40
+STEPS = 24
 
 
 def run(folder: Path, resume: bool) -> IntervenedModel:

@@ -85,11 +85,15 @@ def test_a_tokenizer_without_a_padding_token_pads_all_the_same(tiny, tiny_parts)
 
 
 @pytest.mark.parametrize(
-    ("name", "value"),
-    [("learning_rate", -1.0), ("learning_rate", float("nan")), ("batch_size", 0)],
+    ("name", "value", "least"),
+    [
+        ("learning_rate", -1.0, "at least 0"),
+        ("learning_rate", float("nan"), "at least 0"),
+        ("batch_size", 0, "above 0"),
+    ],
 )
-def test_numbers_that_must_be_above_zero(tiny, name, value):
-    with pytest.raises(ValueError, match=f"{name} must be above 0, got {value}"):
+def test_numbers_that_make_no_steps(tiny, name, value, least):
+    with pytest.raises(ValueError, match=f"{name} must be {least}, got {value}"):
         fit(tiny("llama"), **{name: value})
 
 

@@ -25,7 +25,7 @@ def killed(folder: Path, resume: bool, chosen: random.Random, *, in_writing: boo
     context.set_forkserver_preload(["one_training"])
     process = context.Process(target=one_training.run, args=(folder, resume))
     process.start()
-    wanted = steps_begun(folder) + chosen.randrange(1, 8)
+    wanted = steps_begun(folder) + chosen.randrange(1, 5)
     while process.is_alive() and steps_begun(folder) < wanted:
         time.sleep(0.0005)
     if not in_writing:
