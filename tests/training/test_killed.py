@@ -22,7 +22,8 @@ def steps_begun(folder: Path) -> int:
 def killed(folder: Path, resume: bool, chosen: random.Random, *, in_writing: bool) -> bool:
     """Run the training in a process and kill it; whether it was killed before its end."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["one_training"])
+    # Imported once for all processes; modules of the tests cannot be in Python 3.11.
+    context.set_forkserver_preload(["transformer_lens.model_bridge", "transformers.trainer"])
     process = context.Process(target=one_training.run, args=(folder, resume))
     process.start()
     wanted = steps_begun(folder) + chosen.randrange(1, 5)
