@@ -91,6 +91,7 @@ from .runtime import EditedSource as EditedSource
 from .runtime import IntervenedModel as IntervenedModel
 from .runtime import Placement as Placement
 from .runtime import activations as activations
+from .runtime import truncate_prompts as truncate_prompts
 from .runtime.prepared import PreparedRows as PreparedRows
 from .runtime.prepared import prepare_each as prepare_each
 from .sites import Site as Site
@@ -108,6 +109,7 @@ from .training import Classifier as Classifier
 from .training import ClassifierResult as ClassifierResult
 from .training import ReFTCell as ReFTCell
 from .training import ReFTResult as ReFTResult
+from .training import TrainingStopped as TrainingStopped
 from .training import fit_classifier as fit_classifier
 from .training import fit_reft as fit_reft
 from .training import fit_reft_each as fit_reft_each

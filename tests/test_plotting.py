@@ -388,7 +388,7 @@ def test_trade_off_draws_points_and_what_costs_nothing_as_lines():
             "high": [0.6, 0.9, 0.95],
         }
     )
-    ax = plotting.trade_off(frame, cost="parameters", value="score", label="method")
+    ax: Any = plotting.trade_off(frame, cost="parameters", value="score", label="method")
     assert ax.get_xscale() == "log"
     points = {c.get_label(): c.lines[0].get_xydata()[0].tolist() for c in ax.containers}
     assert points == {"LoReFT": [1000, 0.8], "LoRA": [100_000, 0.9]}

@@ -21,7 +21,8 @@ from reft_interp.runtime.prepared import Over, PreparedRows
 from reft_interp.sites import Site
 from reft_interp.subspace import Subspace
 from reft_interp.training import load_result, train
-from reft_interp.training.trainer import check_arguments
+from reft_interp.training.in_place import check_arguments
+from reft_interp.whole_files import write_whole
 
 
 @dataclass(frozen=True)
@@ -93,7 +94,7 @@ class DASResult:
     def save(self, folder: str | Path) -> None:
         """Write the interchange, and in the notes what it was trained with."""
         self.intervened.save(folder, {"training": self.settings})
-        self.losses.to_csv(Path(folder) / "losses.csv", index=False)
+        write_whole(Path(folder) / "losses.csv", self.losses.to_csv(index=False))
 
     @classmethod
     def load(cls, folder: str | Path, model: TransformerBridge) -> "DASResult":
@@ -152,7 +153,7 @@ def fit_das(
         ValueError: a site that the model lacks, a rank above its width or unlike `start`'s,
             tokens that a pair does not have: all before the first step.
     """
-    check_arguments(epochs, arguments)
+    check_arguments(epochs, arguments, learning_rate=learning_rate, batch_size=batch_size)
     if not isinstance(site, Site):
         raise TypeError(f'site must be a Site, as Site("resid_post", 12), got {site!r}')
     begins = "random" if start is None else "given"

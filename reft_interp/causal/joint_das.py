@@ -25,7 +25,7 @@ from reft_interp.runtime.prepared import Over, PreparedRows
 from reft_interp.sites import Site
 from reft_interp.subspace import Subspace, check_rank
 from reft_interp.training import train
-from reft_interp.training.trainer import check_arguments
+from reft_interp.training.in_place import check_arguments
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,7 @@ def fit_das_jointly(
         ValueError: no places; pairs without a source for each of their variables; a site that
             the model lacks; ranks at one site and selection that sum to more than its width.
     """
-    check_arguments(epochs, {})
+    check_arguments(epochs, {}, learning_rate=learning_rate, batch_size=batch_size)
     if not places:
         raise ValueError("places must hold at least one variable, got none")
     bases, sources = interchange_rows(pairs)

@@ -4,7 +4,6 @@ batches and schedule, without the bridge's hooks.
 Next door: `peft_methods`, and `plain_edits` for interventions beside what is trained here.
 """
 
-import tempfile
 import warnings
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
@@ -27,6 +26,7 @@ from reft_interp.runtime import IntervenedModel, Placement
 from reft_interp.runtime.batching import by_length, device_of, encode
 from reft_interp.runtime.running import is_causal
 from reft_interp.training.finetuning import Finetuned, FinetuningMethod, Fit, Schedule, TextRow
+from reft_interp.training.folder_trainer import training_arguments
 from reft_interp.training.loss_curve import LossCurve
 
 
@@ -199,10 +199,16 @@ def _train(
     curve = LossCurve(
         lambda: finetuned.loss(development or rows), measured_after if development else ()
     )
-    with tempfile.TemporaryDirectory() as folder:
+    with training_arguments(
+        schedule.arguments,
+        device=device_of(model),
+        evaluates=False,
+        progress=False,
+        checkpoints=None,
+    ) as arguments:
         trainer = Trainer(
             finetuned,
-            schedule.arguments(folder, model),
+            arguments,
             data_collator=collate,
             train_dataset=list(rows),  # pyright: ignore[reportArgumentType]
             callbacks=[curve],

@@ -1,5 +1,7 @@
 """Dtypes and devices by name, refused before anything is loaded."""
 
+import os
+
 import torch
 
 from .identity import dtype_name
@@ -28,11 +30,17 @@ def find_dtype(dtype: torch.dtype | str) -> torch.dtype:
 def find_device(device: torch.device | str | None) -> torch.device:
     """A device by itself or by name; by default a GPU if torch sees one, else the CPU.
 
+    Of several processes that torchrun or accelerate launched on a machine, each gets the GPU of
+    its number.
+
     Raises:
         ValueError: torch can't use it here; the message lists what it can use.
     """
     if device is None:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        if not torch.cuda.is_available():
+            return torch.device("cpu")
+        number = os.environ.get("LOCAL_RANK")
+        return torch.device("cuda" if number is None else f"cuda:{number}")
     try:
         found = torch.device(device)
         torch.empty(0, device=found)

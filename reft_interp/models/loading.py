@@ -8,17 +8,24 @@ comparison that every loaded model has to pass. Not here: what can be done on a 
 import logging
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from huggingface_hub import constants, try_to_load_from_cache
 from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled
+from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 from transformer_lens.model_bridge.sources.transformers import (
     determine_architecture_from_hf_config,
     get_hf_model_class_for_architecture,
 )
-from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoTokenizer,
+    BitsAndBytesConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from . import embedded
 from .consistency import cache_difference
@@ -27,6 +34,7 @@ from .gguf_files import read_gguf
 from .identity import set_identity
 from .quiet import quiet
 from .versions import library_versions, refuse_broken_versions, remedy
+from .weights import Weights
 
 logger = logging.getLogger(__name__)
 
@@ -43,6 +51,7 @@ def load_model(
     dtype: torch.dtype | str = torch.float32,
     device: torch.device | str | None = None,
     revision: str | None = None,
+    quantization_config: BitsAndBytesConfig | None = None,
 ) -> TransformerBridge:
     """Load a language model, hooked and frozen, with its tokenizer.
 
@@ -54,6 +63,9 @@ def load_model(
         dtype: of the weights, as `torch.bfloat16` or "bfloat16".
         device: by default a GPU if torch sees one, else the CPU.
         revision: branch, tag or commit on the hub.
+        quantization_config: weights in 8 or 4 bits, as transformers has it:
+            `BitsAndBytesConfig(load_in_8bit=True)`. Needs the package bitsandbytes. `dtype` is
+            that of what stays unquantized; interventions are trained in float32 all the same.
 
     Returns:
         The bridge, in eval mode; no parameter requires a gradient. `bridge.tokenizer` is
@@ -62,35 +74,39 @@ def load_model(
 
     Raises:
         ValueError: no such model, dtype, device or revision, or an architecture that can't be
-            hooked.
-        TypeError: `dtype` is neither a torch dtype nor a string.
+            hooked; `quantization_config` for a .gguf file.
+        TypeError: `quantization_config` is none; `dtype` is neither a torch dtype nor a string.
         ConnectionError: the hub can't be reached and the model isn't in its local cache.
-        ModuleNotFoundError: "smollm2" without the package that carries it.
+        ModuleNotFoundError: "smollm2" without the package that carries it; `quantization_config`
+            without bitsandbytes.
         OSError: "smollm2" with a cache folder that can't be written to.
         RuntimeError: the installed transformers and transformer-lens don't work together.
 
     >>> model = load_model("smollm2")  # doctest: +SKIP
     """
-    dtype, device = find_dtype(dtype), find_device(device)
+    device = find_device(device)
+    weights = Weights(find_dtype(dtype), device, quantization_config)
     refuse_broken_versions()
     path = Path(name)
     if name == embedded.NAME:
         known = embedded.embedded_revision()
         if revision not in (None, known):
             raise ValueError(f"revision: {name!r} has only {known!r}, got {revision!r}")
-        parts, revision = _read_folder(embedded.embedded_folder(), dtype), known
+        parts, revision = _read_folder(embedded.embedded_folder(), weights), known
     elif path.is_dir() or path.suffix == ".gguf":
         if revision is not None:
             raise ValueError(f"revision is for models on the hub, and {name} is local")
         if not path.exists():
             raise ValueError(f"name: there is no file {name}")
-        parts = _read_folder(path, dtype) if path.is_dir() else read_gguf(path, dtype)
+        parts = _read_folder(path, weights) if path.is_dir() else _read_file(path, weights)
     else:
-        parts = _read_hub(str(name), dtype, revision)
+        parts = _read_hub(str(name), weights, revision)
         # The commit that a branch stood for when it was loaded names the folder in the cache.
         config_file = _cached_config(str(name), revision)
         revision = config_file.parent.name if config_file else revision
-    return wrap_model(*parts, name=str(name), revision=revision, device=device)
+    # Quantized weights are put on their device as they are quantized.
+    moved_to = device if quantization_config is None else None
+    return wrap_model(*parts, name=str(name), revision=revision, device=moved_to)
 
 
 def wrap_model(
@@ -123,10 +139,16 @@ def wrap_model(
         raise ValueError(f"hf_model: {name} has an encoder and a decoder; one stack is supported")
     if device is not None:
         hf_model.to(find_device(device))  # pyright: ignore[reportArgumentType]
+    for module in hf_model.modules():
+        # On some CPUs, 4-bit layers of bitsandbytes change at their first run without gradient to
+        # a layout through which no gradient passes, and training would go wrong without an error.
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False  # pyright: ignore[reportArgumentType]
     hf_model.requires_grad_(False).eval()
     hf_model.config.architectures = [type(hf_model).__name__]
     # Told that BOS is on, the bridge keeps this tokenizer. Otherwise it goes to the hub for
     # another one that puts BOS before every prompt, which transformers' own doesn't.
+    _give_padding(hf_model, tokenizer)
     given = tokenizer.init_kwargs
     tokenizer.init_kwargs = {"name_or_path": "", **given, "add_bos_token": True}
     try:
@@ -142,6 +164,18 @@ def wrap_model(
     return model
 
 
+def _give_padding(hf_model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Name a padding token where there is neither one nor an end of sequence. The bridge would add
+    a new one, for which the model has no embedding."""
+    if tokenizer.pad_token_id is not None or tokenizer.eos_token_id is not None:
+        return
+    special = (tokenizer.bos_token, tokenizer.unk_token, tokenizer.cls_token, tokenizer.mask_token)
+    # The last tokens of a vocabulary are the rarest.
+    last = min(len(tokenizer), len(cast("Tensor", hf_model.get_input_embeddings().weight))) - 1
+    rarest = tokenizer.convert_ids_to_tokens(last)
+    tokenizer.pad_token = next((one for one in special if one is not None), rarest)
+
+
 def _compare_cached_with_uncached(model: TransformerBridge) -> None:
     with quiet():
         found = cache_difference(model)
@@ -154,20 +188,29 @@ def _compare_cached_with_uncached(model: TransformerBridge) -> None:
         )
 
 
-def _read_folder(folder: Path, dtype: torch.dtype) -> _Parts:
+def _read_file(path: Path, weights: Weights) -> _Parts:
+    if weights.quantization is not None:
+        raise ValueError(
+            f"quantization_config is for models whose weights are plain, and those of {path} are "
+            "quantized already (they are de-quantized when they are read)"
+        )
+    return read_gguf(path, weights.dtype)
+
+
+def _read_folder(folder: Path, weights: Weights) -> _Parts:
     if not (folder / "config.json").is_file():
         raise ValueError(f"name: the folder {folder} holds no transformers model: no config.json")
     try:
-        return _read(str(folder), dtype, None)
+        return _read(str(folder), weights, None)
     except OSError as error:
         raise ValueError(f"name: can't load the folder {folder}: {error}") from error
 
 
-def _read_hub(name: str, dtype: torch.dtype, revision: str | None) -> _Parts:
+def _read_hub(name: str, weights: Weights, revision: str | None) -> _Parts:
     try:
         if _cached_config(name, revision) is None and not constants.HF_HUB_OFFLINE:
             logger.warning("Fetching %s from the Hugging Face hub.", name)
-        return _read(name, dtype, revision)
+        return _read(name, weights, revision)
     except HFValidationError as error:
         raise ValueError(
             f"name: {name!r} is no local folder or .gguf file, and can't be a name on the "
@@ -196,7 +239,7 @@ def _is_unreachable(error: BaseException | None) -> bool:
     return False
 
 
-def _read(name: str, dtype: torch.dtype, revision: str | None) -> _Parts:
+def _read(name: str, weights: Weights, revision: str | None) -> _Parts:
     # A head that the files lack starts at random: let it be the same one every time.
     with quiet(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -214,9 +257,9 @@ def _read(name: str, dtype: torch.dtype, revision: str | None) -> _Parts:
         loaded: Any = get_hf_model_class_for_architecture(architecture).from_pretrained(
             name,
             config=config,
-            dtype=dtype,
             attn_implementation="eager",
             output_loading_info=True,
+            **weights.options,
             **where,
         )
     model, info = loaded

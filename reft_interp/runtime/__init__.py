@@ -9,5 +9,6 @@ from reft_interp.runtime.activations import activations
 from reft_interp.runtime.intervened import IntervenedModel
 from reft_interp.runtime.placement import Placement
 from reft_interp.runtime.sources import EditedSource
+from reft_interp.runtime.truncating import truncate_prompts
 
-__all__ = ["EditedSource", "IntervenedModel", "Placement", "activations"]
+__all__ = ["EditedSource", "IntervenedModel", "Placement", "activations", "truncate_prompts"]

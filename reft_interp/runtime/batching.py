@@ -22,12 +22,19 @@ def device_of(model: TransformerBridge) -> torch.device:
     return next(model.parameters()).device
 
 
-def check_several(rows: Rows, argument: str = "rows") -> None:
+def check_several(rows: Any, argument: str = "rows") -> None:
     """Raise unless something is rows, whatever they are.
 
     Raises:
         TypeError: a single string or mapping, or something with splits.
     """
+    if isinstance(rows, Mapping) and all(isinstance(one, Dataset) for one in rows.values()):
+        raise TypeError(
+            f"{argument} must be rows, got {type(rows).__name__}: give one of its splits, "
+            f"{', '.join(f'[{name!r}]' for name in rows)}"
+        )
+    if hasattr(rows, "iloc"):
+        raise TypeError(f'{argument} must be rows, got a DataFrame: give its .to_dict("records")')
     if isinstance(rows, str | Mapping):
         raise TypeError(f"{argument} must be a list of rows, got one {type(rows).__name__}")
     if hasattr(rows, "train") and hasattr(rows, "test"):
@@ -78,14 +85,19 @@ def encode(
         padding_side: where short rows are filled up.
 
     Raises:
-        ValueError: a row lacks what is needed (the message gives its number); answers for an
-            encoder whose tokenizer has no mask token; a pair of texts in some rows alone, or
-            for a decoder; a row that is longer than an encoder can read.
+        TypeError: a prompt or an answer that is no text.
+        ValueError: a row lacks what is needed, or is longer than what the model can read (the
+            message gives its number); answers for an encoder whose tokenizer has no mask token;
+            a pair of texts in some rows alone, or for a decoder.
     """
     mappings = as_list(rows)
     if answers and any("answer" not in row for row in mappings):
         missing = next(i for i, row in enumerate(mappings) if "answer" not in row)
         raise ValueError(f"rows: row {missing} has no 'answer', only {sorted(mappings[missing])}")
+    for name in ("prompt", "answer") if answers else ("prompt",):
+        for i, row in enumerate(mappings):
+            if not isinstance(row[name], str):
+                raise TypeError(f"rows: row {i} must have text as its {name!r}, got {row[name]!r}")
     batch = tokenize(
         model.tokenizer,
         [row["prompt"] for row in mappings],
@@ -95,10 +107,8 @@ def encode(
         max_length=max_length,
         padding_side=padding_side,
     )
-    if is_causal(model):
-        return batch.to(device_of(model))
     _check_lengths(model, batch)
-    if answers:
+    if answers and not is_causal(model):
         mask = model.tokenizer.mask_token_id
         if mask is None:
             raise ValueError(
@@ -107,17 +117,6 @@ def encode(
         hidden = batch.input_ids.masked_fill(batch.labels != IGNORED, mask)
         batch = replace(batch, input_ids=hidden)
     return batch.to(device_of(model))
-
-
-def _check_lengths(model: TransformerBridge, batch: TokenizedBatch) -> None:
-    """Encoders look positions up in a table that ends."""
-    lengths = (batch.answer_end - batch.prompt_start).tolist()
-    for row, length in enumerate(lengths):
-        if length > model.cfg.n_ctx:
-            raise ValueError(
-                f"rows: row {row} has {length} tokens, and {model.cfg.model_name} reads "
-                f"{model.cfg.n_ctx} at most: shorten it, or give max_length where it is taken"
-            )
 
 
 def _text_pairs(model: TransformerBridge, rows: Sequence[Mapping[str, Any]]) -> list[str] | None:
@@ -136,6 +135,27 @@ def _text_pairs(model: TransformerBridge, rows: Sequence[Mapping[str, Any]]) -> 
             "batch are all pairs or none"
         )
     return cast("list[str]", pairs)
+
+
+def context_length(model: TransformerBridge) -> int | None:
+    """How many tokens the model can read at once, by its configuration; None for no limit."""
+    config: Any = model.original_model.config
+    most = getattr(config.get_text_config(), "max_position_embeddings", None)
+    return most if isinstance(most, int) and most > 0 else None
+
+
+def _check_lengths(model: TransformerBridge, batch: TokenizedBatch) -> None:
+    lengths, most = batch.answer_end - batch.prompt_start, context_length(model)
+    if most is None or int(lengths.max()) <= most:
+        return
+    row = int((lengths > most).nonzero()[0])
+    answer = int(batch.answer_end[row] - batch.prompt_end[row])
+    of_answer = f" ({answer} of them its answer)" if answer else ""
+    raise ValueError(
+        f"rows: row {row} has {int(lengths[row])} tokens{of_answer}, and "
+        f"{model.cfg.model_name} can read {most}. Cut prompts with max_length= of fit_reft, or "
+        "truncate_prompts(model, rows, max_length)"
+    )
 
 
 def by_length(rows: Sequence[Mapping[str, Any]], size: int) -> Iterator[list[int]]:

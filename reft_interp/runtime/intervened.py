@@ -22,6 +22,7 @@ from reft_interp.runtime.frozen import Region
 from reft_interp.runtime.generation import When, generate
 from reft_interp.runtime.placement import Edit, Placement
 from reft_interp.runtime.planning import Engine, Plan, plan
+from reft_interp.runtime.recomputing import recomputed
 from reft_interp.runtime.replaying import replay
 from reft_interp.runtime.running import answer_positions, is_causal, logits_of_tokens, run
 from reft_interp.runtime.saving import load_placements, save_folder
@@ -282,6 +283,7 @@ class IntervenedModel(nn.Module):
         choices: Int[Tensor, "batch k"] | None = None,
         labels: Int[Tensor, "batch pos"] | None = None,
         num_items_in_batch: Tensor | int | None = None,
+        recompute: bool = False,
     ) -> dict[Literal["loss"], Float[Tensor, ""]]:
         """The loss of a batch, as transformers' Trainer asks for it.
 
@@ -295,9 +297,19 @@ class IntervenedModel(nn.Module):
             labels: those of `batch`, where the Trainer counts them.
             num_items_in_batch: answer tokens in all batches of one optimiser step; the loss
                 is then the sum over this batch divided by it.
+            recompute: keep only what enters each block, and compute what is inside again in the
+                backward pass (gradient checkpointing); not with `frozen`.
         """
         edits = self.edits(batch, sources, positions)
-        loss = answer_loss(self.model, batch, edits, frozen, num_items_in_batch, choices=choices)
+        loss = answer_loss(
+            self.model,
+            batch,
+            edits,
+            frozen,
+            num_items_in_batch,
+            choices=choices,
+            recompute=recompute,
+        )
         penalty = self.penalty()
         if penalty is not None:
             # Once for each optimiser step, over however many batches its loss is summed.
@@ -345,6 +357,7 @@ def answer_loss(
     answer_tokens: Tensor | int | None = None,
     *,
     choices: Int[Tensor, "batch k"] | None = None,
+    recompute: bool = False,
 ) -> Float[Tensor, ""]:
     """Cross-entropy of the answer tokens of a batch, teacher forced.
 
@@ -357,10 +370,19 @@ def answer_loss(
             default.
         choices: the tokens that each row's answer of one token is compared with; all tokens by
             default.
+        recompute: blocks run again in the backward pass rather than to keep what they computed.
+
+    Raises:
+        ValueError: `recompute` with `frozen`.
     """
     at = answer_positions(model, batch)
+    if recompute and frozen is not None:
+        raise ValueError("recompute: rows that are replayed on frozen constants cannot be")
 
     def result(unembed: bool) -> Tensor:
+        if recompute:
+            with recomputed(model, edits):
+                return run(model, batch, edits, at=at, unembed=unembed, use_cache=False)
         if frozen is None:
             return run(model, batch, edits, at=at, unembed=unembed)
         return replay(model, batch, edits, frozen, at, unembed=unembed)

@@ -141,9 +141,15 @@ def agrees(
 
 
 def granted(model: TransformerBridge, budget: int | None) -> int:
-    """Bytes that constants may take: what was given, or a share of what is free."""
+    """Bytes that constants may take: what was given, or a share of what is free.
+
+    Processes that torchrun or accelerate launched on a machine share its memory.
+    """
     if budget is None:
-        return int(free_memory(next(model.parameters()).device) * MEMORY_SHARE)
+        device = next(model.parameters()).device
+        # Each has a GPU of its own.
+        sharing = 1 if device.type == "cuda" else int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+        return int(free_memory(device) * MEMORY_SHARE / sharing)
     if budget < 0:
         raise ValueError(f"memory_budget must be at least 0 bytes, got {budget}")
     return budget

@@ -75,6 +75,7 @@ def run(
     *,
     at: Positions | None = None,
     unembed: bool = True,
+    **options: Any,
 ) -> Tensor:
     """Logits of a batch under edits.
 
@@ -86,6 +87,7 @@ def run(
         unembed: whether the output layer runs at all; without it (with `at`) the result is the
             last hidden state: of a decoder what enters its output layer, after the final norm, of
             an encoder what leaves its last block.
+        options: of the bridge's forward, as `use_cache`.
 
     Returns:
         Logits of shape [batch, pos, vocab]; with `at`, [n, vocab], one row a position; without
@@ -93,13 +95,13 @@ def run(
     """
     if at is None:
         with hooked(model, edits):
-            return _forward(model, batch)
+            return _forward(model, batch, **options)
     rows, columns = at.rows, at.columns
     entering: list[Tensor] = []
     if not is_causal(model) or _LAST_STREAM not in model.hook_dict:
         if unembed:
             with hooked(model, edits):
-                return _forward(model, batch)[rows, columns]
+                return _forward(model, batch, **options)[rows, columns]
 
         def keep_last(stream: Tensor, hook: Any) -> Tensor:
             entering.append(stream[rows, columns])
@@ -107,7 +109,7 @@ def run(
 
         last_block = f"blocks.{model.cfg.n_layers - 1}.hook_resid_post"
         with hooked(model, edits, [(last_block, keep_last)]):
-            _forward(model, batch)
+            _forward(model, batch, **options)
         return entering[0]
 
     def keep(stream: Tensor, hook: Any) -> Tensor:
@@ -115,19 +117,20 @@ def run(
         return entering[0][None] if unembed else entering[0][None, :0]
 
     with hooked(model, edits, [(_LAST_STREAM, keep)]):
-        logits = _forward(model, batch)[0]
+        logits = _forward(model, batch, **options)[0]
     return logits if unembed else entering[0]
 
 
 def can_score_tokens(model: TransformerBridge) -> bool:
     """Whether the logits of a few tokens can be had without those of all others: where they are
-    a matrix times what enters it, and nothing is done to them afterwards."""
+    a matrix times what enters it, and nothing is done to them afterwards. A quantized matrix has
+    no rows of its own."""
     config = model.original_model.config
     scaled = ("final_logit_softcapping", "logit_scale", "logits_scaling")
     return (
         is_causal(model)
         and _LAST_STREAM in model.hook_dict
-        and isinstance(model.unembed.original_component, nn.Linear)
+        and type(model.unembed.original_component) is nn.Linear
         and not any(getattr(config, name, None) for name in scaled)
     )
 

@@ -44,23 +44,11 @@ def save_folder(
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    modules = cast("list[Intervention]", list(intervened.interventions))
     config = {
         "format": _FORMAT,
         "reft_interp": version("reft-interp"),
         "model": asdict(identify(intervened.model)),
-        "interventions": [
-            {"class": type(module).__name__, "arguments": module.arguments()} for module in modules
-        ],
-        "placements": [
-            {
-                "intervention": modules.index(placement.intervention),
-                "site": placement.site.to_config(),
-                "positions": str(placement.on),
-                **({} if placement.source == SOURCE else {"source": placement.source}),
-            }
-            for placement in intervened.placements
-        ],
+        **_placements_config(intervened),
         "notes": dict(notes or {}),
     }
     tensors = {
@@ -76,6 +64,46 @@ def save_folder(
     finally:
         for path in temporary.values():
             path.unlink(missing_ok=True)
+
+
+def _placements_config(intervened: "IntervenedModel") -> dict[str, Any]:
+    modules = cast("list[Intervention]", list(intervened.interventions))
+    return {
+        "interventions": [
+            {"class": type(module).__name__, "arguments": module.arguments()} for module in modules
+        ],
+        "placements": [
+            {
+                "intervention": modules.index(placement.intervention),
+                "site": placement.site.to_config(),
+                "positions": str(placement.on),
+                **({} if placement.source == SOURCE else {"source": placement.source}),
+            }
+            for placement in intervened.placements
+        ],
+    }
+
+
+def check_same_placements(folder: str | Path, intervened: "IntervenedModel") -> None:
+    """Raise unless a folder holds the interventions of this model, at these places.
+
+    Raises:
+        ValueError: it was saved for a model of another width, depth or name, or for other
+            interventions or places (the first that differs is named).
+    """
+    folder = Path(folder)
+    config = _read_config(folder)
+    check_model(config["model"], intervened.model, folder)
+    given = json.loads(json.dumps(_placements_config(intervened)))
+    for name, here in given.items():
+        saved = config[name]
+        for i in range(max(len(saved), len(here))):
+            one, other = (held[i] if i < len(held) else "nothing" for held in (saved, here))
+            if one != other:
+                raise ValueError(
+                    f"{folder} was made by another training: its {name}[{i}] is {one}, here it "
+                    f"is {other}"
+                )
 
 
 def load_placements(folder: str | Path, model: TransformerBridge) -> list[Placement]:

@@ -1,19 +1,22 @@
 """Train interventions in a frozen model, on transformers' Trainer.
 
-`collating` makes batches, `trainer` is the Trainer, `reft` the one call that most users need,
-`cells` trains many interventions together, `reft_cells` many ReFTs in one call, `fit_classifier` a
-classification head with interventions below it.
+`collating` makes batches, `trainer` is the Trainer, `in_place` the call that runs it, `reft` the
+one call that most users need, `cells` trains many interventions together, `reft_cells` many ReFTs
+in one call, `fit_classifier` a classification head with interventions below it. `processes` shares
+a training among several; `checkpoints` and `failures` are for what goes wrong.
 Interchanges that are trained on counterfactuals are in `causal`, on the same Trainer.
 """
 
 from reft_interp.training.cells import Cell, train_cells
 from reft_interp.training.classifier import Classifier
 from reft_interp.training.classifier_result import ClassifierResult
+from reft_interp.training.failures import TrainingStopped
 from reft_interp.training.fit_classifier import fit_classifier
+from reft_interp.training.in_place import train
 from reft_interp.training.reft import ReFTResult, fit_reft
 from reft_interp.training.reft_cells import ReFTCell, fit_reft_each
 from reft_interp.training.results import load_result
-from reft_interp.training.trainer import InterventionTrainer, train
+from reft_interp.training.trainer import InterventionTrainer
 
 __all__ = [
     "Cell",
@@ -22,6 +25,7 @@ __all__ = [
     "InterventionTrainer",
     "ReFTCell",
     "ReFTResult",
+    "TrainingStopped",
     "fit_classifier",
     "fit_reft",
     "fit_reft_each",

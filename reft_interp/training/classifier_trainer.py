@@ -19,7 +19,7 @@ from reft_interp.evaluation.metrics import Metric
 from reft_interp.positions import Positions
 from reft_interp.runtime.frozen import Region
 from reft_interp.training.classifier import Classifier
-from reft_interp.training.collating import RowsDataset, collate
+from reft_interp.training.collating import RowsDataset, collate_rows
 from reft_interp.training.folder_trainer import FolderTrainer
 from reft_interp.training.prepared_labels import PreparedLabels
 
@@ -110,7 +110,7 @@ class ClassifierTrainer(FolderTrainer):
         super().__init__(
             objective,
             args,
-            collate,
+            collate_rows,
             RowsDataset(train_rows),
             None if development is None else RowsDataset(development),
             anneal=objective.anneal,

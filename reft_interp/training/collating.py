@@ -1,11 +1,16 @@
 """What training asks of a model and of its prepared rows, before the first step."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Protocol, runtime_checkable
 
+import torch
 from torch.utils.data import Dataset
 
+from reft_interp.encoding import IGNORED
 from reft_interp.runtime import IntervenedModel
+from reft_interp.runtime.prepared import PreparedRows
+from reft_interp.training.streaming import StreamedBatch
 
 
 @runtime_checkable
@@ -19,8 +24,11 @@ class Prepared(Protocol):
         ...
 
 
-Item = tuple[Prepared, int]
+Item = tuple[Prepared, int] | tuple[PreparedRows, int] | tuple[StreamedBatch, int]
 """A row by its number."""
+
+NO_ROW = -1
+"""The number of a place in a batch that holds no row, where rows do not divide evenly."""
 
 
 def check_trainable(intervened: IntervenedModel) -> None:
@@ -53,6 +61,40 @@ class RowsDataset(Dataset):
         return self.prepared, index
 
 
-def collate(items: Sequence[Item]) -> dict[str, Any]:
+@dataclass(frozen=True, eq=False)
+class RowsOfBatch:
+    """Which rows a batch holds, for whoever has to name them or to run them again."""
+
+    prepared: PreparedRows | StreamedBatch
+    numbers: list[int]
+
+
+def collate_rows(items: Sequence[tuple[Prepared, int]]) -> dict[str, Any]:
     """A batch of rows that were prepared together."""
     return items[0][0].inputs([index for _, index in items])
+
+
+def collate(
+    items: Sequence[tuple[PreparedRows, int] | tuple[StreamedBatch, int]],
+) -> dict[str, Any]:
+    """A batch of rows that were prepared together, and which they are under "rows"."""
+    prepared = items[0][0]
+    if isinstance(prepared, StreamedBatch):
+        prepared = prepared.joined(
+            [of_row for of_row, _ in items if isinstance(of_row, StreamedBatch)]
+        )
+    rows = [index for _, index in items if index != NO_ROW]
+    inputs = prepared.inputs(rows) if rows else _without_answers(prepared.inputs([0]))
+    return {**inputs, "rows": RowsOfBatch(prepared, rows)}
+
+
+def _without_answers(inputs: dict[str, Any]) -> dict[str, Any]:
+    """A batch that runs, but whose loss is 0: all processes take all steps."""
+    labels = torch.full_like(inputs["labels"], IGNORED)
+    choices = inputs["choices"]
+    return {
+        **inputs,
+        "batch": replace(inputs["batch"], labels=labels),
+        "labels": labels,
+        "choices": None if choices is None else choices[:0],
+    }

@@ -11,9 +11,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from transformer_lens.model_bridge import TransformerBridge
-from transformers import TrainingArguments
 
-from reft_interp.runtime.batching import Rows, as_list, device_of
+from reft_interp.runtime.batching import Rows, as_list
 from reft_interp.runtime.prepared import PreparedRows
 
 TextRow = Mapping[str, Any]
@@ -48,26 +47,17 @@ class Schedule:
                 f"warmup_ratio must be at least 0 and below 1, got {self.warmup_ratio}"
             )
 
-    def arguments(self, folder: str | Path, model: TransformerBridge) -> TrainingArguments:
-        """For a Trainer that writes no checkpoints and prints nothing."""
-        return TrainingArguments(
-            output_dir=str(folder),
-            max_steps=self.steps,
-            learning_rate=self.learning_rate,
-            warmup_steps=round(self.warmup_ratio * self.steps),
-            weight_decay=self.weight_decay,
-            per_device_train_batch_size=self.batch_size,
-            seed=self.seed,
-            disable_tqdm=True,
-            logging_steps=1,
-            logging_nan_inf_filter=False,
-            save_strategy="no",
-            report_to="none",
-            use_cpu=device_of(model).type == "cpu",
-            remove_unused_columns=False,
-            dataloader_pin_memory=False,
-            label_names=["labels"],
-        )
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """As arguments of transformers' TrainingArguments."""
+        return {
+            "max_steps": self.steps,
+            "learning_rate": self.learning_rate,
+            "warmup_steps": round(self.warmup_ratio * self.steps),
+            "weight_decay": self.weight_decay,
+            "per_device_train_batch_size": self.batch_size,
+            "seed": self.seed,
+        }
 
 
 class Finetuned(ABC):

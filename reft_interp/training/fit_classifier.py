@@ -26,10 +26,10 @@ from reft_interp.training.classifier import Classifier
 from reft_interp.training.classifier_result import ClassifierResult
 from reft_interp.training.classifier_trainer import ClassifierTrainer, Objective
 from reft_interp.training.folder_trainer import training_arguments
+from reft_interp.training.in_place import check_arguments
 from reft_interp.training.labelled_rows import classes_of, halve, labels_of
 from reft_interp.training.prepared_labels import PreparedLabels
 from reft_interp.training.reft import place_reft
-from reft_interp.training.trainer import check_arguments
 
 
 @runtime_checkable
@@ -129,7 +129,7 @@ def fit_classifier(
             validation rows beside a suite, settings that no training can have: all before the
             first step.
     """
-    check_arguments(epochs, arguments)
+    check_arguments(epochs, arguments, learning_rate=learning_rate, batch_size=batch_size)
     for name, ratio in (("warmup_ratio", warmup_ratio), ("weight_decay", weight_decay)):
         if not 0 <= ratio < 1:
             raise ValueError(f"{name} must be at least 0 and below 1, got {ratio}")

@@ -2,12 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import torch
+from datasets import IterableDataset
 from transformer_lens.model_bridge import TransformerBridge
 
 from reft_interp.evaluation import Comparison, accuracy, named_metric
@@ -17,10 +17,13 @@ from reft_interp.runtime import IntervenedModel, Placement
 from reft_interp.runtime.batching import Rows, as_list
 from reft_interp.runtime.planning import Engine
 from reft_interp.runtime.prepared import Over, PreparedRows
+from reft_interp.runtime.truncating import Side, truncate_prompts
 from reft_interp.sites import Site
 from reft_interp.subspace import Subspace
+from reft_interp.training.in_place import check_arguments, train
+from reft_interp.training.processes import check_devices
 from reft_interp.training.results import load_result
-from reft_interp.training.trainer import check_arguments, train
+from reft_interp.whole_files import write_whole
 
 
 @dataclass(frozen=True)
@@ -70,7 +73,7 @@ class ReFTResult:
     def save(self, folder: str | Path) -> None:
         """Write the interventions, and in the notes what they were trained with."""
         self.intervened.save(folder, {"training": self.settings})
-        self.losses.to_csv(Path(folder) / "losses.csv", index=False)
+        write_whole(Path(folder) / "losses.csv", self.losses.to_csv(index=False))
 
     @classmethod
     def load(cls, folder: str | Path, model: TransformerBridge) -> "ReFTResult":
@@ -95,8 +98,9 @@ def place_reft(
     """The untrained ReFT in its places, as `fit_reft` begins with it.
 
     Raises:
-        ValueError: no site, or one that the model lacks.
+        ValueError: no site, or one that the model lacks; a model on several devices.
     """
+    check_devices(model)
     sites = [site] if isinstance(site, Site) else list(site)
     if not sites:
         raise ValueError("site must be at least one Site, got none")
@@ -109,12 +113,14 @@ def place_reft(
 
 def fit_reft(
     model: TransformerBridge,
-    rows: Rows,
+    rows: Rows | IterableDataset,
     intervention: Intervention,
     site: Site | Sequence[Site],
     on: str | int | Sequence[int] | PositionSelector = "f3+l3",
     *,
     shared: bool = False,
+    max_length: int | None = None,
+    truncation_side: Side = "right",
     epochs: int | float = 3,
     learning_rate: float = 4e-3,
     batch_size: int = 16,
@@ -135,14 +141,19 @@ def fit_reft(
 
     Args:
         model: a TransformerBridge, as `load_model` gives it.
-        rows: with `prompt` and `answer`.
+        rows: with `prompt` and `answer`. A stream (`load_dataset(..., streaming=True)`) needs
+            `max_steps`, and runs in full.
         intervention: a template, as `LoReFT(rank=4)`, or one that has begun elsewhere.
         site: where; one or several.
         on: which tokens of the prompt are edited.
         shared: one module for all sites, rather than one for each.
+        max_length: prompts are cut until they have this many tokens together with their answer,
+            which is never cut; without it a row that the model cannot read as a whole is an
+            error. `truncate_prompts` does the same to rows that are scored.
+        truncation_side: which end of a prompt is cut.
         epochs: passes over the rows.
         learning_rate: of AdamW, falling linearly to zero.
-        batch_size: rows a step.
+        batch_size: rows a step, over all processes.
         seed: of where the weights start, the order of rows, and dropout.
         progress: show a progress bar.
         evaluation: rows whose loss is computed each epoch, for early stopping.
@@ -158,8 +169,11 @@ def fit_reft(
         ValueError: a site that the model lacks, a row without answer, positions that a row
             does not have: all before the first step.
     """
-    check_arguments(epochs, arguments)
-    count = len(as_list(rows))
+    check_arguments(epochs, arguments, learning_rate=learning_rate, batch_size=batch_size)
+    streamed = isinstance(rows, IterableDataset)
+    if streamed and over != "vocabulary":
+        raise ValueError(f'over must be "vocabulary" where rows are a stream, got {over!r}')
+    count = None if streamed else len(as_list(rows))
     intervened = place_reft(model, intervention, site, on, shared=shared, seed=seed)
     settings = {
         "epochs": epochs,
@@ -170,14 +184,27 @@ def fit_reft(
         "shared": shared,
         "engine": engine,
         "over": over,
+        **(
+            {}
+            if max_length is None
+            else {"max_length": max_length, "truncation_side": truncation_side}
+        ),
         **arguments,
     }
-    prepare = partial(
-        PreparedRows, intervened, engine=engine, memory_budget=memory_budget, over=over
-    )
+
+    def fitting(given: Rows) -> Rows:
+        if max_length is None:
+            return given
+        return truncate_prompts(model, given, max_length, truncation_side=truncation_side)
+
+    def prepare(given: Rows) -> PreparedRows:
+        return PreparedRows(
+            intervened, fitting(given), engine=engine, memory_budget=memory_budget, over=over
+        )
+
     losses = train(
         intervened,
-        prepare(rows),
+        rows.map(lambda row: fitting([row])[0]) if streamed else prepare(rows),
         None if evaluation is None else prepare(evaluation),
         epochs=epochs,
         learning_rate=learning_rate,

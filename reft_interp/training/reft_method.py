@@ -22,8 +22,8 @@ from reft_interp.training.finetuning import (
     Schedule,
     TextRow,
 )
+from reft_interp.training.in_place import train
 from reft_interp.training.loss_curve import LossCurve
-from reft_interp.training.trainer import train
 
 
 class IntervenedFinetuned(Finetuned):

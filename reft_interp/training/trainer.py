@@ -4,21 +4,33 @@ A checkpoint is a folder that `IntervenedModel.load` reads, with the Trainer's o
 Below: `folder_trainer`.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import fields
-from inspect import signature
+import shutil
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-import pandas as pd
+import torch
+from accelerate.utils import gather_object
+from safetensors import SafetensorError
+from torch import Tensor, nn
+from torch.utils.data import Sampler, SequentialSampler
 from transformers import TrainerCallback, TrainingArguments
 
 from reft_interp.runtime import IntervenedModel
-from reft_interp.runtime.batching import Rows, device_of
+from reft_interp.runtime.planning import Plan
 from reft_interp.runtime.prepared import PreparedRows
 from reft_interp.runtime.saving import read_tensors
-from reft_interp.training.collating import RowsDataset, check_trainable, collate
-from reft_interp.training.folder_trainer import FolderTrainer, training_arguments
+from reft_interp.training.checkpoints import FINGERPRINT, begin_anew, fingerprint, last_whole
+from reft_interp.training.collating import RowsDataset, RowsOfBatch, check_trainable, collate
+from reft_interp.training.failures import (
+    GoodWeights,
+    TrainingStopped,
+    memory_advice,
+    rows_without_number,
+)
+from reft_interp.training.folder_trainer import FolderTrainer
+from reft_interp.training.processes import check_processes, even_sampler
+from reft_interp.training.streaming import StreamedRows, check_stream
 
 
 class InterventionTrainer(FolderTrainer):
@@ -27,35 +39,161 @@ class InterventionTrainer(FolderTrainer):
     Args:
         intervened: the model; its interventions are trained in place.
         args: transformers' arguments.
-        train_rows: what is trained on.
+        train_rows: what is trained on; a stream with `max_steps` in `args`.
         evaluation_rows: what the evaluation loss is of, where `args` asks for one.
         callbacks: transformers' callbacks, for instance EarlyStoppingCallback.
 
     Raises:
-        ValueError: nothing in `intervened` is trainable.
+        ValueError: nothing in `intervened` is trainable; the model is on several devices or on
+            another one than `args` says; FSDP, DeepSpeed or mixed precision; gradient
+            checkpointing of rows that are replayed.
     """
 
     def __init__(
         self,
         intervened: IntervenedModel,
         args: TrainingArguments,
-        train_rows: PreparedRows,
+        train_rows: PreparedRows | StreamedRows,
         evaluation_rows: PreparedRows | None = None,
         callbacks: Sequence[TrainerCallback] = (),
     ):
         check_trainable(intervened)
+        check_processes(intervened, args)
+        if isinstance(train_rows, StreamedRows):
+            check_stream(args)
+        recompute = _recompute(args, train_rows.plan)
         super().__init__(
             intervened,
             args,
             collate,
-            RowsDataset(train_rows),
+            train_rows if isinstance(train_rows, StreamedRows) else RowsDataset(train_rows),
             None if evaluation_rows is None else RowsDataset(evaluation_rows),
             anneal=intervened.anneal,
             callbacks=callbacks,
         )
+        if self.accelerator.mixed_precision != "no":
+            raise ValueError(
+                f"{self.accelerator.mixed_precision}: mixed precision would compute the "
+                "interventions in it too, whose directions need float32. Load the model in it "
+                '(load_model(..., dtype="bfloat16")); the interventions stay in float32'
+            )
+        self.fingerprint = fingerprint(train_rows, args)
+        self._recompute = recompute
+        self._good = GoodWeights(intervened)
+
+    def training_step(
+        self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None
+    ) -> Tensor:
+        """The Trainer's step, which ends the training where it gives no number.
+
+        Raises:
+            TrainingStopped: the loss is no number; the rows at fault are named.
+            torch.OutOfMemoryError: with the number of rows that would fit.
+        """
+        self._good.begin(self.state.global_step)
+        chosen: RowsOfBatch = inputs["rows"]
+        try:
+            loss = super().training_step(model, inputs, num_items_in_batch)
+        except torch.OutOfMemoryError as error:
+            if self.args.auto_find_batch_size:
+                raise
+            inputs.clear()
+            advice = memory_advice(self._intervened(), chosen, self.args, recompute=self._recompute)
+            raise torch.OutOfMemoryError(
+                f"no memory for a step of {len(chosen.numbers)} rows: {advice}. ({error})"
+            ) from None
+        except torch.linalg.LinAlgError as error:  # pyright: ignore[reportPrivateImportUsage]
+            raise self._stopped(
+                "the trained directions are no longer independent or no numbers", chosen.numbers
+            ) from error
+        losses = self._of_all_processes(loss)
+        if not torch.isfinite(losses).all():
+            self._stop(float(losses[~torch.isfinite(losses)].flatten()[0]), chosen)
+        return loss
+
+    def compute_loss(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any):
+        """The Trainer's, of a batch without its row numbers."""
+        inputs = {name: value for name, value in inputs.items() if name != "rows"}
+        if self._recompute and model.training:
+            inputs["recompute"] = True
+        return super().compute_loss(model, inputs, *args, **kwargs)
+
+    def prediction_step(self, *args: Any, **kwargs: Any):
+        """The Trainer's; in several processes the loss is that of all of them."""
+        loss, logits, labels = super().prediction_step(*args, **kwargs)
+        return None if loss is None else self._of_all_processes(loss).mean(), logits, labels
+
+    def _of_all_processes(self, loss: Tensor) -> Tensor:
+        return cast("Tensor", self.accelerator.gather(loss))
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Sampler | None:
+        order = super()._get_train_sampler(train_dataset)
+        return even_sampler(order, self.train_dataset, self.args, self._train_batch_size)  # pyright: ignore[reportArgumentType]
+
+    def _get_eval_sampler(self, eval_dataset: Any) -> Sampler | None:
+        if self.args.world_size > 1:
+            order = SequentialSampler(eval_dataset)
+            return even_sampler(order, eval_dataset, self.args, self.args.eval_batch_size)
+        return super()._get_eval_sampler(eval_dataset)
+
+    def _stop(self, loss: float, chosen: RowsOfBatch) -> None:
+        """End a training whose loss is no number, in all processes."""
+        bad = gather_object(rows_without_number(self._intervened(), chosen))
+        every = gather_object(list(chosen.numbers))
+        if 0 < len(bad) < len(every):
+            raise TrainingStopped(
+                f"the loss became {loss} at step {self.state.global_step + 1}, in row(s) "
+                f"{_numbers(bad)} of the batch of rows {_numbers(every)}; the others give numbers, "
+                "so look at what is in these rows. The interventions hold the weights before it",
+                self._intervened(),
+                self.state.global_step + 1,
+                bad,
+            )
+        raise self._stopped(f"the loss became {loss}", every)
+
+    def _stopped(self, what: str, rows: list[int]) -> TrainingStopped:
+        """Go back to the weights at which the loss was a number."""
+        self._good.restore()
+        step, kept = self.state.global_step, ""
+        if self.args.save_strategy != "no":
+            # A checkpoint of this step holds the weights that were just found to be ruined.
+            if self.args.should_save:
+                begin_anew(self._checkpoint_folder())
+            last = last_whole(self._checkpoint_folder().parent)
+            kept = f"; the last good checkpoint is {last}" if last else ""
+        return TrainingStopped(
+            f"{what} at step {step + 1}: try a learning rate below {self.args.learning_rate}. (In "
+            f"the batch of rows {_numbers(rows)}. The interventions hold the weights of step "
+            f"{self._good.step} again{kept}.)",
+            self._intervened(),
+            step + 1,
+            rows,
+        )
+
+    def _checkpoint_folder(self) -> Path:
+        return Path(self.args.output_dir or ".") / f"checkpoint-{self.state.global_step}"
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        folder = self._checkpoint_folder()
+        if self.args.should_save:
+            begin_anew(folder)
+        self.accelerator.wait_for_everyone()
+        try:
+            super()._save_checkpoint(model, trial)
+        # torch and safetensors report a full disk by errors of their own.
+        except (OSError, RuntimeError, SafetensorError) as error:
+            shutil.rmtree(folder, ignore_errors=True)
+            last = last_whole(folder.parent)
+            kept = f"{last} is whole: resume=True goes on from it" if last else "there is no other"
+            message = (
+                f"the checkpoint of step {self.state.global_step} could not be written to "
+                f"{folder}: {error}. Of the checkpoints before it {kept}"
+            )
+            number = getattr(error, "errno", None)
+            raise OSError(*(() if number is None else (number,)), message) from error
 
     def write(self, folder: str | Path) -> None:
-        self._intervened().save(folder)
+        self._intervened().save(folder, {FINGERPRINT: self.fingerprint})
 
     def read(self, folder: str | Path) -> None:
         self._intervened().interventions.load_state_dict(read_tensors(folder))
@@ -67,91 +205,24 @@ class InterventionTrainer(FolderTrainer):
         return model
 
 
-def check_arguments(epochs: int | float, arguments: Mapping[str, Any]) -> None:
-    """Raise, before anything runs, where training could not begin.
-
-    Raises:
-        TypeError: an argument that transformers' TrainingArguments does not know.
-        ValueError: no epochs.
-    """
-    known = {one.name for one in fields(TrainingArguments)} | set(signature(train).parameters)
-    unknown = [name for name in arguments if name not in known]
-    if unknown:
-        raise TypeError(
-            f"{unknown[0]!r} is neither an argument here nor one of transformers' TrainingArguments"
+def _recompute(args: TrainingArguments, plan: Plan) -> bool:
+    """Whether blocks run again in the backward pass; the Trainer no longer asks the model to."""
+    # The second is transformers' older name, and the only one in its older releases.
+    names = ("activation_checkpointing", "gradient_checkpointing")
+    asked = any(getattr(args, name, None) for name in names)
+    for name in names:
+        if getattr(args, f"{name}_kwargs", None):
+            raise ValueError(f"{name}_kwargs: each block runs again, and nothing can be set")
+        if hasattr(args, name):
+            setattr(args, name, False)
+    if asked and plan.replays:
+        raise ValueError(
+            'gradient_checkpointing=True needs engine="full": these rows are replayed on the keys '
+            "and values of the tokens before the edits, and a block that ran again in the "
+            "backward pass would append its own to them a second time"
         )
-    if epochs <= 0:
-        raise ValueError(f"epochs must be above 0, got {epochs}")
+    return asked
 
 
-def train(
-    intervened: IntervenedModel,
-    rows: PreparedRows | Rows,
-    evaluation_rows: PreparedRows | Rows | None = None,
-    *,
-    epochs: int | float = 1,
-    learning_rate: float = 4e-3,
-    batch_size: int = 16,
-    seed: int = 0,
-    progress: bool = True,
-    checkpoints: str | Path | None = None,
-    resume: bool = False,
-    callbacks: Sequence[TrainerCallback] = (),
-    **arguments: Any,
-) -> pd.DataFrame:
-    """Train the interventions of a model in place.
-
-    Args:
-        intervened: the model.
-        rows: what is trained on: rows with `prompt` and `answer`, or `PreparedRows`, which
-            interventions that need sources take.
-        evaluation_rows: what the evaluation loss is of; evaluated each epoch if given.
-        epochs: passes over the rows.
-        learning_rate: of AdamW, falling linearly to zero.
-        batch_size: rows a step.
-        seed: of the order of rows, and of dropout. As with every transformers Trainer, the
-            generators of Python, NumPy and torch are set to it.
-        progress: show a progress bar.
-        checkpoints: a folder for checkpoints, one an epoch; none by default.
-        resume: go on from the newest checkpoint there, exactly as if never interrupted.
-        callbacks: transformers' callbacks.
-        arguments: further arguments of transformers' TrainingArguments
-            (`gradient_accumulation_steps`, `lr_scheduler_type`, `warmup_steps`,
-            `load_best_model_at_end`, ...); they win over the ones above.
-
-    Returns:
-        The logged losses: step, epoch, loss.
-
-    Raises:
-        ValueError: nothing to train; resume without a folder for checkpoints; the loss or the
-            weights became NaN or infinite.
-    """
-    check_arguments(epochs, arguments)
-    if resume and checkpoints is None:
-        raise ValueError("resume=True needs checkpoints=, the folder to resume from")
-
-    def prepared(given: PreparedRows | Rows) -> PreparedRows:
-        return given if isinstance(given, PreparedRows) else PreparedRows(intervened, given)
-
-    given: dict[str, Any] = {
-        "num_train_epochs": epochs,
-        "learning_rate": learning_rate,
-        "per_device_train_batch_size": batch_size,
-        "per_device_eval_batch_size": batch_size,
-        "seed": seed,
-    }
-    with training_arguments(
-        given | arguments,
-        device=device_of(intervened.model),
-        evaluates=evaluation_rows is not None,
-        progress=progress,
-        checkpoints=checkpoints,
-    ) as of_trainer:
-        trainer = InterventionTrainer(
-            intervened,
-            of_trainer,
-            prepared(rows),
-            None if evaluation_rows is None else prepared(evaluation_rows),
-            callbacks,
-        )
-        return trainer.fit(intervened, resume=resume)
+def _numbers(rows: Sequence[int]) -> str:
+    return ", ".join(map(str, rows))

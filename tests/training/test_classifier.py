@@ -257,7 +257,7 @@ def test_what_no_classifier_can_be_is_refused(make_encoder, tiny):
 def test_a_text_that_is_too_long_is_told_or_cut(make_encoder):
     model = make_encoder("bert")  # reads 40 tokens
     rows = [ROWS[0], {"text_a": "the key " * 30, "text_b": "is old"}]
-    with pytest.raises(ValueError, match="row 1 has 65 tokens, and tiny-bert reads 40 at most"):
+    with pytest.raises(ValueError, match="row 1 has 65 tokens, and tiny-bert can read 40"):
         Classifier(model, 2)(rows)
     assert Classifier(model, 2, max_length=40)(rows).shape == (2, 2)
     # One text alone is read too, where a row has no second.

@@ -230,7 +230,7 @@ def newest_state(folder: Path) -> Path:
     ("kind", "message"),
     [
         (DiReFT, r"the loss became nan at step 2: try a learning rate below 1e\+38"),
-        (LoReFT, r"no numbers at step 1: try a learning rate below 1e\+38"),
+        (LoReFT, r"no numbers at step 2: try a learning rate below 1e\+38"),
     ],
 )
 def test_a_training_that_explodes_says_so(tiny, kind, message):

@@ -3,6 +3,7 @@
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -37,6 +38,7 @@ def test_an_equation_ends_with_the_answer_where_x_stands_alone(equation, answer,
 def test_rows_are_alpacas_prompts_and_solved_equations(tmp_path):
     write(tmp_path)
     suite = mawps(tmp_path)
+    row: Any
     (row,) = suite.tests["mawps"]
     assert row["prompt"].endswith(
         "### Instruction:\nThere are 4 crayons in each of 3 boxes . How many ?\n\n### Response:\n"
@@ -66,7 +68,8 @@ def test_the_published_files(tmp_path):
     assert suite.score(suite.train["answer"], suite.train) == 1.0
     # Where x stands alone, Python agrees with the answer.
     wrong = 0
-    for row in suite.train:
+    train: Any = suite.train
+    for row in train:
         term, _, answer = row["answer"].split(". The answer is")[0].rpartition(" = ")
         if "x" not in term.lower() and "=" not in term:
             wrong += abs(eval(term) - float(answer)) > 0.01 * max(1, abs(float(answer)))

@@ -1,0 +1,146 @@
+"""Which checkpoint a training goes on from: the newest that is whole and of this training.
+
+transformers' Trainer writes the files of a checkpoint one after the other, `trainer_state.json`
+last, and takes the folder of the highest number for the newest, whatever is in it. A training that
+was killed while it wrote leaves such a folder incomplete.
+"""
+
+import json
+import pickle
+import re
+import shutil
+from collections.abc import Mapping
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+from warnings import warn
+
+import torch
+from transformers import TrainingArguments
+from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME, TRAINER_STATE_NAME
+
+from reft_interp.runtime import IntervenedModel
+from reft_interp.runtime.prepared import PreparedRows
+from reft_interp.runtime.saving import TENSORS, check_same_placements, read_notes, read_tensors
+from reft_interp.training.streaming import StreamedRows
+
+FINGERPRINT = "training that goes on"
+"""Where the notes of a checkpoint say what it can be gone on with."""
+
+_NAME = re.compile(r"checkpoint-(\d+)")
+
+
+def newest_checkpoint(folder: str | Path, intervened: IntervenedModel) -> Path:
+    """The newest whole checkpoint in a folder; newer ones that are not whole are told of.
+
+    Args:
+        folder: what `train` was given as `checkpoints`.
+        intervened: what will go on from it.
+
+    Raises:
+        ValueError: no checkpoint there is whole; the newest is of another model or of other
+            interventions than these.
+    """
+    faults: list[str] = []
+    for checkpoint in _checkpoints(folder):
+        fault = _fault(checkpoint)
+        if fault is None:
+            if faults:
+                warn(
+                    f"going on from {checkpoint}, as {'; '.join(faults)} (a training that is "
+                    "killed while it writes leaves such a folder)",
+                    stacklevel=3,
+                )
+            check_same_placements(checkpoint, intervened)
+            return checkpoint
+        faults.append(f"{checkpoint.name} cannot be used: {fault}")
+    found = "; ".join(faults) or "there is no folder checkpoint-N in it"
+    raise ValueError(f"resume=True: No valid checkpoint in {folder}: {found}")
+
+
+def refuse_other_training(folder: str | Path) -> None:
+    """Raise where checkpoints of an earlier training would be mixed with those of a new one.
+
+    Raises:
+        ValueError: there is a whole checkpoint in the folder.
+    """
+    for checkpoint in _checkpoints(folder):
+        if _fault(checkpoint) is None:
+            raise ValueError(
+                f"checkpoints: {folder} holds {checkpoint.name} of an earlier training. "
+                "resume=True goes on from it; for a new training give another folder, or empty "
+                "this one"
+            )
+
+
+def last_whole(folder: str | Path) -> Path | None:
+    """The newest whole checkpoint, if there is one."""
+    return next((one for one in _checkpoints(folder) if _fault(one) is None), None)
+
+
+def fingerprint(rows: PreparedRows | StreamedRows, args: TrainingArguments) -> dict[str, Any]:
+    """What a training that goes on has to have in common with the one that wrote a checkpoint, so
+    that the steps before and after are of one training. Epochs and learning rate may change."""
+    hashed = None
+    if isinstance(rows, PreparedRows):
+        texts = [[row["prompt"], row["answer"]] for row in rows.rows]
+        hashed = sha256(json.dumps(texts).encode("utf-8")).hexdigest()
+    processes = args.world_size * args.gradient_accumulation_steps
+    return {
+        "rows": hashed,
+        "rows a step": args.per_device_train_batch_size * processes,
+        "seed": args.seed,
+    }
+
+
+def check_same_training(checkpoint: Path, here: Mapping[str, Any]) -> None:
+    """Raise where a checkpoint is of a training on other rows, in other steps or another order.
+
+    Raises:
+        ValueError: the first that differs is named.
+    """
+    saved = read_notes(checkpoint).get(FINGERPRINT, {})
+    for name, value in here.items():
+        if saved.get(name, value) != value:
+            raise ValueError(
+                f"resume=True: {checkpoint} was written by a training with other {name} "
+                f"({saved[name]}, here {value}), so it cannot go on as if never interrupted"
+            )
+
+
+def begin_anew(checkpoint: Path) -> None:
+    """Remove what an earlier training left in the place of a checkpoint that is to be written: its
+    files together with some of the new ones would pass for whole."""
+    if checkpoint.exists():
+        shutil.rmtree(checkpoint)
+
+
+def _checkpoints(folder: str | Path) -> list[Path]:
+    """Newest first."""
+    found = [one for one in Path(folder).glob("checkpoint-*") if _NAME.fullmatch(one.name)]
+    return sorted(found, key=lambda one: -int(one.name.split("-")[1]))
+
+
+def _fault(checkpoint: Path) -> str | None:
+    """Why a checkpoint cannot be gone on from; None if it can.
+
+    All files are read: they are small, and a machine that lost power can leave whole names with
+    half of the bytes.
+    """
+    for name in (TENSORS, OPTIMIZER_NAME, SCHEDULER_NAME, TRAINER_STATE_NAME):
+        if not (checkpoint / name).is_file():
+            return f"it lacks {name}"
+    try:
+        json.loads((checkpoint / TRAINER_STATE_NAME).read_text(encoding="utf-8"))
+    except ValueError:
+        return f"{TRAINER_STATE_NAME} is cut off or damaged"
+    try:
+        read_tensors(checkpoint)
+    except ValueError:
+        return f"{TENSORS} is damaged"
+    for name in (OPTIMIZER_NAME, SCHEDULER_NAME):
+        try:
+            torch.load(checkpoint / name, map_location="cpu", weights_only=True)
+        except (RuntimeError, EOFError, OSError, pickle.UnpicklingError):
+            return f"{name} is cut off or damaged"
+    return None

@@ -1,0 +1,151 @@
+"""Steps that fail: a loss that is no number, and memory that does not suffice.
+
+Both are told of with the rows of the step, and leave the last good weights in the model.
+"""
+
+from collections.abc import Callable
+from functools import partial
+
+import torch
+from torch import Tensor
+from transformers import TrainingArguments
+
+from reft_interp.runtime import IntervenedModel
+from reft_interp.training.collating import RowsOfBatch
+
+# Of the free memory, what a step may take: batches of the same length do not take quite the same.
+_SAFE = 0.9
+
+
+class TrainingStopped(ValueError):
+    """A training that ended before its last step.
+
+    Attributes:
+        intervened: the model, with the last good weights in place.
+        step: the step that failed, counted from 1.
+        rows: the numbers of the rows at fault.
+    """
+
+    def __init__(self, message: str, intervened: IntervenedModel, step: int, rows: list[int]):
+        super().__init__(message)
+        self.intervened = intervened
+        self.step = step
+        self.rows = rows
+
+
+class GoodWeights:
+    """The weights at the last step whose loss was a number.
+
+    Args:
+        intervened: what is trained.
+    """
+
+    def __init__(self, intervened: IntervenedModel):
+        self._intervened = intervened
+        self._now = self._good = self._copy()
+        self._step = self._good_step = 0
+
+    @property
+    def step(self) -> int:
+        """How many steps had been taken when these were the weights."""
+        return self._good_step
+
+    def begin(self, step: int) -> None:
+        """Before anything of a step runs: the one before it went well.
+
+        Args:
+            step: how many steps have been taken.
+        """
+        if step != self._step:
+            self._good, self._good_step = self._now, self._step
+            self._now, self._step = self._copy(), step
+
+    @torch.no_grad()
+    def restore(self) -> None:
+        """Put them back into the model."""
+        for parameter, held in zip(self._intervened.parameters(), self._good, strict=True):
+            parameter.copy_(held)
+
+    def _copy(self) -> list[Tensor]:
+        return [parameter.detach().clone() for parameter in self._intervened.parameters()]
+
+
+@torch.no_grad()
+def rows_without_number(intervened: IntervenedModel, chosen: RowsOfBatch) -> list[int]:
+    """The rows of a batch whose own loss is no number, or infinite, with the present weights."""
+    found = []
+    for row in chosen.numbers:
+        try:
+            loss = intervened(**chosen.prepared.inputs([row]))["loss"]
+        except torch.linalg.LinAlgError:  # pyright: ignore[reportPrivateImportUsage]
+            return list(chosen.numbers)
+        if not torch.isfinite(loss):
+            found.append(row)
+    return found
+
+
+def memory_advice(
+    intervened: IntervenedModel, chosen: RowsOfBatch, args: TrainingArguments, *, recompute: bool
+) -> str:
+    """How many rows a step would have room for, from what steps of one and two rows take.
+
+    The longest row of the batch runs alone and doubled; memory grows evenly with their number.
+
+    Args:
+        intervened: what is trained.
+        chosen: the rows of the step for which there was no memory.
+        args: of the training.
+        recompute: whether the step ran with gradient checkpointing.
+    """
+    parameters = [p for p in intervened.parameters() if p.requires_grad]
+    device = parameters[0].device
+    longest = max(chosen.numbers, key=lambda row: chosen.prepared.region_length([row]))
+
+    def step(rows: int) -> None:
+        inputs = chosen.prepared.inputs([longest] * rows)
+        loss = intervened(**inputs, recompute=recompute)["loss"]
+        # Not `backward`: other processes do not take part in this.
+        torch.autograd.grad(loss, parameters, allow_unused=True)
+
+    tokens = f"of {chosen.prepared.region_length([longest])} tokens"
+    peaks = []
+    for rows in (1, 2):
+        try:
+            peaks.append(peak_memory(device, partial(step, rows)))
+        except torch.OutOfMemoryError:
+            break
+    if not peaks:
+        return (
+            f"not even one row {tokens} fits. Shorten the rows (max_length=), or load the model in "
+            "bfloat16 or with quantization_config="
+        )
+    fits = 1
+    if len(peaks) == 2:
+        each = max(peaks[1] - peaks[0], 1)
+        fits += max(0, int((available_memory(device) * _SAFE - peaks[0]) // each))
+    size = args.per_device_train_batch_size
+    fits = min(fits, len(chosen.numbers) - 1, size - 1)
+    advice = f"one row {tokens} takes {peaks[0] / 1e6:,.0f} MB, so that {max(fits, 1)} would fit"
+    if fits < 1:
+        return f"{advice} at most, beside what else takes memory"
+    part = max(n for n in range(1, fits + 1) if size % n == 0)
+    steps = args.gradient_accumulation_steps * size // part
+    return (
+        f"{advice}. The same training with less memory: per_device_train_batch_size={part}, "
+        f"gradient_accumulation_steps={steps}"
+    )
+
+
+def peak_memory(device: torch.device, step: Callable[[], None]) -> int:
+    """Bytes that a step takes on a GPU at most, beside what was there before."""
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats(device)
+    before = torch.cuda.memory_allocated(device)
+    step()
+    return torch.cuda.max_memory_allocated(device) - before
+
+
+def available_memory(device: torch.device) -> int:
+    """Bytes of a GPU that a step can have."""
+    torch.cuda.empty_cache()
+    return torch.cuda.mem_get_info(device)[0]

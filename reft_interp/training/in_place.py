@@ -1,0 +1,149 @@
+"""Train the interventions of a model in place, with as few arguments as that needs.
+
+Next door: `trainer`, whose Trainer runs the steps; `reft`, which places the interventions too.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
+from inspect import signature
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from datasets import IterableDataset
+from transformers import TrainerCallback, TrainingArguments
+
+from reft_interp.runtime import IntervenedModel
+from reft_interp.runtime.batching import Rows, device_of
+from reft_interp.runtime.prepared import PreparedRows
+from reft_interp.training.checkpoints import (
+    check_same_training,
+    newest_checkpoint,
+    refuse_other_training,
+)
+from reft_interp.training.folder_trainer import training_arguments
+from reft_interp.training.processes import check_processes, share_of
+from reft_interp.training.streaming import StreamedRows
+from reft_interp.training.trainer import InterventionTrainer
+
+
+def check_arguments(
+    epochs: int | float,
+    arguments: Mapping[str, Any],
+    *,
+    learning_rate: float,
+    batch_size: int,
+) -> None:
+    """Raise, before anything runs, where training could not begin.
+
+    Raises:
+        TypeError: an argument that transformers' TrainingArguments does not know.
+        ValueError: no epochs, no rows a step, a learning rate below 0.
+    """
+    known = {one.name for one in fields(TrainingArguments)} | set(signature(train).parameters)
+    unknown = [name for name in arguments if name not in known]
+    if unknown:
+        raise TypeError(
+            f"{unknown[0]!r} is neither an argument here nor one of transformers' TrainingArguments"
+        )
+    for name, number in (("epochs", epochs), ("batch_size", batch_size)):
+        if not number > 0:
+            raise ValueError(f"{name} must be above 0, got {number}")
+    if not learning_rate >= 0:  # not so for NaN
+        raise ValueError(f"learning_rate must be at least 0, got {learning_rate}")
+
+
+def train(
+    intervened: IntervenedModel,
+    rows: PreparedRows | Rows | IterableDataset,
+    evaluation_rows: PreparedRows | Rows | None = None,
+    *,
+    epochs: int | float = 1,
+    learning_rate: float = 4e-3,
+    batch_size: int = 16,
+    seed: int = 0,
+    progress: bool = True,
+    checkpoints: str | Path | None = None,
+    resume: bool = False,
+    callbacks: Sequence[TrainerCallback] = (),
+    **arguments: Any,
+) -> pd.DataFrame:
+    """Train the interventions of a model in place.
+
+    Args:
+        intervened: the model.
+        rows: what is trained on: rows with `prompt` and `answer`, or `PreparedRows`, which
+            interventions that need sources take. A stream needs `max_steps`, and runs in full.
+        evaluation_rows: what the evaluation loss is of; evaluated each epoch if given.
+        epochs: passes over the rows.
+        learning_rate: of AdamW, falling linearly to zero.
+        batch_size: rows a step, over all processes: launched by torchrun or `accelerate launch`,
+            each takes its share, and the weights are those of one process.
+        seed: of the order of rows, and of dropout. As with every transformers Trainer, the
+            generators of Python, NumPy and torch are set to it.
+        progress: show a progress bar.
+        checkpoints: a folder for checkpoints, one an epoch; none by default.
+        resume: go on from the newest whole checkpoint there, exactly as if never interrupted.
+        callbacks: transformers' callbacks.
+        arguments: further arguments of transformers' TrainingArguments
+            (`gradient_accumulation_steps`, `lr_scheduler_type`, `warmup_steps`,
+            `load_best_model_at_end`, ...); they win over the ones above.
+
+    Returns:
+        The logged losses: step, epoch, loss.
+
+    Raises:
+        TrainingStopped: the loss or the weights became NaN or infinite. It names the rows; the
+            model holds the last good weights.
+        ValueError: nothing to train; `resume` without a folder for checkpoints, without a whole
+            checkpoint there, or with one of other interventions; checkpoints of an earlier
+            training; a model on several devices; what `InterventionTrainer` refuses.
+        OSError: a checkpoint could not be written; those before it are whole.
+        torch.OutOfMemoryError: with the number of rows a step that would fit.
+    """
+    check_arguments(epochs, arguments, learning_rate=learning_rate, batch_size=batch_size)
+    if resume and checkpoints is None:
+        raise ValueError("resume=True needs checkpoints=, the folder to resume from")
+
+    def prepared(given: PreparedRows | Rows) -> PreparedRows:
+        return given if isinstance(given, PreparedRows) else PreparedRows(intervened, given)
+
+    if checkpoints is not None and not resume:
+        refuse_other_training(checkpoints)
+
+    device = device_of(intervened.model)
+    with training_arguments(
+        {
+            "num_train_epochs": epochs,
+            "learning_rate": learning_rate,
+            "per_device_train_batch_size": batch_size,
+            "per_device_eval_batch_size": batch_size,
+            "seed": seed,
+            **arguments,
+        },
+        device=device,
+        evaluates=evaluation_rows is not None,
+        progress=progress,
+        checkpoints=checkpoints,
+    ) as settings:
+        for name in ("per_device_train_batch_size", "per_device_eval_batch_size"):
+            if name not in arguments:
+                setattr(settings, name, share_of(batch_size, settings.world_size))
+        check_processes(intervened, settings)
+        start = newest_checkpoint(checkpoints, intervened) if resume and checkpoints else None
+        trainer = InterventionTrainer(
+            intervened,
+            settings,
+            StreamedRows(intervened, rows) if isinstance(rows, IterableDataset) else prepared(rows),
+            None if evaluation_rows is None else prepared(evaluation_rows),
+            callbacks,
+        )
+        if start is not None:
+            check_same_training(start, trainer.fingerprint)
+        intervened.train()
+        try:
+            trainer.train(resume_from_checkpoint=None if start is None else str(start))
+        finally:
+            intervened.eval()
+            intervened.zero_grad()
+        return trainer.losses()

@@ -1,0 +1,95 @@
+"""Long prompts: an error that names the row, or a cut on the side that was asked for."""
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from reft_interp.evaluation import accuracy
+from reft_interp.interventions import LoReFT
+from reft_interp.runtime import truncate_prompts
+from reft_interp.sites import Site
+from reft_interp.training import fit_reft
+
+SENTENCE = "The key near the doors is on the table. "
+ROWS = [
+    {"prompt": "The key", "answer": " is here"},
+    {"prompt": SENTENCE * 14 + "The key", "answer": " is here", "spans": {"end": [560, 567]}},
+]
+
+
+def tokens(model, row) -> int:
+    """Counted by hand."""
+    prompt = model.tokenizer(row["prompt"])["input_ids"]
+    answer = model.tokenizer(row["answer"], add_special_tokens=False)["input_ids"]
+    return len(prompt) + len(answer)
+
+
+def test_a_row_that_the_model_cannot_read_is_named_with_both_numbers(tiny):
+    model = tiny("llama")
+    long = tokens(model, ROWS[1])
+    assert long > 128  # what the tiny models can read
+    told = rf"row 1 has {long} tokens \(4 of them its answer\), and tiny-llama can read 128"
+    site = Site("resid_post", 0)
+    with pytest.raises(ValueError, match=told):
+        fit_reft(model, ROWS, LoReFT(2), site, "l1", progress=False)
+    with pytest.raises(ValueError, match=told):
+        accuracy(model, ROWS)
+    fit_reft(
+        model,
+        ROWS,
+        LoReFT(2),
+        site,
+        "l1",
+        progress=False,
+        max_length=128,
+        truncation_side="left",
+        epochs=1,
+    )
+
+
+@pytest.mark.parametrize("architecture", ["llama", "gpt2", "bert"])
+@pytest.mark.parametrize("side", ["left", "right"])
+@pytest.mark.parametrize("most", [128, 20, 12])
+def test_prompts_are_cut_on_one_side_until_they_fit(tiny, architecture, side, most):
+    model = tiny(architecture)
+    rows = [row | {"spans": {}} for row in ROWS]
+    short, cut = truncate_prompts(model, rows, most, truncation_side=side)
+    assert short == rows[0]
+    assert cut["answer"] == ROWS[1]["answer"]
+    assert tokens(model, cut) <= most
+    whole = ROWS[1]["prompt"]
+    kept = len(cut["prompt"])
+    assert cut["prompt"] == (whole[-kept:] if side == "left" else whole[:kept])
+    # One token more, a word at most, would not fit.
+    more = whole[-kept - 8 :] if side == "left" else whole[: kept + 8]
+    assert tokens(model, cut | {"prompt": more}) > most
+
+
+def test_spans_move_with_the_text_or_are_told_of(tiny):
+    model = tiny("llama")
+    _, cut = truncate_prompts(model, ROWS, 20, truncation_side="left")
+    start, end = cut["spans"]["end"]
+    assert cut["prompt"][start:end] == "The key"
+    with pytest.raises(ValueError, match="row 1: its span 'end', characters 560 to 567, would be"):
+        truncate_prompts(model, ROWS, 20)
+
+
+def test_an_answer_is_never_cut(tiny):
+    rows = [{"prompt": "The key", "answer": SENTENCE}]
+    with pytest.raises(ValueError, match="row 0: max_length is 8, of which the answer"):
+        truncate_prompts(tiny("llama"), rows, 8)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.text(min_size=1, max_size=40), st.integers(4, 30), st.sampled_from(["left", "right"]))
+def test_any_text_is_cut_to_fit(tiny, text, most, side):
+    """Bytes of one character may be several tokens; a text is cut between characters."""
+    model = tiny("llama")
+    try:
+        [cut] = truncate_prompts(model, [{"prompt": text}], most, truncation_side=side)
+    except ValueError:
+        # The least that could be left is more: a character of up to four bytes, and BOS.
+        assert most < 1 + 4
+        return
+    assert len(model.tokenizer(cut["prompt"])["input_ids"]) <= most
+    assert text.endswith(cut["prompt"]) if side == "left" else text.startswith(cut["prompt"])

@@ -1,0 +1,126 @@
+"""What each of two processes runs for `test_processes`, launched by torch.distributed.run."""
+
+import json
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+from conftest import tiny_parts
+
+from reft_interp.interventions import LoReFT
+from reft_interp.models import wrap_model
+from reft_interp.runtime import IntervenedModel, Placement
+from reft_interp.runtime.prepared import PreparedRows
+from reft_interp.sites import Site
+from reft_interp.subspace import Subspace
+from reft_interp.training import train
+
+WORDS = ["key", "keys", "door", "doors", "film", "films", "car"]
+# 21 rows in steps of 8: the last step has 5, and with steps of 4 a single one. Answers of
+# different lengths: the mean of the two processes' means is not the mean.
+ROWS = [
+    {
+        "prompt": f"The {word} near the {other}",
+        "answer": " are here" if word.endswith("s") else " is",
+    }
+    for word in WORDS
+    for other in WORDS[:3]
+]
+# Answers of different lengths here too.
+EVALUATION = [row | {"answer": " no" if i % 2 else " no, no"} for i, row in enumerate(ROWS[:11])]
+CASES = {
+    "plain": {"batch_size": 8},
+    # The last step of an epoch has one row, and so one of the processes none.
+    "a process without rows": {"batch_size": 4},
+    "accumulated": {"batch_size": 4, "gradient_accumulation_steps": 2},
+    "full run": {"batch_size": 8, "engine": "full"},
+}
+
+
+def saved_options(folder: Path) -> dict[str, Any]:
+    return {
+        "batch_size": 8,
+        "evaluation": EVALUATION,
+        "checkpoints": folder / "checkpoints",
+        "load_best_model_at_end": True,
+        "metric_for_best_model": "eval_loss",
+    }
+
+
+def model():
+    return wrap_model(*tiny_parts("llama"), name="tiny")
+
+
+def trained(bridge, rows=ROWS, **options) -> tuple[IntervenedModel, list[float]]:
+    """One training; the same in one process and in two, but for what `options` say."""
+    start = Subspace.random(32, 2, seed=7)
+    intervened = IntervenedModel(
+        bridge, Placement(LoReFT(start=start), Site("resid_post", 1), "l1")
+    )
+    engine = options.pop("engine", "auto")
+    prepared = PreparedRows(intervened, rows, engine=engine)
+    evaluation = (
+        PreparedRows(intervened, options.pop("evaluation"), engine=engine)
+        if ("evaluation" in options)
+        else None
+    )
+    losses = train(
+        intervened,
+        prepared,
+        evaluation,
+        **({"epochs": 3, "learning_rate": 1e-2, "progress": False} | options),
+    )
+    return intervened, losses["loss"].tolist()
+
+
+def evaluations(folder: Path) -> list[float]:
+    """The evaluation losses that the last checkpoint tells of."""
+    state = json.loads((folder / "checkpoint-9" / "trainer_state.json").read_text())
+    return [entry["eval_loss"] for entry in state["log_history"] if "eval_loss" in entry]
+
+
+def weights(intervened: IntervenedModel) -> list[float]:
+    return torch.cat([p.detach().flatten() for p in intervened.parameters()]).tolist()
+
+
+def main(folder: Path) -> None:
+    bridge, found = model(), {}
+    for name, options in CASES.items():
+        intervened, losses = trained(bridge, **options)
+        found[name] = {"weights": weights(intervened), "losses": losses}
+    rank = torch.distributed.get_rank()
+    try:
+        trained(bridge, batch_size=7)
+    except ValueError as error:
+        found["odd batch"] = str(error)
+    # Checkpoints, evaluation and the best of them; then on from a checkpoint in the middle.
+    options = saved_options(folder)
+    intervened, losses = trained(bridge, **options)
+    found["saved"] = {"weights": weights(intervened), "losses": losses}
+    torch.distributed.barrier()
+    found["evaluations"] = evaluations(folder / "checkpoints")
+    torch.distributed.barrier()
+    if rank == 0:
+        (folder / "checkpoints" / "checkpoint-9" / "trainer_state.json").unlink()
+    torch.distributed.barrier()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        resumed, losses = trained(bridge, **options, resume=True)
+    found["resumed"] = {"weights": weights(resumed), "losses": losses}
+    torch.distributed.barrier()
+    # A row that gives NaN ends both processes, whichever has it.
+    broken = [*ROWS[:5], {"prompt": "Tokyo", "answer": " is"}, *ROWS[5:8]]
+    with torch.no_grad():
+        token = bridge.tokenizer("Tokyo")["input_ids"][1]
+        bridge.embed.weight[token] = float("nan")
+    try:
+        trained(bridge, broken, batch_size=8, engine="full", epochs=1)
+    except ValueError as error:
+        found["broken"] = str(error)
+    (folder / f"{rank}.json").write_text(json.dumps(found), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

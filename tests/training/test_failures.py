@@ -1,0 +1,155 @@
+"""Steps that fail name their rows and leave the last good weights, or say what would fit."""
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from transformers import TrainerCallback
+
+from reft_interp.interventions import DiReFT, Intervention, LoReFT
+from reft_interp.runtime import IntervenedModel, Placement
+from reft_interp.runtime.planning import Engine
+from reft_interp.runtime.prepared import PreparedRows
+from reft_interp.sites import Site
+from reft_interp.subspace import Subspace
+from reft_interp.training import TrainingStopped, failures, train
+
+ROWS = [
+    {"prompt": f"The {word} near the {other}", "answer": " are" if word.endswith("s") else " is"}
+    for word in ("key", "keys", "door", "doors")
+    for other in ("cars", "film", "store", "table")
+]
+BROKEN = [*ROWS[:9], {"prompt": "Tokyo", "answer": " is"}, *ROWS[9:]]
+
+
+def placed(model, kind: Callable[..., Intervention] = LoReFT) -> IntervenedModel:
+    start = Subspace.random(32, 2, seed=1)
+    return IntervenedModel(model, Placement(kind(start=start), Site("resid_post", 0), "l1"))
+
+
+def fit(intervened: IntervenedModel, rows=ROWS, engine: Engine = "auto", **options: Any):
+    settings = {"learning_rate": 1e-2, "batch_size": 4, "progress": False} | options
+    train(intervened, PreparedRows(intervened, rows, engine=engine), **settings)
+    return weights(intervened)
+
+
+def weights(intervened: IntervenedModel) -> torch.Tensor:
+    return torch.cat([p.detach().flatten() for p in intervened.parameters()])
+
+
+@pytest.fixture
+def without_tokyo(make_tiny):
+    """A model that gives no number where the token of "Tokyo" is read."""
+    model = make_tiny("llama")
+    token = model.tokenizer("Tokyo")["input_ids"][1]
+    with torch.no_grad():
+        model.embed.weight[token] = float("nan")
+    return model
+
+
+@pytest.mark.parametrize("engine", ["auto", "full"])
+def test_a_row_without_a_number_is_named_and_the_weights_before_it_stay(without_tokyo, engine):
+    intervened = placed(without_tokyo)
+    with pytest.raises(TrainingStopped, match=r"in row\(s\) 9 of the batch of rows") as caught:
+        fit(intervened, BROKEN, engine, epochs=2, lr_scheduler_type="constant")
+    stopped = caught.value
+    assert stopped.rows == [9] and stopped.step > 1
+    # A training that ends just before that step ends with these weights.
+    before = fit(
+        placed(without_tokyo), BROKEN, engine, max_steps=stopped.step - 1,
+        lr_scheduler_type="constant",
+    )  # fmt: skip
+    assert stopped.intervened is intervened
+    assert torch.equal(weights(intervened), before)
+
+
+class Explode(TrainerCallback):
+    """The fourth step goes so far that the fifth has no loss."""
+
+    def on_step_begin(self, args, state, control, optimizer=None, **kwargs):
+        if state.global_step == 3 and optimizer is not None:
+            optimizer.param_groups[0]["lr"] = 1e38
+
+
+def test_weights_that_run_away_are_taken_back(tiny, tmp_path):
+    intervened = placed(tiny("llama"), DiReFT)
+    told = (
+        r"the loss became nan at step 5: try a learning rate below 0.01. \(In the batch of rows "
+        r".*hold the weights of step 3 again; the last good checkpoint is \S+checkpoint-3"
+    )
+    with pytest.raises(TrainingStopped, match=told) as caught:
+        fit(
+            intervened,
+            epochs=3,
+            checkpoints=tmp_path,
+            save_strategy="steps",
+            save_steps=1,
+            callbacks=[Explode()],
+        )
+    assert len(caught.value.rows) == 4
+    saved = IntervenedModel.load(tmp_path / "checkpoint-3", tiny("llama"))
+    assert torch.equal(weights(intervened), weights(saved))
+    # The fourth held the ruined weights; a training that resumes goes on from the third.
+    assert sorted(one.name[-1] for one in tmp_path.iterdir()) == ["1", "2", "3"]
+    resumed = fit(placed(tiny("llama"), DiReFT), epochs=3, checkpoints=tmp_path, resume=True)
+    assert resumed.isfinite().all()
+    assert torch.equal(resumed, fit(placed(tiny("llama"), DiReFT), epochs=3))
+
+
+@pytest.fixture
+def small_gpu(monkeypatch):
+    """Memory for five rows: a step takes 90 MB and 10 MB a row, and 150 MB are free."""
+    plain = IntervenedModel.forward
+    ran = []
+
+    def forward(self, batch, **inputs):
+        ran.append(len(batch))
+        if len(batch) > 5:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1 GiB")
+        return plain(self, batch, **inputs)
+
+    def peak_memory(device, step):
+        step()
+        return (90 + 10 * ran[-1]) * 10**6
+
+    monkeypatch.setattr(IntervenedModel, "forward", forward)
+    monkeypatch.setattr(failures, "peak_memory", peak_memory)
+    monkeypatch.setattr(failures, "available_memory", lambda device: int(145e6 / 0.9))
+
+
+def test_a_step_that_is_too_large_says_what_would_fit(tiny, small_gpu):
+    told = (
+        r"no memory for a step of 16 rows: one row of \d+ tokens takes 100 MB, so that 5 would fit."
+        r".*per_device_train_batch_size=4, gradient_accumulation_steps=4. \(CUDA out of memory"
+    )
+    intervened = placed(tiny("llama"))
+    before = weights(intervened)
+    with pytest.raises(torch.OutOfMemoryError, match=told):
+        fit(intervened, batch_size=16)
+    assert torch.equal(weights(intervened), before)
+    assert not intervened.training
+    fit(intervened, per_device_train_batch_size=4, gradient_accumulation_steps=4)
+
+
+def test_where_not_even_one_row_fits_it_says_so(tiny, small_gpu, monkeypatch):
+    def peak_memory(device, step):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(failures, "peak_memory", peak_memory)
+    with pytest.raises(torch.OutOfMemoryError, match=r"not even one row of .* fits. Shorten"):
+        fit(placed(tiny("llama")), batch_size=16)
+
+
+def test_mixed_precision_is_refused_and_a_bfloat16_model_trains(tiny, make_tiny):
+    with pytest.raises(ValueError, match=r'bf16: mixed precision.*dtype="bfloat16"'):
+        fit(placed(tiny("llama")), bf16=True)
+    half = copy.deepcopy(tiny("llama")).to(torch.bfloat16)
+    intervened, full = placed(half), placed(tiny("llama"))
+    before = intervened.loss(ROWS).item()
+    found = fit(intervened, epochs=10)
+    assert found.dtype == torch.float32
+    assert intervened.loss(ROWS).item() < before - 0.3
+    # The steps of Adam have the size of the learning rate whatever the gradients' rounding.
+    assert (found - fit(full, epochs=10)).abs().mean() < 5e-3

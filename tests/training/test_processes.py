@@ -1,0 +1,155 @@
+"""Training in two processes is the training of one, whatever the number of rows."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from in_two_processes import (
+    CASES,
+    ROWS,
+    evaluations,
+    model,
+    saved_options,
+    trained,
+    weights,
+)
+from torch import distributed
+from transformers import TrainingArguments
+
+import reft_interp
+from reft_interp.interventions import LoReFT
+from reft_interp.models.devices import find_device
+from reft_interp.runtime import IntervenedModel, Placement, planning
+from reft_interp.sites import Site
+from reft_interp.training import fit_reft, train
+from reft_interp.training.processes import check_processes
+
+needs_gloo = pytest.mark.skipif(
+    not (distributed.is_available() and distributed.is_gloo_available()),
+    reason="two processes on a CPU need torch's gloo backend",
+)
+
+
+@pytest.fixture(scope="module")
+def both(tmp_path_factory) -> tuple[Path, list[dict]]:
+    """What each of two processes found, and the folder that they wrote into."""
+    folder = tmp_path_factory.mktemp("processes")
+    here = Path(__file__).parent
+    paths = [Path(reft_interp.__file__).parents[1], here.parent, here]
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    done = subprocess.run(
+        [*launcher, "--nproc-per-node=2", str(here / "in_two_processes.py"), str(folder)],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(map(str, paths)), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    return folder, [json.loads((folder / f"{rank}.json").read_text()) for rank in (0, 1)]
+
+
+@needs_gloo
+@pytest.mark.parametrize("case", CASES)
+def test_two_processes_end_where_one_does(both, case):
+    _, found = both
+    intervened, losses = trained(model(), **dict(CASES[case]))
+    for of_process in found:
+        assert of_process[case]["losses"] == pytest.approx(losses, abs=1e-4)
+        assert of_process[case]["weights"] == pytest.approx(weights(intervened), abs=1e-5)
+    assert found[0][case]["weights"] == found[1][case]["weights"]
+
+
+@needs_gloo
+def test_what_is_compared_differs_where_the_steps_do():
+    """Other steps end elsewhere by far more than what is allowed above."""
+    one, _ = trained(model(), batch_size=8)
+    other, _ = trained(model(), ROWS + ROWS[:3], batch_size=8)
+    assert (torch.tensor(weights(one)) - torch.tensor(weights(other))).abs().max() > 1e-3
+
+
+@needs_gloo
+def test_two_processes_evaluate_and_go_back_to_the_best_as_one_does(both, tmp_path):
+    _, found = both
+    intervened, _ = trained(model(), **saved_options(tmp_path))
+    alone = evaluations(tmp_path / "checkpoints")
+    assert alone[-1] > min(alone) + 1e-3  # so that going back to the best is seen
+    for of_process in found:
+        assert of_process["evaluations"] == pytest.approx(alone, abs=1e-4)
+        assert of_process["saved"]["weights"] == pytest.approx(weights(intervened), abs=1e-5)
+
+
+@needs_gloo
+def test_two_processes_resume_bit_for_bit(both):
+    _, found = both
+    for of_process in found:
+        assert of_process["resumed"] == of_process["saved"]
+
+
+@needs_gloo
+def test_two_processes_write_one_checkpoint(both):
+    folder, _ = both
+    names = sorted(file.name for file in (folder / "checkpoints" / "checkpoint-6").iterdir())
+    assert [name for name in names if not name.startswith("rng_state")] == [
+        "config.json",
+        "interventions.safetensors",
+        "optimizer.pt",
+        "scheduler.pt",
+        "trainer_state.json",
+    ]
+
+
+@needs_gloo
+def test_a_row_without_a_number_ends_both_processes(both):
+    _, found = both
+    assert found[0]["broken"] == found[1]["broken"]
+    assert "the loss became nan at step 1, in row(s) 5 of the batch" in found[0]["broken"]
+
+
+@needs_gloo
+def test_rows_of_a_step_are_shared_evenly(both):
+    _, found = both
+    assert all("multiple of their number, 2, got 7" in one["odd batch"] for one in found)
+
+
+def placed(bridge) -> IntervenedModel:
+    return IntervenedModel(bridge, Placement(LoReFT(2), Site("resid_post", 1), "l1"))
+
+
+@pytest.mark.parametrize("option", ["fsdp", "deepspeed"])
+def test_what_would_cut_up_the_frozen_model_is_refused(tiny, tmp_path, option):
+    settings = TrainingArguments(str(tmp_path), use_cpu=True)
+    check_processes(placed(tiny("llama")), settings)
+    setattr(settings, option, "full_shard")
+    with pytest.raises(ValueError, match=f"{option}: the base model is frozen"):
+        check_processes(placed(tiny("llama")), settings)
+
+
+def test_a_model_spread_over_devices_is_refused(make_tiny):
+    bridge = make_tiny("llama")
+    intervened = placed(bridge)
+    bridge.unembed.original_component.to("meta")
+    with pytest.raises(ValueError, match="spread over cpu, meta"):
+        train(intervened, ROWS, progress=False)
+    with pytest.raises(ValueError, match="spread over cpu, meta"):
+        fit_reft(bridge, ROWS, LoReFT(2), Site("resid_post", 1), "l1")
+
+
+def test_a_model_elsewhere_than_the_training_is_refused(tiny, tmp_path, monkeypatch):
+    settings = TrainingArguments(str(tmp_path), use_cpu=True)
+    monkeypatch.setattr(TrainingArguments, "device", torch.device("cuda", 1))
+    with pytest.raises(ValueError, match="model is on cpu, but this process trains on cuda:1"):
+        check_processes(placed(tiny("llama")), settings)
+
+
+def test_processes_on_a_machine_share_its_gpus_and_its_memory(tiny, monkeypatch):
+    monkeypatch.setattr(planning, "free_memory", lambda device: 1000)
+    alone = planning.granted(tiny("llama"), None)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    monkeypatch.setenv("LOCAL_RANK", "3")
+    assert planning.granted(tiny("llama"), None) == alone / 4 == 100
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert find_device(None) == torch.device("cuda:3")
