@@ -36,4 +36,5 @@ test: check notebooks ## Checks, tests with coverage, tutorials and notebooks
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --cov --cov-report=term --cov-fail-under=90
 
 notebooks: setup ## Run the tutorials and notebooks
-	$(BIN)/python -m pytest --nbmake --nbmake-timeout=900 -p no:jaxtyping -o addopts= tutorials notebooks
+	@# Two at once, each on one core: a notebook uses a second one badly.
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --nbmake --nbmake-timeout=900 -p no:jaxtyping -o addopts= notebooks tutorials
