@@ -107,6 +107,9 @@ from .sweeps import sweep as sweep
 from .training import Cell as Cell
 from .training import Classifier as Classifier
 from .training import ClassifierResult as ClassifierResult
+from .training import FewShot as FewShot
+from .training import LinearHead as LinearHead
+from .training import ReFT as ReFT
 from .training import ReFTCell as ReFTCell
 from .training import ReFTResult as ReFTResult
 from .training import TrainingStopped as TrainingStopped

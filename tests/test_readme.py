@@ -24,6 +24,9 @@ def fewer(code: str) -> str:
         ),
         ("ranks=(1, 4)", "ranks=(1,)"),
         ("keep=0.1", "keep=0.5"),
+        ("n_train=500, n_test=200, n_development=100", "n_train=8, n_test=4, n_development=4"),
+        ("Budget(steps=60)", "Budget(steps=2, batch_size=4, trials=1, seeds=(0,))"),
+        ('[own, "DiReFT", "LoRA"]', '[own, "LoRA"]'),
     ):
         code = code.replace(whole, part)
     return code
@@ -31,6 +34,11 @@ def fewer(code: str) -> str:
 
 def test_the_code_of_the_readme_runs(smollm2, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
+    glue = tmp_path / "path" / "to" / "glue"
+    glue.mkdir(parents=True)
+    lines = "".join(f"a {'fine' if i % 2 else 'bad'} film {i}\t{i % 2}\n" for i in range(24))
+    for split in ("train", "dev"):
+        (glue / f"sst2.{split}.tsv").write_text(lines)
     first, *others = python_blocks()
     assert fewer(first).count("72") == 2
     scope: dict = {}
@@ -45,3 +53,6 @@ def test_the_code_of_the_readme_runs(smollm2, tmp_path, monkeypatch, capsys):
     assert (tmp_path / "report" / "report.html").is_file()
     assert (tmp_path / "my_intervention" / "interventions.safetensors").is_file()
     assert scope["mine"].num_rows == 1
+    assert list(scope["table"].frame["method"]) == ["untouched", "LoReFT", "LoRA"]
+    assert (tmp_path / "exported" / "edits.py").is_file()
+    assert (tmp_path / "for_pyreft" / "config.json").is_file()

@@ -38,12 +38,14 @@ _OTHERS: dict[str, Callable[[], FinetuningMethod]] = {
     "BitFit": BitFit,
 }
 _BOTH = "LoRA and LoReFT"
+_OF_DECODERS = "f3+l3"
 NAMES = (*_REFTS, "NodiReFT", *_OTHERS, _BOTH)
 """What `compare` knows by name."""
 
 
 def named_method(name: str, recipe: Recipe, model: TransformerBridge) -> FinetuningMethod:
-    """A method with its usual settings; a ReFT with the recipe's rank, layers and positions.
+    """A method with its usual settings; a ReFT with the recipe's rank, layers and positions (those of
+    GLUE are for encoders: here they are "f3+l3").
 
     Raises:
         ValueError: an unknown name.
@@ -60,11 +62,12 @@ def named_method(name: str, recipe: Recipe, model: TransformerBridge) -> Finetun
     depth = int(model.cfg.n_layers)
     # Layers are those of the paper's models, which may have more.
     listed = "all" if recipe.layers == "all" else [i for i in recipe.layers if i < depth]
-    both = "+" in recipe.positions
+    # GLUE's recipes are for encoders, which read the first token; decoders read the last.
+    positions = recipe.positions if recipe.decoding is not None else _OF_DECODERS
     return ReFT(
         _REFTS[wanted](rank=recipe.rank, dropout=recipe.dropout),  # pyright: ignore[reportCallIssue]
         listed or "all",
-        recipe.positions,
-        tied=recipe.tied or not both,
+        positions,
+        tied=recipe.tied or "+" not in positions,
         name=name,
     )

@@ -21,6 +21,7 @@ from reft_interp.tasks.labelled import LabelledTask
 from reft_interp.tasks.multiple_choice import multiple_choice
 from reft_interp.tasks.number_agreement import NumberAgreement
 from reft_interp.tasks.number_naming import number_naming
+from reft_interp.tasks.own_rows import read_rows
 from reft_interp.tasks.planted import Planting, plantings
 from reft_interp.tasks.price_tagging import price_midpoint_hypothesis, price_tagging
 from reft_interp.tasks.pronouns import pronoun_gender
@@ -55,6 +56,7 @@ __all__ = [
     "pronoun_gender",
     "ravel",
     "ravel_knowledge",
+    "read_rows",
     "sst2",
     "train_equality_model",
     "train_small_model",

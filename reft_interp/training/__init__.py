@@ -13,8 +13,11 @@ from reft_interp.training.classifier_result import ClassifierResult
 from reft_interp.training.failures import TrainingStopped
 from reft_interp.training.fit_classifier import fit_classifier
 from reft_interp.training.in_place import train
+from reft_interp.training.linear_head import LinearHead
+from reft_interp.training.prompting import FewShot
 from reft_interp.training.reft import ReFTResult, fit_reft
 from reft_interp.training.reft_cells import ReFTCell, fit_reft_each
+from reft_interp.training.reft_method import ReFT
 from reft_interp.training.results import load_result
 from reft_interp.training.trainer import InterventionTrainer
 
@@ -22,7 +25,10 @@ __all__ = [
     "Cell",
     "Classifier",
     "ClassifierResult",
+    "FewShot",
     "InterventionTrainer",
+    "LinearHead",
+    "ReFT",
     "ReFTCell",
     "ReFTResult",
     "TrainingStopped",
