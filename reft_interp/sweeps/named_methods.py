@@ -44,8 +44,9 @@ NAMES = (*_REFTS, "NodiReFT", *_OTHERS, _BOTH)
 
 
 def named_method(name: str, recipe: Recipe, model: TransformerBridge) -> FinetuningMethod:
-    """A method with its usual settings; a ReFT with the recipe's rank, layers and positions (those of
-    GLUE are for encoders: here they are "f3+l3").
+    """A method with its usual settings; a ReFT with the recipe's rank, layers and positions.
+
+    Positions of GLUE's recipes are for encoders: here they are "f3+l3".
 
     Raises:
         ValueError: an unknown name.
