@@ -43,6 +43,10 @@ class Site:
     is the normed state between attention and MLP, and `resid_mid` the sum after the MLP, before
     its norm.
 
+    On decoders `resid_mid` is what the MLP reads: an edit there reaches the stream through the MLP
+    alone, since TransformerLens 4 hooks the sum on its way into the MLP's norm. To change the sum
+    itself, edit `attn_out`, which adds the same to it.
+
     Args:
         component: `resid_pre`, `resid_mid`, `resid_post` (the residual stream before, within
             and after the block), `attn_out`, `mlp_out` (what the sublayers add to it), `z`

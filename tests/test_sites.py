@@ -346,3 +346,29 @@ def test_a_model_that_does_not_count_its_neurons_is_refused(make_tiny):
 def test_a_name_is_no_model():
     with pytest.raises(TypeError, match=r"model must be a TransformerBridge, .* got 'smollm2'"):
         Site("resid_post", 1).width(cast("Any", "smollm2"))
+
+
+@pytest.mark.parametrize("architecture", ["gpt2", "llama"])
+def test_an_edit_of_resid_mid_reaches_the_stream_through_the_mlp_alone(tiny, architecture):
+    model = tiny(architecture)
+    ids = torch.tensor([model.tokenizer("The key near the doors")["input_ids"]])
+    names = [f"blocks.0.hook_{name}" for name in ("mlp_out", "resid_post")]
+
+    def held(at: str) -> list[torch.Tensor]:
+        found: dict[str, torch.Tensor] = {}
+
+        def keep(name: str):
+            return name, lambda x, hook: found.__setitem__(name, x.clone())
+
+        add = [(f"blocks.0.hook_{at}", lambda x, hook: x + 3.0 * torch.eye(32)[0])] if at else []
+        with torch.no_grad():
+            model.run_with_hooks(ids, fwd_hooks=[*add, *map(keep, names)])
+        return [found[name] for name in names]
+
+    (mlp, stream), (mlp_mid, stream_mid) = held(""), held("resid_mid")
+    assert (mlp_mid - mlp).abs().max() > 0.01
+    assert_close(stream_mid - stream, mlp_mid - mlp, atol=1e-5, rtol=0)
+    mlp_attn, stream_attn = held("attn_out")
+    assert_close(mlp_attn, mlp_mid, atol=1e-5, rtol=0)
+    moved = stream_attn - stream_mid
+    assert_close(moved, (3.0 * torch.eye(32)[0]).expand_as(moved), atol=1e-5, rtol=0)
