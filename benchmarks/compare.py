@@ -10,8 +10,8 @@ rows are few and prompts short, so that it fits two cores. It needs the suites' 
 on where it was, and keeps tables, figures, outputs and what was trained.
 
 Progress goes to standard error. The last line of standard output is one JSON object: suite →
-method → score, interval, parameters, seconds_per_step, memory, learning_rate; and the suite's
-metric, steps and rows; and all seconds.
+method → score, interval, parameters, seconds_per_step, preparation_seconds, memory, learning_rate;
+and the suite's metric, steps and rows; and all seconds.
 """
 
 import argparse
@@ -52,9 +52,9 @@ class Size:
 
 
 SIZES = {
-    "SST-2": Size(steps=32, test=200, tokens=60),
-    "BoolQ": Size(steps=32, test=200, tokens=60),
-    "MAWPS": Size(steps=20, test=80, tokens=100),
+    "SST-2": Size(steps=24, test=150, tokens=60),
+    "BoolQ": Size(steps=24, test=150, tokens=60),
+    "MAWPS": Size(steps=16, test=60, tokens=100),
     "RTE": Size(steps=24, test=120, tokens=80),
     "ARC-Easy": Size(steps=24, test=120, tokens=100),
     "OBQA": Size(steps=24, test=120, tokens=100),
@@ -141,6 +141,7 @@ def as_json(found: MethodComparison, suite: Suite, size: Size) -> dict:
             "interval": [round(row["low"], 4), round(row["high"], 4)],
             "parameters": int(row["parameters"]),
             "seconds_per_step": _number(row["seconds_per_step"]),
+            "preparation_seconds": _number(row["preparation_seconds"]),
             "seconds_to_target": _number(row["seconds_to_target"]),
             "memory": _number(row["memory"]),
             "file_bytes": _number(row["file_bytes"]),

@@ -35,7 +35,8 @@ class MethodComparison:
     frame: pd.DataFrame = field(repr=False)
     """One row a method and test set: method, dataset, score, low, high (95 %, over seeds and
     rows), n (test rows), seeds, parameters, share (of the model's), memory (bytes above what was
-    held before, at the peak), seconds_per_step, seconds_to_target, file_bytes, chosen (the tuned
+    held before, at the peak), seconds_per_step, preparation_seconds (once before the first step:
+    constants of the frozen model), seconds_to_target (of steps), file_bytes, chosen (the tuned
     setting), error. What was not measured is NaN."""
     target: float
     """Loss on the development rows (nats a token) that `seconds_to_target` is the training time
@@ -155,6 +156,7 @@ def summarize(
             "share": runs[0]["parameters"] / parameters,
             "memory": _most(run["memory"] for run in runs) if runs[0]["parameters"] else np.nan,
             "seconds_per_step": float(np.mean([run["seconds"] for run in runs])) / steps or np.nan,
+            "preparation_seconds": runs[0]["preparation seconds"],
             "seconds_to_target": _seconds_to(target, runs),
             "file_bytes": runs[0]["bytes"],
             "chosen": one["chosen"],
@@ -169,7 +171,7 @@ def summarize(
             )  # fmt: skip
     columns = (
         "method dataset score low high n seeds parameters share memory seconds_per_step "
-        "seconds_to_target file_bytes chosen error"
+        "preparation_seconds seconds_to_target file_bytes chosen error"
     ).split()
     frame = pd.DataFrame(rows, columns=columns).astype({"n": "Int64", "seeds": "Int64"})
     return MethodComparison(folder, suite.name, suite.metric.name, frame, target, found)

@@ -4,6 +4,7 @@ Here: what a method is, how long it trains, and what it leaves behind. Next door
 (interventions) and `prompting` (nothing is trained); `interop.peft_methods` has peft's.
 """
 
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,6 +13,7 @@ from typing import Any, Literal
 
 from transformer_lens.model_bridge import TransformerBridge
 
+from reft_interp.runtime import IntervenedModel
 from reft_interp.runtime.batching import Rows, as_list
 from reft_interp.runtime.prepared import PreparedRows
 
@@ -93,7 +95,8 @@ class Fit:
     seconds: float = 0.0
     """Of all training steps together."""
     preparation_seconds: float = 0.0
-    """Once before the first step: constants of the frozen model."""
+    """Once before the first step: constants of the frozen model, which trainings with the same
+    placements share."""
     curve: Sequence[tuple[int, float, float]] = field(default=(), repr=False)
     """Steps done, seconds of training until then, loss on the development rows."""
 
@@ -105,15 +108,26 @@ class Constants:
     """
 
     def __init__(self) -> None:
-        self._held: dict[Any, tuple[Any, PreparedRows]] = {}
+        self._held: dict[Any, tuple[Any, PreparedRows, float]] = {}
 
-    def of(self, intervened: Any, rows: Sequence[TextRow]) -> PreparedRows:
+    def of(self, intervened: IntervenedModel, rows: Sequence[TextRow]) -> PreparedRows:
         """The rows as they are prepared for these placements."""
+        return self._prepared(intervened, rows)[1]
+
+    def seconds(self, intervened: IntervenedModel, rows: Sequence[TextRow]) -> float:
+        """How long it took to prepare them, whenever that was."""
+        return self._prepared(intervened, rows)[2]
+
+    def _prepared(
+        self, intervened: IntervenedModel, rows: Sequence[TextRow]
+    ) -> tuple[Any, PreparedRows, float]:
         where = tuple((str(p.site), p.on) for p in intervened.placements)
         key = id(intervened.model), id(rows), where
         if key not in self._held:
-            self._held[key] = rows, PreparedRows(intervened, rows)
-        return self._held[key][1]
+            began = time.perf_counter()
+            prepared = PreparedRows(intervened, rows)
+            self._held[key] = rows, prepared, time.perf_counter() - began
+        return self._held[key]
 
 
 class FinetuningMethod(ABC):

@@ -1,6 +1,5 @@
 """ReFT as a method to compare with others: an intervention, on layers, on tokens."""
 
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -102,9 +101,7 @@ class ReFT(FinetuningMethod):
         with torch.random.fork_rng():
             torch.manual_seed(schedule.seed)
             intervened = IntervenedModel(model, self.placements(model))
-        began = time.perf_counter()
         prepared = constants.of(intervened, rows)
-        prepared_after = time.perf_counter() - began
         finetuned = IntervenedFinetuned(intervened, constants)
         curve = LossCurve(
             lambda: finetuned.loss(development or rows), measured_after if development else ()
@@ -121,7 +118,8 @@ class ReFT(FinetuningMethod):
             progress=False,
             callbacks=[curve],
         )
-        return Fit(finetuned, curve.seconds, prepared_after, curve.points)
+        once = constants.seconds(intervened, rows)
+        return Fit(finetuned, curve.seconds, once, curve.points)
 
     def placements(self, model: TransformerBridge) -> list[Placement]:
         """The untrained interventions in their places.
