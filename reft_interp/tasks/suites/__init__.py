@@ -10,6 +10,7 @@ from reft_interp.tasks.suites.commonsense import COMMONSENSE, commonsense
 from reft_interp.tasks.suites.glue import GLUE, glue
 from reft_interp.tasks.suites.instructions import instructions, read_outputs, write_outputs
 from reft_interp.tasks.suites.judging import Judge, WinRate, rouge_l_proxy, win_rate
+from reft_interp.tasks.suites.labelled import labelled_suite
 from reft_interp.tasks.suites.mawps import mawps
 from reft_interp.tasks.suites.openai_judge import openai_judge
 from reft_interp.tasks.suites.paper_recipes import PAPER_RECIPES, paper_recipe
@@ -31,6 +32,7 @@ __all__ = [
     "commonsense",
     "glue",
     "instructions",
+    "labelled_suite",
     "mawps",
     "openai_judge",
     "paper_recipe",

@@ -1,0 +1,58 @@
+"""A labelled task as a suite, so that ways to finetune can be compared on it."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from reft_interp.causal.rows import rows_of
+from reft_interp.evaluation.metrics import exact_match
+from reft_interp.tasks.labelled import LabelledTask
+from reft_interp.tasks.suites.paper_recipes import paper_recipe
+from reft_interp.tasks.suites.reading import as_dataset, hold_out
+from reft_interp.tasks.suites.recipe import Recipe
+from reft_interp.tasks.suites.suite import Suite
+
+
+def labelled_suite(
+    task: LabelledTask, *, n_development: int = 100, seed: int = 0, recipe: Recipe | None = None
+) -> Suite:
+    """The rows of a labelled task; an output is the first of its answers that it begins with.
+
+    Args:
+        task: as `tasks.number_naming()`.
+        n_development: training rows to hold out for choosing settings, where the task has no
+            development rows of its own.
+        seed: of which these are.
+        recipe: for ReFTs by name; the paper's for commonsense by default.
+
+    Raises:
+        ValueError: not more training rows than are to be held out.
+    """
+    answers = sorted({choice for row in rows_of(task.train) for choice in row["choices"]})
+    train = [_row(row) for row in rows_of(task.train)]
+    if task.dev is None:
+        train, development = hold_out(train, n_development, seed, task.name)
+    else:
+        development = [_row(row) for row in rows_of(task.dev)]
+    test = as_dataset(_row(row) for row in rows_of(task.test))
+    return Suite(
+        name=task.name,
+        train=as_dataset(train),
+        development=as_dataset(development),
+        tests={} if test is None else {task.name: test},
+        template=task.description,
+        extract=lambda output: _said(output, answers),
+        metric=exact_match(),
+        max_new_tokens=5,
+        recipe=recipe or paper_recipe("commonsense"),
+    )
+
+
+def _row(row: Mapping[str, Any]) -> dict[str, Any]:
+    return {**row, "gold": row["answer"].strip()}
+
+
+def _said(output: str, answers: Sequence[str]) -> str | None:
+    """The longest answer that the output begins with, whatever the case and space before it."""
+    text = output.strip().lower()
+    found = [one.strip() for one in answers if text.startswith(one.strip().lower())]
+    return max(found, key=len, default=None)
