@@ -9,6 +9,8 @@ import copy
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib import import_module
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from reft_interp.interop.plain_edits import check_plain_placements
@@ -43,8 +45,6 @@ class PEFT(PlainMethod):
             object.__setattr__(self, "name", name)
 
     def adapt(self, model):
-        from peft import get_peft_model
-
         config = copy.deepcopy(self.config)
         config.task_type = "CAUSAL_LM"
         placements = () if self.reft is None else self.reft.placements(model)
@@ -52,7 +52,7 @@ class PEFT(PlainMethod):
         with warnings.catch_warnings():
             # gpt2's matrices lie the other way round, which peft sees and sets right.
             warnings.filterwarnings("ignore", "fan_in_fan_out is set to False")
-            adapted = get_peft_model(plain_copy(model), config)
+            adapted = _peft().get_peft_model(plain_copy(model), config)
         return PlainFinetuned(
             model,
             adapted,
@@ -64,6 +64,15 @@ class PEFT(PlainMethod):
         said = {name: value for name, value in self.config.to_dict().items() if value is not None}
         together = None if self.reft is None else self.reft.describe()
         return {**super().describe(), "config": _as_json(said), "reft": together}
+
+
+def _peft() -> ModuleType:
+    try:
+        return import_module("peft")
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            'peft is needed for its methods: pip install "reft-interp[peft]"'
+        ) from error
 
 
 def _as_json(value: Any) -> Any:
@@ -113,9 +122,7 @@ def dora(
 
 
 def _lora(rank, alpha, target_modules, dropout, candidates, name, *, dora) -> PEFT:
-    from peft import LoraConfig
-
-    config = LoraConfig(
+    config = _peft().LoraConfig(
         r=rank,
         lora_alpha=2 * rank if alpha is None else alpha,
         target_modules=target_modules,
@@ -128,9 +135,7 @@ def _lora(rank, alpha, target_modules, dropout, candidates, name, *, dora) -> PE
 def ia3(*, candidates: tuple[float, ...] = (1e-2, 3e-2, 3e-3), name: str = "(IA)³") -> PEFT:
     """(IA)³: keys, values and feed-forward activations are scaled (Liu et al. 2022,
     arXiv:2205.05638)."""
-    from peft import IA3Config
-
-    return PEFT(IA3Config(), name, candidates)
+    return PEFT(_peft().IA3Config(), name, candidates)
 
 
 def prompt_tuning(
@@ -141,10 +146,9 @@ def prompt_tuning(
 ) -> PEFT:
     """Prompt tuning: embeddings of new tokens before the prompt (Lester et al. 2021,
     arXiv:2104.08691), which begin as those of tokens drawn from the vocabulary."""
-    from peft import PromptTuningConfig, PromptTuningInit
-
-    config = PromptTuningConfig(
-        num_virtual_tokens=tokens, prompt_tuning_init=PromptTuningInit.SAMPLE_VOCAB
+    peft = _peft()
+    config = peft.PromptTuningConfig(
+        num_virtual_tokens=tokens, prompt_tuning_init=peft.PromptTuningInit.SAMPLE_VOCAB
     )
     return PEFT(config, name, candidates)
 
@@ -157,6 +161,4 @@ def prefix_tuning(
 ) -> PEFT:
     """Prefix tuning: keys and values before the prompt in every layer (Li and Liang 2021,
     arXiv:2101.00190)."""
-    from peft import PrefixTuningConfig
-
-    return PEFT(PrefixTuningConfig(num_virtual_tokens=tokens), name, candidates)
+    return PEFT(_peft().PrefixTuningConfig(num_virtual_tokens=tokens), name, candidates)

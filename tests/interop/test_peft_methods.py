@@ -1,6 +1,7 @@
 """peft's methods on a plain copy of the model: the same loss, and the bridge stays what it is."""
 
 import copy
+import sys
 from dataclasses import replace
 from typing import Any
 
@@ -145,3 +146,9 @@ def test_encoders_are_refused(tiny):
 def test_what_makes_a_method_another_one_is_json(tiny):
     assert lora(2).describe() != lora(4).describe()
     assert PlainFinetuned(tiny("llama"), plain_copy(tiny("llama"))).trained_parameters == 0
+
+
+def test_without_peft_it_is_said_how_to_get_it(monkeypatch):
+    monkeypatch.setitem(sys.modules, "peft", None)
+    with pytest.raises(ModuleNotFoundError, match=r'pip install "reft-interp\[peft\]"'):
+        lora(2)
