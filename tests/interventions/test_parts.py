@@ -164,6 +164,18 @@ def test_a_state_is_put_back(tiny):
         both.load_state_dict({name: t for name, t in state.items() if "rows" not in name})
 
 
+def test_checkpoints_are_written_but_a_training_that_cannot_go_on_exactly_does_not(tiny, tmp_path):
+    parts = orthogonal_parts(LoReFT(3), LobiReFT(2), width=32)
+    both = placed(tiny("llama"), parts)
+    options = {"epochs": 1, "batch_size": 3, "progress": False, "checkpoints": tmp_path}
+    train(both, ROWS, **options)
+    (last,) = tmp_path.glob("checkpoint-*")
+    loaded = IntervenedModel.load(last, both.model)
+    assert_close(loaded.logits(ROWS), both.logits(ROWS), atol=1e-5, rtol=1e-5)
+    with pytest.raises(ValueError, match=r"resume=True: an intervention here shares its basis"):
+        train(both, ROWS, resume=True, **options)
+
+
 def test_trained_after_another_it_stays_outside_of_it(tiny):
     model, site = tiny("llama"), Site("resid_post", 0)
     options = {"epochs": 4, "batch_size": 2, "learning_rate": 0.05, "progress": False}
