@@ -60,6 +60,7 @@ from .interventions import FeatureEncoder as FeatureEncoder
 from .interventions import FeatureInterchange as FeatureInterchange
 from .interventions import Interchange as Interchange
 from .interventions import Intervention as Intervention
+from .interventions import LinearCombination as LinearCombination
 from .interventions import LobiReFT as LobiReFT
 from .interventions import LoReFT as LoReFT
 from .interventions import MaskedInterchange as MaskedInterchange
@@ -72,6 +73,7 @@ from .interventions import ResampleAblation as ResampleAblation
 from .interventions import SparseAutoencoder as SparseAutoencoder
 from .interventions import VectorAddition as VectorAddition
 from .interventions import ZeroAblation as ZeroAblation
+from .interventions import orthogonal_parts as orthogonal_parts
 from .models import check as check
 from .models import doctor as doctor
 from .models import load_model as load_model
@@ -91,6 +93,9 @@ from .runtime import EditedSource as EditedSource
 from .runtime import IntervenedModel as IntervenedModel
 from .runtime import Placement as Placement
 from .runtime import activations as activations
+from .runtime import compose as compose
+from .runtime import interpolated as interpolated
+from .runtime import scaled as scaled
 from .runtime import truncate_prompts as truncate_prompts
 from .runtime.prepared import PreparedRows as PreparedRows
 from .runtime.prepared import prepare_each as prepare_each

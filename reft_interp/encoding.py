@@ -21,6 +21,8 @@ Offsets = tuple[tuple[int, int], ...]
 IGNORED = -100
 """The label that torch's cross entropy passes over."""
 
+_TUPLES = ("prompts", "offsets", "spans", "answers", "answer_offsets", "edits")
+
 
 # Tensors have no single truth value, so two batches are equal only if they are the same one.
 @dataclass(frozen=True, eq=False)
@@ -52,6 +54,9 @@ class TokenizedBatch:
     """Empty strings where there is no answer."""
     answer_offsets: tuple[Offsets, ...]
     """Characters of the answer that each answer token stands for."""
+    edits: tuple[frozenset[str] | None, ...]
+    """Of the edits that have a name, those that each row asks for; None where it does not
+    say, as in what `tokenize` gives."""
     token_type_ids: Int[Tensor, "batch pos"] | None = None
     """Which text of a pair each token belongs to, as the tokenizer numbers them; None where
     prompts are single texts, or the tokenizer makes no difference (RoBERTa's)."""
@@ -83,7 +88,7 @@ class TokenizedBatch:
         }
         for name in ("prompt_start", "prompt_end", "answer_end"):
             values[name] = getattr(self, name)[chosen] - left
-        for name in ("prompts", "offsets", "spans", "answers", "answer_offsets"):
+        for name in _TUPLES:
             every = getattr(self, name)
             values[name] = tuple(every[row] for row in rows)
         return TokenizedBatch(**values)
@@ -114,7 +119,7 @@ class TokenizedBatch:
             )
         for name in ("prompt_start", "prompt_end", "answer_end"):
             values[name] = torch.cat([getattr(batch, name) for batch in batches])
-        for name in ("prompts", "offsets", "spans", "answers", "answer_offsets"):
+        for name in _TUPLES:
             values[name] = tuple(row for batch in batches for row in getattr(batch, name))
         return cls(**values)
 
@@ -209,6 +214,7 @@ def tokenize(
         spans=named,
         answers=replies,
         answer_offsets=answer_offsets,
+        edits=(None,) * len(texts),
         token_type_ids=None if types is None else torch.tensor(token_types),
     )
 

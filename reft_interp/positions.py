@@ -215,7 +215,8 @@ def parse_positions(on: str | SupportsIndex | Sequence[int] | PositionSelector) 
         on: "f7+l7", "f3", "l1", "first", "last", "every" (or "all"), "indices:0,-1" (or "0,-1"),
             "span:NAME" (or any other single word: the name of a span), 'substring:"TEXT"'; each
             with the selector's options behind it: `of=answer`, `all`, `occurrence=-1`,
-            `rounding=pyreft`. An index, a list of them, or a selector will do as well.
+            `rounding=pyreft`, `edit=NAME` (only in rows that ask for the edit of that name). An
+            index, a list of them, or a selector will do as well.
 
     Raises:
         ValueError: the text cannot be read.

@@ -4,6 +4,7 @@ Below: `encoding`, which says where each prompt and answer lies among the paddin
 characters each token stands for. The selectors themselves are in `positions`.
 """
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
@@ -46,7 +47,14 @@ class Positions:
         """From the columns of each row."""
         rows = [row for row, of_row in enumerate(columns) for _ in of_row]
         flat = [column for of_row in columns for column in of_row]
-        return cls(torch.tensor(rows, device=device), torch.tensor(flat, device=device))
+        return cls._on(device, rows, flat)
+
+    @classmethod
+    def _on(
+        cls, device: torch.device | str | int | None, rows: list[int], columns: list[int]
+    ) -> "Positions":
+        # Of none at all, torch would make floating-point numbers.
+        return cls(*(torch.tensor(x, dtype=torch.long, device=device) for x in (rows, columns)))
 
     def split(self, rows: int) -> "list[Tensor]":
         """The columns of each of so many rows."""
@@ -88,6 +96,8 @@ class Row:
     text: str
     offsets: Offsets
     spans: Mapping[str, tuple[int, int]]
+    edits: frozenset[str] | None = None
+    """The named edits that the row asks for; None where it does not say."""
 
     def __len__(self) -> int:
         return len(self.offsets)
@@ -108,7 +118,7 @@ def _parts(batch: TokenizedBatch, part: Part) -> Iterator[Row]:
     texts = batch.answers if answer else batch.prompts
     offsets = batch.answer_offsets if answer else batch.offsets
     for number, text in enumerate(texts):
-        yield Row(number, part, text, offsets[number], batch.spans[number])
+        yield Row(number, part, text, offsets[number], batch.spans[number], batch.edits[number])
 
 
 @dataclass(frozen=True)
@@ -117,11 +127,20 @@ class PositionSelector(ABC):
 
     `str(selector)` is how it is saved: `parse_positions` reads it back. To add a selector,
     write its `pick` and `_head`; keyword-only fields follow the head by themselves.
+
+    With `edit`, a name, it selects only in rows that ask for the edit of that name
+    (`{"prompt": ..., "edits": ["formal"]}`), and nothing in the others.
     """
 
     of: Part = field(default="prompt", kw_only=True)
+    edit: str | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
+        if self.edit is not None and not re.fullmatch(r"[\w.-]+", self.edit):
+            raise ValueError(
+                "the name of an edit must be letters, digits, '_', '-' or '.', without blanks, "
+                f"got {self.edit!r}"
+            )
         if self.of not in ("prompt", "answer"):
             raise ValueError(f'of must be "prompt" or "answer", got {self.of!r}')
 
@@ -140,19 +159,31 @@ class PositionSelector(ABC):
                 words.append(option.name if value is True else f"{option.name}={value}")
         return " ".join(words)
 
+    def _asked_for(self, row: Row) -> bool:
+        if self.edit is None:
+            return True
+        if row.edits is None:
+            raise ValueError(
+                f"{self}: row {row.number} does not say which edits it asks for: give it 'edits', "
+                f"one name or a list of them ('edits': {self.edit!r}; [] for none)"
+            )
+        return self.edit in row.edits
+
     def __call__(self, batch: TokenizedBatch) -> Positions:
         """Select.
 
         Raises:
-            ValueError: some row has no such token.
+            ValueError: some row has no such token, or does not say which edits it asks for where
+                this is for a named one.
         """
         starts = batch.prompt_end if self.of == "answer" else batch.prompt_start
         rows, columns = [], []
         for row, start in zip(_parts(batch, self.of), starts.tolist(), strict=True):
+            if not self._asked_for(row):
+                continue
             found = sorted(set(self.pick(row)))
             if not found:
                 raise ValueError(f"{self} selects nothing in {row}")
             rows += [row.number] * len(found)
             columns += [start + i for i in found]
-        device = batch.input_ids.device
-        return Positions(torch.tensor(rows, device=device), torch.tensor(columns, device=device))
+        return Positions._on(batch.input_ids.device, rows, columns)

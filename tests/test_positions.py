@@ -372,10 +372,10 @@ def test_the_text_of_a_selector_is_short(selector, text):
         ("f0", "first and last must be 0 or more, and not both 0, got 0, 0"),
         ("f3 rounding=up", 'rounding must be "paper" or "pyreft", got \'up\''),
         ("f3 of=question", 'of must be "prompt" or "answer", got \'question\''),
-        ("f3 all", "'all' is not an option here (options: of=, rounding=)"),
-        ("subject all=yes", "'all=yes' is not an option here (options: of=, all)"),
+        ("f3 all", "'all' is not an option here (options: of=, edit=, rounding=)"),
+        ("subject all=yes", "'all=yes' is not an option here (options: of=, edit=, all)"),
         ("my subject", "'subject' is not an option here"),
-        ("every of", "'of' is not an option here (options: of=)"),
+        ("every of", "'of' is not an option here (options: of=, edit=)"),
         ("subject of=answer", 'named spans lie in the prompt; use substring(..., of="answer")'),
         ('span:""', "name must be the name of a span"),
         ('substring:""', "text must be what to look for"),
@@ -472,3 +472,12 @@ def test_a_misspelt_name_is_met_with_the_nearest(tiny, name, meant):
     with pytest.raises(ValueError, match="no span 'verb'") as raised:
         parse_positions("verb")(encode(tiny("gpt2"), [row]))
     assert "did you mean" not in str(raised.value)
+
+
+def test_the_name_of_an_edit_is_part_of_the_text():
+    selector = parse_positions("f3+l3 rounding=pyreft edit=formal-1.5")
+    assert selector.edit == "formal-1.5" and selector != parse_positions("f3+l3 rounding=pyreft")
+    assert parse_positions(str(selector)) == selector
+    assert str(parse_positions("subject edit=a")) == "span:subject edit=a"
+    with pytest.raises(ValueError, match="the name of an edit must be letters, digits"):
+        parse_positions("last edit=")

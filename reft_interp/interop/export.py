@@ -142,6 +142,11 @@ def _components(model: TransformerBridge, site: Site) -> dict[str, list[int]]:
 
 
 def _positions(on: PositionSelector) -> dict[str, Any]:
+    if on.edit is not None:
+        raise ValueError(
+            f"positions {str(on)!r} cannot be exported: a plain model does not see which edits a "
+            "row asks for. Export the placements of each name by themselves, without a name."
+        )
     if on.of == "prompt":
         match on:
             case Every():

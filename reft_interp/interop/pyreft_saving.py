@@ -26,7 +26,7 @@ from reft_interp.interventions import (
     LoReFT,
     NoReFT,
 )
-from reft_interp.interventions.rows import OrthonormalRows
+from reft_interp.interventions.rows import OrthonormalRows, PartOfRows
 from reft_interp.interventions.values import Affine, Constant
 from reft_interp.models import identify
 from reft_interp.runtime import IntervenedModel
@@ -69,6 +69,11 @@ def save_pyreft(intervened: IntervenedModel, folder: str | Path) -> None:
     }
     files: dict[str, dict[str, Tensor]] = {}
     for placement in intervened.placements:
+        if placement.name is not None:
+            raise ValueError(
+                f"{placement}: pyreft does not record which rows an intervention edits; save the "
+                "placements of each name in a folder of their own, without a name"
+            )
         component = _component(intervened.model, placement.site)
         kind, tensors = revert(placement.intervention)
         unit = {"layer": placement.site.layer, "component": component, "unit": "pos"}
@@ -120,7 +125,7 @@ def revert(intervention: Intervention) -> tuple[str, dict[str, Tensor]]:
     if isinstance(intervention, LoReFT):
         return "LoreftIntervention", _copied(affine | {"rotate_layer": rows.T})
     learned = {f"learned_source.{part}": tensor for part, tensor in affine.items()}
-    if isinstance(intervention, DiReFT) and isinstance(intervention.rows, OrthonormalRows):
+    if isinstance(intervention, DiReFT) and _is_orthonormal(intervention):
         return "DireftIntervention", _copied({**sizes, **_rotation(rows), **learned})
     free = {"proj_layer.weight": rows}
     if value.offset is not None:
@@ -141,10 +146,14 @@ def _component(model: TransformerBridge, site: Site) -> str:
     return ours[site.component]
 
 
+def _is_orthonormal(intervention: LoReFT | NoReFT | ConsReFT | LobiReFT | DiReFT) -> bool:
+    return isinstance(intervention.rows, OrthonormalRows | PartOfRows)
+
+
 def _rows(intervention: LoReFT | NoReFT | ConsReFT | LobiReFT | DiReFT) -> Float[Tensor, "r d"]:
     """The rows; where the parameter is orthonormal itself it is they, without more rounding."""
     matrix = intervention.rows.matrix.detach()
-    if isinstance(intervention.rows, OrthonormalRows):
+    if _is_orthonormal(intervention):
         gram = matrix.double() @ matrix.double().T
         if (gram - torch.eye(len(matrix)).to(gram)).abs().max() > _ROUNDING:
             return intervention.rows().detach()

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from reft_interp.interventions.ablation import MeanAblation, ResampleAblation, ZeroAblation
+from reft_interp.interventions.combination import LinearCombination
 from reft_interp.interventions.edits import Intervention
 from reft_interp.interventions.features import (
     FeatureEncoder,
@@ -20,6 +21,7 @@ from reft_interp.interventions.interchange import (
 )
 from reft_interp.interventions.masks import BoundlessInterchange, MaskedInterchange
 from reft_interp.interventions.nonlinear import NonlinearInterchange
+from reft_interp.interventions.parts import orthogonal_parts
 from reft_interp.interventions.red import RED
 from reft_interp.interventions.reft import (
     ConsReFT,
@@ -52,6 +54,7 @@ INTERVENTIONS: dict[str, type[Intervention]] = {
         ZeroAblation,
         MeanAblation,
         ResampleAblation,
+        LinearCombination,
     )
 }
 
@@ -81,6 +84,7 @@ __all__ = [
     "FeatureInterchange",
     "Interchange",
     "Intervention",
+    "LinearCombination",
     "LoReFT",
     "LobiReFT",
     "MaskedInterchange",
@@ -94,4 +98,5 @@ __all__ = [
     "VectorAddition",
     "ZeroAblation",
     "build_intervention",
+    "orthogonal_parts",
 ]

@@ -5,7 +5,7 @@ along rows (`rows`). The named classes are in `interchange`, `reft`, `steering`,
 """
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -25,7 +25,7 @@ class Intervention(nn.Module):
     `for_width` makes an intervention of it. Placing a template at a site does that.
     """
 
-    needs_source: ClassVar[bool] = False
+    needs_source: bool = False
     """Whether `forward` takes the activations of a source run."""
     width: int | None
     """Width of the activations that are edited; None for a template."""

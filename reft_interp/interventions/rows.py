@@ -3,6 +3,8 @@
 `Subspace` is the value that they start from and are handed out as. `edits` uses them.
 """
 
+from typing import Any
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -26,12 +28,21 @@ class OrthonormalRows(nn.Module):
         trainable: whether A is a parameter; a buffer otherwise, which is given out as it is
             unless a half precision rounded it.
         dtype: of A.
+        outside: what the rows stay orthogonal to: A is projected on its complement first.
     """
 
+    outside: Tensor | None
+
     def __init__(
-        self, start: Subspace, *, trainable: bool = True, dtype: torch.dtype = torch.float32
+        self,
+        start: Subspace,
+        *,
+        trainable: bool = True,
+        dtype: torch.dtype = torch.float32,
+        outside: Subspace | None = None,
     ):
         super().__init__()
+        self.register_buffer("outside", None if outside is None else outside.basis.clone())
         matrix = start.basis.to(dtype, copy=True)
         if trainable:
             self.matrix = nn.Parameter(matrix)
@@ -45,6 +56,9 @@ class OrthonormalRows(nn.Module):
             return self.matrix
         matrix = in_float64(self.matrix)
         with torch.autocast(matrix.device.type, enabled=False):
+            if self.outside is not None:
+                kept_out = self.outside.to(matrix)
+                matrix = matrix - matrix @ kept_out.T @ kept_out
             lower = torch.linalg.cholesky(matrix @ matrix.T)
             rows = torch.linalg.solve_triangular(lower, matrix, upper=False)
         return rows.to(dtype).to(self.matrix.device).contiguous()
@@ -52,6 +66,9 @@ class OrthonormalRows(nn.Module):
 
 class PartOfRows(nn.Module):
     """Some of the rows of others, which stay orthogonal to the rest while all are trained.
+
+    Its state is its own rows as they are, in the form of an `OrthonormalRows` of its own: what is
+    saved can do without the other parts.
 
     Args:
         whole: the rows of all parts, which share them.
@@ -63,6 +80,8 @@ class PartOfRows(nn.Module):
         super().__init__()
         self.whole = whole
         self._part = slice(start, stop)
+        self.register_state_dict_post_hook(_keep_own_rows)
+        self.register_load_state_dict_pre_hook(_put_own_rows)
 
     @property
     def matrix(self) -> Float[Tensor, "r d"]:
@@ -72,6 +91,23 @@ class PartOfRows(nn.Module):
     def forward(self) -> Float[Tensor, "r d"]:
         """The rows of this part, in float32 or better."""
         return self.whole()[self._part]
+
+
+def _keep_own_rows(part: PartOfRows, state: dict[str, Tensor], prefix: str, _: Any) -> None:
+    for name in [name for name in state if name.startswith(f"{prefix}whole.")]:
+        del state[name]
+    state[f"{prefix}matrix"] = part().detach().to(part.whole.matrix.dtype)
+
+
+def _put_own_rows(part: PartOfRows, state: dict[str, Tensor], prefix: str, *_: Any) -> None:
+    own = state.pop(f"{prefix}matrix", None)
+    if own is None:
+        return  # torch says what is missing
+    matrix = part.whole.matrix.detach().clone()
+    matrix[part._part] = own.to(matrix)
+    state[f"{prefix}whole.matrix"] = matrix
+    if part.whole.outside is not None:
+        state[f"{prefix}whole.outside"] = part.whole.outside
 
 
 class FreeRows(nn.Module):

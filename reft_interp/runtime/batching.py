@@ -1,6 +1,6 @@
 """Rows of data as tokenized batches on the model's device, sorted so that little is padding."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import replace
 from typing import Any, Literal, cast
 
@@ -12,8 +12,9 @@ from reft_interp.encoding import IGNORED, TokenizedBatch, tokenize
 from reft_interp.runtime.running import is_causal
 
 Row = str | Mapping[str, Any]
-"""A prompt, or a mapping with `prompt` and, where needed, `answer`, `spans`, `choices`, and (for
-encoders) `text_pair`: the text that makes a pair with the prompt."""
+"""A prompt, or a mapping with `prompt` and, where needed, `answer`, `spans`, `choices`, `edits` (of
+placements that have a name, which ones this row asks for), and (for encoders) `text_pair`: the text
+that makes a pair with the prompt."""
 Rows = Sequence[Row] | Dataset
 
 
@@ -85,7 +86,7 @@ def encode(
         padding_side: where short rows are filled up.
 
     Raises:
-        TypeError: a prompt or an answer that is no text.
+        TypeError: a prompt or an answer that is no text, `edits` that are no names.
         ValueError: a row lacks what is needed, or is longer than what the model can read (the
             message gives its number); answers for an encoder whose tokenizer has no mask token;
             a pair of texts in some rows alone, or for a decoder.
@@ -107,6 +108,8 @@ def encode(
         max_length=max_length,
         padding_side=padding_side,
     )
+    edits = tuple(_edits(i, row.get("edits")) for i, row in enumerate(mappings))
+    batch = replace(batch, edits=edits)
     _check_lengths(model, batch)
     if answers and not is_causal(model):
         mask = model.tokenizer.mask_token_id
@@ -117,6 +120,17 @@ def encode(
         hidden = batch.input_ids.masked_fill(batch.labels != IGNORED, mask)
         batch = replace(batch, input_ids=hidden)
     return batch.to(device_of(model))
+
+
+def _edits(row: int, asked: Any) -> frozenset[str] | None:
+    names = [asked] if isinstance(asked, str) else asked
+    if names is None:
+        return None
+    if not isinstance(names, Sequence | Set) or not all(isinstance(name, str) for name in names):
+        raise TypeError(
+            f"rows: row {row} must have a name or a list of names as its 'edits', got {asked!r}"
+        )
+    return frozenset(names)
 
 
 def _text_pairs(model: TransformerBridge, rows: Sequence[Mapping[str, Any]]) -> list[str] | None:

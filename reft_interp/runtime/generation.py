@@ -35,7 +35,8 @@ def generate(
         batch: prompts, padded on the left.
         edits: what is done on the prompt, and with `when="every token"` on each new token.
         when: "prompt" edits the prompt's positions once, as LoReFT is trained and used in the
-            paper; "every token" edits them and then each token that was generated.
+            paper; "every token" edits them and then, in the rows that they are in, each token that
+            was generated.
         options: of transformers' `generate`: `max_new_tokens`, `do_sample`, `temperature`, ...
 
     Returns:
@@ -99,7 +100,8 @@ class EditWhileGenerating:
         return Edit(self.edit.intervention, self.edit.site, positions, source)
 
     def _on_columns(self, columns: range, activation: Tensor) -> Tensor:
-        rows = torch.arange(len(activation), device=activation.device)
+        # Only where the prompt is edited: a row may ask for none of this.
+        rows = self._repeated(len(activation) // self.prompts).positions.rows.unique()
         at = torch.tensor(list(columns), device=activation.device)
-        everywhere = Positions(rows.repeat_interleave(len(at)), at.repeat(len(rows)))
-        return Edit(self.edit.intervention, self.edit.site, everywhere).apply(activation)
+        selected = Positions(rows.repeat_interleave(len(at)), at.repeat(len(rows)))
+        return Edit(self.edit.intervention, self.edit.site, selected).apply(activation)

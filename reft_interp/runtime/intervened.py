@@ -20,7 +20,7 @@ from reft_interp.positions import Positions, check_alignment
 from reft_interp.runtime.batching import Rows, encode
 from reft_interp.runtime.frozen import Region
 from reft_interp.runtime.generation import When, generate
-from reft_interp.runtime.placement import Edit, Placement
+from reft_interp.runtime.placement import Edit, Placement, select
 from reft_interp.runtime.planning import Engine, Plan, plan
 from reft_interp.runtime.recomputing import recomputed
 from reft_interp.runtime.replaying import replay
@@ -46,7 +46,8 @@ class IntervenedModel(nn.Module):
     ones (`Placement(..., source="left")`, and then a mapping of sources by name).
 
     Rows are prompts, or mappings with `prompt` and, where they are needed, `answer` and
-    `spans` (named character ranges that position selectors can ask for).
+    `spans` (named character ranges that position selectors can ask for), and `edits`: of the
+    placements that have a name, those that edit this row. See `compose`.
 
     Args:
         model: a TransformerBridge, as `load_model` gives it.
@@ -268,7 +269,7 @@ class IntervenedModel(nn.Module):
             positions: the tokens that each placement selects in `batch`, where they are known.
         """
         given = [None] * len(self.placements) if sources is None else sources
-        at = [p.on(batch) for p in self.placements] if positions is None else positions
+        at = select(self.placements, batch) if positions is None else positions
         return [
             Edit(p.intervention, p.site, where, source)
             for p, where, source in zip(self.placements, at, given, strict=True)

@@ -1,12 +1,13 @@
 """A placement: which intervention, at which site, on which tokens."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from jaxtyping import Float
 from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
+from reft_interp.encoding import TokenizedBatch
 from reft_interp.interventions import Intervention
 from reft_interp.positions import Positions, PositionSelector, parse_positions
 from reft_interp.sites import Site
@@ -26,6 +27,13 @@ class Placement:
         on: which tokens of the prompt: a selector, or what `parse_positions` understands,
             as in "f3+l3", "last", "subject" (a named span).
         source: which of several sources is read, by name, where the intervention reads one.
+        name: where given, only rows that ask for it are edited (`{"prompt": ..., "edits": name}`,
+            or a list of names); placements may share one. Without, all rows are. It becomes the
+            selector's `edit`, and is saved with it.
+
+    Raises:
+        ValueError: positions that cannot be read, a name with blanks in it, or another name than
+            the selector has.
     """
 
     intervention: Intervention
@@ -40,6 +48,7 @@ class Placement:
         on: str | int | Sequence[int] | PositionSelector,
         *,
         source: str = SOURCE,
+        name: str | None = None,
     ):
         if isinstance(intervention, type):
             raise TypeError(
@@ -50,8 +59,18 @@ class Placement:
             raise TypeError(f'site must be a Site, as Site("resid_post", 12), got {site!r}')
         object.__setattr__(self, "intervention", intervention)
         object.__setattr__(self, "site", site)
-        object.__setattr__(self, "on", parse_positions(on))
+        selector = parse_positions(on)
+        if name is not None:
+            if selector.edit not in (None, name):
+                raise ValueError(f"name is {name!r}, but the positions have {str(selector)!r}")
+            selector = replace(selector, edit=name)
+        object.__setattr__(self, "on", selector)
         object.__setattr__(self, "source", source)
+
+    @property
+    def name(self) -> str | None:
+        """What rows ask for to be edited here; None where all rows are."""
+        return self.on.edit
 
     def __str__(self) -> str:
         named = "" if self.source == SOURCE else f" from {self.source!r}"
@@ -65,6 +84,33 @@ class Placement:
         """
         built = self.intervention.for_width(self.site.width(model))
         return Placement(built, self.site, self.on, source=self.source)
+
+
+def check_names(placements: Sequence[Placement], batch: TokenizedBatch) -> None:
+    """Raise where a row asks for an edit that none of the placements is.
+
+    Rows are not asked where no placement has a name: then all of them apply.
+
+    Raises:
+        ValueError: the message gives the row and the names that there are.
+    """
+    known = {placement.name for placement in placements} - {None}
+    for row, asked in enumerate(batch.edits if known else ()):
+        if unknown := (asked or frozenset()) - known:
+            raise ValueError(
+                f"row {row} asks for the edit {min(unknown)!r}, but there are only "
+                f"{', '.join(repr(name) for name in sorted(known, key=str))}"
+            )
+
+
+def select(placements: Sequence[Placement], batch: TokenizedBatch) -> list[Positions]:
+    """The tokens that each placement edits.
+
+    Raises:
+        ValueError: a row lacks them, or asks for an edit that none of the placements is.
+    """
+    check_names(placements, batch)
+    return [placement.on(batch) for placement in placements]
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,7 +13,7 @@ from reft_interp.models.consistency import difference
 from reft_interp.runtime.batching import Rows, encode
 from reft_interp.runtime.constants import FrozenRows, RegionsOfRows, regions_of
 from reft_interp.runtime.frozen import Region
-from reft_interp.runtime.placement import Edit, Placement
+from reft_interp.runtime.placement import Edit, Placement, select
 from reft_interp.runtime.replaying import can_replay, replay
 from reft_interp.runtime.running import answer_positions, prompt_ends, run
 
@@ -61,7 +61,7 @@ def plan(
         budget: bytes that constants may take; a share of the free memory by default.
     """
     batch = encode(model, rows, answers=True)
-    positions = [placement.on(batch) for placement in placements]
+    positions = select(placements, batch)
     regions = regions_of(model, [placement.site for placement in placements], positions, batch)
     reason = reason_against_replays(model, engine) or reason_against_replaying(model, regions)
     if reason is not None:

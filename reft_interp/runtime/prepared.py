@@ -19,7 +19,7 @@ from reft_interp.positions import Positions, PositionSelector, check_alignment
 from reft_interp.runtime.batching import Rows, as_list, encode
 from reft_interp.runtime.constants import FrozenRows, RecordedSources, SourceReads, regions_of
 from reft_interp.runtime.intervened import IntervenedModel, common_model
-from reft_interp.runtime.placement import Placement
+from reft_interp.runtime.placement import Placement, check_names
 from reft_interp.runtime.planning import (
     Engine,
     Plan,
@@ -114,6 +114,7 @@ class PreparedRows:
         self.plan = Plan(False, "nothing has been decided yet")
         self._batch = encoded.batch(rows, answers=answers)
         self._choices = encoded.choices(rows) if over == "choices" else None
+        check_names(intervened.placements, self._batch)
         positions = [encoded.positions(p.on, rows, answers) for p in intervened.placements]
         self._selectors = tuple(placement.on for placement in intervened.placements)
         self._columns = {

@@ -13,6 +13,7 @@ import pandas as pd
 from datasets import IterableDataset
 from transformers import TrainerCallback, TrainingArguments
 
+from reft_interp.interventions.rows import PartOfRows
 from reft_interp.runtime import IntervenedModel
 from reft_interp.runtime.batching import Rows, device_of
 from reft_interp.runtime.prepared import PreparedRows
@@ -96,14 +97,21 @@ def train(
         TrainingStopped: the loss or the weights became NaN or infinite. It names the rows; the
             model holds the last good weights.
         ValueError: nothing to train; `resume` without a folder for checkpoints, without a whole
-            checkpoint there, or with one of other interventions; checkpoints of an earlier
-            training; a model on several devices; what `InterventionTrainer` refuses.
+            checkpoint there, with one of other interventions, or for `orthogonal_parts`;
+            checkpoints of an earlier training; a model on several devices; what
+            `InterventionTrainer` refuses.
         OSError: a checkpoint could not be written; those before it are whole.
         torch.OutOfMemoryError: with the number of rows a step that would fit.
     """
     check_arguments(epochs, arguments, learning_rate=learning_rate, batch_size=batch_size)
     if resume and checkpoints is None:
         raise ValueError("resume=True needs checkpoints=, the folder to resume from")
+    if resume and any(isinstance(module, PartOfRows) for module in intervened.modules()):
+        raise ValueError(
+            "resume=True: an intervention here shares its basis with others (orthogonal_parts), "
+            "and a checkpoint holds each by itself, so training could not go on as if never "
+            "interrupted. IntervenedModel.load(checkpoint, model) reads what it holds"
+        )
 
     def prepared(given: PreparedRows | Rows) -> PreparedRows:
         return given if isinstance(given, PreparedRows) else PreparedRows(intervened, given)

@@ -12,6 +12,7 @@ from transformers import TrainingArguments
 
 from reft_interp.runtime import IntervenedModel
 from reft_interp.runtime.batching import encode
+from reft_interp.runtime.placement import select
 from reft_interp.runtime.planning import Plan
 
 
@@ -79,7 +80,7 @@ class StreamedBatch:
         chosen = [self._rows[number] for number in rows]
         try:
             batch = encode(self._intervened.model, chosen, answers=True)
-            positions = [placement.on(batch) for placement in self._intervened.placements]
+            positions = select(self._intervened.placements, batch)
         except (TypeError, ValueError) as error:
             for number in rows if len(rows) > 1 else ():  # which one it is
                 self.inputs([number])

@@ -29,6 +29,7 @@ from reft_interp.interventions import (
     FeatureInterchange,
     Interchange,
     Intervention,
+    LinearCombination,
     LobiReFT,
     LoReFT,
     MaskedInterchange,
@@ -75,6 +76,10 @@ class Tensors:
 
     def _get(self, name: str) -> np.ndarray:
         return self.module.state_dict()[name].detach().double().numpy()
+
+    def __getitem__(self, i: int) -> "Tensors":
+        """Those of one of the edits that are combined."""
+        return Tensors(self.module.get_submodule(f"interventions.{i}"))  # pyright: ignore[reportArgumentType]
 
     @property
     def given(self) -> np.ndarray:
@@ -266,6 +271,20 @@ CASES = {
     "ResampleAblation": Case(
         lambda dtype: ResampleAblation(space(dtype)),
         lambda t, h, s: h + t.given.T @ (t.given @ s - t.given @ h),
+    ),
+    "LinearCombination, trained": Case(
+        lambda dtype: LinearCombination(
+            [LoReFT(R, D, activation="relu", dtype=dtype), DiReFT(R, D, dtype=dtype)], [-1, 0.3]
+        ),
+        lambda t, h, s: (
+            h
+            - t[0].R.T @ (relu(t[0].W @ h + t[0].b) - t[0].R @ h)
+            + 0.3 * t[1].given.T @ (t[1].W @ h + t[1].b)
+        ),
+    ),
+    "LinearCombination, of an interchange": Case(
+        lambda dtype: LinearCombination([DistributedInterchange(space(dtype), dtype=dtype)], [1.5]),
+        lambda t, h, s: h + 1.5 * t[0].given.T @ (t[0].given @ s - t[0].given @ h),
     ),
 }
 NAMES = list(CASES)

@@ -21,6 +21,7 @@ from reft_interp.interventions import (
     FeatureEncoder,
     FeatureInterchange,
     Interchange,
+    LinearCombination,
     LobiReFT,
     LoReFT,
     MaskedInterchange,
@@ -69,6 +70,8 @@ EXAMPLES = [
     ZeroAblation(SPACE),
     MeanAblation(SPACE, torch.arange(32.0)),
     ResampleAblation(SPACE),
+    LinearCombination([LoReFT(2), DiReFT(1)], [-1, 0.5]),
+    LinearCombination([DistributedInterchange(SPACE), RED()], [1.5, 2]),
 ]
 
 
