@@ -28,6 +28,12 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
+_OVERLAPS = [
+    "question", "first", "second", "site", "tokens",
+    "overlap", "expected at random", "random low", "random high",
+]  # fmt: skip
+
+
 @dataclass(frozen=True, eq=False)
 class SubspaceComparison:
     """What the ReFTs of a comparison write, against each other and against controls."""
@@ -49,7 +55,7 @@ class SubspaceComparison:
     def summary(self) -> pd.DataFrame:
         """Overlaps over places and pairs: question, overlap (mean), low, high (their range),
         expected (at random), pairs."""
-        rows = []
+        rows: list[dict[str, Any]] = []
         for question, some in self.overlaps.groupby("question", sort=False):
             values = some["overlap"]
             rows.append(
@@ -63,7 +69,8 @@ class SubspaceComparison:
                     "pairs": len(some),
                 }
             )
-        return pd.DataFrame(rows)
+        columns = ["question", "overlap", "low", "high", "expected", "random high", "pairs"]
+        return pd.DataFrame(rows, columns=columns)
 
     def plot(self, *, ax: "Axes | None" = None) -> "Axes":
         """Overlaps, their range over places and pairs, beside what random subspaces have."""
@@ -145,7 +152,7 @@ def compare_subspaces(
     )  # fmt: skip
     overlaps = [*_among_themselves(found), *_with_das(found, by_das)]
     return SubspaceComparison(
-        pd.DataFrame(overlaps),
+        pd.DataFrame(overlaps, columns=_OVERLAPS),
         pd.DataFrame(_effects(comparison, model, suite, found, draws, seed)),
         pd.DataFrame(interchanges),
         () if note is None else (note,),

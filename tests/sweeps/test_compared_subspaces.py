@@ -168,6 +168,9 @@ def test_what_cannot_be_asked_is_said(tiny, tmp_path):
     assert len(found.interchanges) == 0 and len(found.overlaps) == 2
     assert found.notes[0].startswith("DAS was not asked: own answers has 0 pairs")
     assert found.notes[0] in str(found)
+    alone = comparison(model, tmp_path / "alone", {"LoReFT": {0: placed(model, LoReFT, (a, a))}})
+    found = compare_subspaces(alone, model, without)
+    assert len(found.summary()) == 0 and found.notes[0] in str(found)
     empty = MethodComparison(tmp_path, "own answers", "accuracy", pd.DataFrame(), 0.0, [])
     with pytest.raises(ValueError, match="comparison holds no trained ReFT"):
         compare_subspaces(empty, model, without)

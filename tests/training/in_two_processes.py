@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from conftest import tiny_parts
+from tiny_models import tiny_parts
 
 from reft_interp.interventions import LoReFT
 from reft_interp.models import wrap_model

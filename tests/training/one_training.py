@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import torch
-from conftest import tiny_parts
+from tiny_models import tiny_parts
 
 from reft_interp.interventions import LoReFT
 from reft_interp.models import wrap_model
