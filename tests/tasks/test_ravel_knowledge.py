@@ -124,8 +124,8 @@ def test_a_model_that_knows_nothing_says_so(tiny):
 def test_a_fact_is_known_when_all_of_its_tokens_are_said(smollm2, data_dir):
     from reft_interp.tasks import ravel
 
-    known = ravel_knowledge(smollm2, ravel(data_dir / "ravel", "verb"), entities=12, prompts=1)
-    some = known.facts.sample(12, random_state=0).to_dict("records")
+    known = ravel_knowledge(smollm2, ravel(data_dir / "ravel", "verb"), entities=6, prompts=1)
+    some = known.facts.sample(8, random_state=0).to_dict("records")
     for fact in some:
         prompt = fact["prompt"].replace("%s", fact["entity"])
         said = answers_correctly(smollm2, [{"prompt": prompt, "answer": fact["answer"]}])
