@@ -19,6 +19,7 @@ import time
 from pathlib import Path
 
 import reft_interp as ri
+from reft_interp.plotting import save_figure
 
 RANK = 32
 
@@ -70,10 +71,7 @@ def measure(model, folder: Path, kind, given: argparse.Namespace) -> dict:
         print(f"\n{result}", flush=True)
         if given.figures:
             given.figures.mkdir(parents=True, exist_ok=True)
-            figure = result.plot().get_figure(root=True)
-            if figure is not None:
-                place = given.figures / f"ravel-{kind}-{layer}.png"
-                figure.savefig(place, dpi=150, bbox_inches="tight")
+            save_figure(result.plot(), given.figures / f"ravel-{kind}-{layer}.png")
         means = result.frame.loc[result.frame["attribute"] == "mean"].set_index("method")
         columns = ["cause", "isolate", "disentangle", "low", "high", "n"]
         found[f"layer {layer}"] = {

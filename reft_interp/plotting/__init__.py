@@ -15,6 +15,7 @@ from reft_interp.plotting.graphs import graph
 from reft_interp.plotting.lines import angles, loss_curve
 from reft_interp.plotting.points import trade_off
 from reft_interp.plotting.rows import grouped_intervals, intervals
+from reft_interp.plotting.saving import save_figure
 
 __all__ = [
     "angles",
@@ -23,5 +24,6 @@ __all__ = [
     "heatmap",
     "intervals",
     "loss_curve",
+    "save_figure",
     "trade_off",
 ]

@@ -85,14 +85,14 @@ class SubspaceComparison:
 
     def save(self, folder: str | Path) -> Path:
         """Write the tables as CSV and the figure as PNG; gives the figure's path."""
+        from reft_interp import plotting
+
         place = Path(folder)
         place.mkdir(parents=True, exist_ok=True)
         for name in ("overlaps", "effects", "interchanges"):
             getattr(self, name).to_csv(place / f"subspace-{name}.csv", index=False)
         picture = place / "subspace-overlaps.png"
-        figure = self.plot().get_figure(root=True)
-        if figure is not None:
-            figure.savefig(picture, dpi=150, bbox_inches="tight")
+        plotting.save_figure(self.plot(), picture)
         return picture
 
     def __str__(self) -> str:

@@ -101,11 +101,11 @@ class MethodComparison:
 
     def save(self) -> tuple[Path, Path]:
         """Write the table and the figure into the folder: `table.csv`, `parameters.png`."""
+        from reft_interp import plotting
+
         table, picture = self.folder / "table.csv", self.folder / "parameters.png"
         self.frame.to_csv(table, index=False)
-        figure = self.plot().get_figure(root=True)
-        if figure is not None:
-            figure.savefig(picture, dpi=150, bbox_inches="tight")
+        plotting.save_figure(self.plot(), picture)
         return table, picture
 
     def __str__(self) -> str:

@@ -100,11 +100,11 @@ class Sweep:
 
     def save(self) -> tuple[Path, Path]:
         """Write the table and a heat map into the sweep's folder: `table.csv`, `iia.png`."""
+        from reft_interp import plotting
+
         table, picture = self.folder / "table.csv", self.folder / "iia.png"
         self.frame.to_csv(table, index=False)
-        figure = self.plot().get_figure(root=True)
-        if figure is not None:
-            figure.savefig(picture, dpi=150, bbox_inches="tight")
+        plotting.save_figure(self.plot(), picture)
         return table, picture
 
     def __str__(self) -> str:
