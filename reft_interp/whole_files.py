@@ -1,17 +1,35 @@
-"""Text files that are there whole or not at all."""
+"""Files that are there whole or not at all."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 
+@contextmanager
+def replacing(file: Path) -> Iterator[Path]:
+    """A place beside a file to write to; it takes the file's place where nothing was raised.
+
+    Of several at once, the one that was entered last is moved first.
+
+    Args:
+        file: in a folder that exists; what it held before is replaced.
+    """
+    # Its own name in each process, of which several may write the same file.
+    beside = file.with_name(f"{file.name}.{os.getpid()}.part")
+    try:
+        yield beside
+        os.replace(beside, file)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
 def write_whole(file: Path, text: str) -> None:
-    """Write a file beside its place and then move it there, so that nobody ever reads half of it.
+    """Write a text that nobody ever reads half of.
 
     Args:
         file: in a folder that exists; what it held before is replaced.
         text: as UTF-8, its line ends as they are.
     """
-    # Its own name in each process, of which several may write the same file.
-    beside = file.with_name(f"{file.name}.{os.getpid()}.part")
-    beside.write_text(text, encoding="utf-8", newline="\n")
-    os.replace(beside, file)
+    with replacing(file) as beside:
+        beside.write_text(text, encoding="utf-8", newline="\n")

@@ -6,7 +6,6 @@ llama.cpp's `llama-adapter.cpp` and `common.cpp`). It refuses k = 0, so the outp
 block cannot be steered. Its conversion of weights reorders heads, but never the stream.
 """
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from reft_interp.interop.fold import affine_map
 from reft_interp.models import identify
 from reft_interp.positions import every
 from reft_interp.runtime import IntervenedModel, Placement
+from reft_interp.whole_files import replacing
 
 
 def save_control_vector(intervened: IntervenedModel, file: str | Path) -> None:
@@ -47,9 +47,8 @@ def save_control_vector(intervened: IntervenedModel, file: str | Path) -> None:
     config: Any = intervened.model.original_model.config
     file = Path(file)
     file.parent.mkdir(parents=True, exist_ok=True)
-    beside = file.with_name(f"{file.name}.{os.getpid()}.part")
-    writer = GGUFWriter(beside, "controlvector")
-    try:
+    with replacing(file) as beside:
+        writer = GGUFWriter(beside, "controlvector")
         # llama.cpp's own generator writes these; its loader reads the tensors alone.
         writer.add_string("controlvector.model_hint", str(config.model_type))
         writer.add_int32("controlvector.layer_count", len(directions))
@@ -60,9 +59,6 @@ def save_control_vector(intervened: IntervenedModel, file: str | Path) -> None:
         writer.write_kv_data_to_file()
         writer.write_tensors_to_file()
         writer.close()
-        beside.replace(file)
-    finally:
-        beside.unlink(missing_ok=True)
 
 
 def _layer(placement: Placement) -> int:

@@ -5,7 +5,6 @@ is used. Next door: `fold` writes edits into the model's own weights, where that
 """
 
 import json
-import os
 from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
@@ -23,7 +22,7 @@ from reft_interp.models import identify
 from reft_interp.positions import Every, FirstLast, Indices, PositionSelector
 from reft_interp.runtime import IntervenedModel
 from reft_interp.sites import Site
-from reft_interp.whole_files import write_whole
+from reft_interp.whole_files import replacing, write_whole
 
 _WRAPPED = "_original_component."
 
@@ -63,12 +62,8 @@ def export_to_transformers(intervened: IntervenedModel, folder: str | Path) -> N
     config = {"format": FORMAT, "model": asdict(identify(intervened.model)), "edits": entries}
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    beside = folder / f"edits.safetensors.{os.getpid()}.part"
-    try:
+    with replacing(folder / "edits.safetensors") as beside:
         save_file(tensors, str(beside))
-        beside.replace(folder / "edits.safetensors")
-    finally:
-        beside.unlink(missing_ok=True)
     write_whole(folder / "edits.json", json.dumps(config, indent=2) + "\n")
     write_whole(folder / "edits.py", _source())
 

@@ -5,7 +5,6 @@ computes.
 """
 
 import json
-import os
 import warnings
 from collections import Counter
 from pathlib import Path
@@ -31,7 +30,7 @@ from reft_interp.interventions.values import Affine, Constant
 from reft_interp.models import identify
 from reft_interp.runtime import IntervenedModel
 from reft_interp.sites import Site
-from reft_interp.whole_files import write_whole
+from reft_interp.whole_files import replacing, write_whole
 
 # How far the rows of a float32 matrix may be from orthonormal and still be what was meant.
 _ROUNDING = 1e-6
@@ -91,12 +90,8 @@ def save_pyreft(intervened: IntervenedModel, folder: str | Path) -> None:
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     for name, tensors in files.items():
-        beside = folder / f"{name}.{os.getpid()}.part"
-        try:
+        with replacing(folder / name) as beside:
             torch.save(tensors, beside)
-            beside.replace(folder / name)
-        finally:
-            beside.unlink(missing_ok=True)
     write_whole(folder / CONFIG, json.dumps({**config, "mode": "parallel"}, indent=2) + "\n")
 
 

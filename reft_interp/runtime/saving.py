@@ -5,7 +5,6 @@ what it held before or what was saved. Nothing is pickled.
 """
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import asdict
 from importlib.metadata import version
@@ -23,6 +22,7 @@ from reft_interp.models import identify
 from reft_interp.positions import parse_positions
 from reft_interp.runtime.placement import SOURCE, Placement
 from reft_interp.sites import Site
+from reft_interp.whole_files import replacing
 
 if TYPE_CHECKING:
     from reft_interp.runtime.intervened import IntervenedModel
@@ -55,15 +55,10 @@ def save_folder(
         name: tensor.detach().cpu().contiguous()
         for name, tensor in intervened.interventions.state_dict().items()
     }
-    temporary = {name: folder / f".{name}.{os.getpid()}" for name in (TENSORS, CONFIG)}
-    try:
-        save_file(tensors, str(temporary[TENSORS]))
-        temporary[CONFIG].write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-        for name, path in temporary.items():
-            path.replace(folder / name)
-    finally:
-        for path in temporary.values():
-            path.unlink(missing_ok=True)
+    # Both are written before either is moved, the tensors first.
+    with replacing(folder / CONFIG) as described, replacing(folder / TENSORS) as held:
+        save_file(tensors, str(held))
+        described.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 
 def _placements_config(intervened: "IntervenedModel") -> dict[str, Any]:

@@ -4,7 +4,6 @@ Every finished cell is written at once, whole or not at all, so that a sweep tha
 where it was; groups of cells are locked, so that several processes share them.
 """
 
-import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -25,6 +24,7 @@ from reft_interp.runtime.prepared import PreparedRows, preparation_errors, prepa
 from reft_interp.runtime.sources import Sources
 from reft_interp.sweeps.folder import claim, locked, read_json, write_json
 from reft_interp.training.cells import groups_of
+from reft_interp.whole_files import replacing
 
 FORMAT_VERSION = 1
 _PATIENCE = 0.5
@@ -218,9 +218,8 @@ class SweepRun:
             return
         for i, one, score in zip(good, found, scores, strict=True):
             cell, subspace = cell_files(self.folder, i)
-            beside = subspace.with_name(f"{subspace.name}.part")
-            one.subspace.save(beside)
-            os.replace(beside, subspace)
+            with replacing(subspace) as beside:
+                one.subspace.save(beside)
             # Last, so that a cell that counts as done is whole.
             write_json(cell, {"cell": i, "hits": score.hits, "n": score.n, "error": None})
 

@@ -5,7 +5,6 @@ pickled. Below: `runtime.saving` writes the interventions.
 """
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import asdict
 from importlib.metadata import version
@@ -20,7 +19,7 @@ from transformer_lens.model_bridge import TransformerBridge
 from reft_interp.models import identify
 from reft_interp.runtime import IntervenedModel
 from reft_interp.runtime.saving import check_model, read_tensors
-from reft_interp.whole_files import write_whole
+from reft_interp.whole_files import replacing, write_whole
 
 if TYPE_CHECKING:
     from reft_interp.training.classifier import Classifier
@@ -44,12 +43,8 @@ def save_classifier(
         name: tensor.detach().cpu().contiguous()
         for name, tensor in classifier.head.state_dict().items()
     }
-    beside = folder / f".{HEAD}.{os.getpid()}"
-    try:
+    with replacing(folder / HEAD) as beside:
         save_file(tensors, str(beside))
-        beside.replace(folder / HEAD)
-    finally:
-        beside.unlink(missing_ok=True)
     config = {
         "format": _FORMAT,
         "kind": _KIND,
