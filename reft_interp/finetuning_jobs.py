@@ -13,6 +13,7 @@ from reft_interp.sweeps import Budget, compare
 from reft_interp.tasks.own_rows import read_rows
 from reft_interp.tasks.suites.named import named_suite
 from reft_interp.training import fit_reft
+from reft_interp.training.finetuning import end_of_text
 
 TRAINABLE = ("LoReFT", "DiReFT", "NoReFT", "ConsReFT", "LobiReFT")
 Say = Callable[[str], None]
@@ -53,7 +54,7 @@ def run_train(
     bridge = load_model(model)
     depth = int(bridge.cfg.n_layers)
     template: Intervention = INTERVENTIONS[method](rank=rank)  # pyright: ignore[reportCallIssue]
-    end = bridge.tokenizer.eos_token or ""
+    end = end_of_text(bridge)
     # With its end, so that a continuation ends by itself.
     train = mixed.select(range(kept, len(rows)))
     train = train.map(lambda row: {"answer": row["answer"] + end})

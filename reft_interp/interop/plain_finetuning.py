@@ -23,7 +23,8 @@ from reft_interp.encoding import IGNORED, TokenizedBatch
 from reft_interp.interop.plain_edits import edited
 from reft_interp.models.plain import plain_copy
 from reft_interp.runtime import IntervenedModel, Placement
-from reft_interp.runtime.batching import by_length, device_of, encode
+from reft_interp.runtime.batching import device_of, encode
+from reft_interp.runtime.generation import continuations
 from reft_interp.runtime.running import is_causal
 from reft_interp.training.finetuning import Finetuned, FinetuningMethod, Fit, Schedule, TextRow
 from reft_interp.training.folder_trainer import training_arguments
@@ -80,54 +81,36 @@ class PlainFinetuned(Finetuned, nn.Module):
         )
         return {"loss": total / (num_items_in_batch or len(rows))}
 
-    def loss(self, rows):
+    def summed_loss(self, rows, group):
         self.eval()
-        total, tokens = 0.0, 0
-        with torch.no_grad():
-            for group in by_length(rows, 32):
-                batch = encode(self._bridge[0], [rows[i] for i in group], answers=True)
-                total += float(self(batch, batch.labels, num_items_in_batch=1)["loss"])
-                tokens += int((batch.labels != IGNORED).sum())
-        return total / tokens
+        batch = encode(self._bridge[0], [rows[i] for i in group], answers=True)
+        summed = self(batch, batch.labels, num_items_in_batch=1)["loss"]
+        return float(summed), int((batch.labels != IGNORED).sum())
 
-    @torch.no_grad()
-    def generate(self, rows, *, batch_size, **options):
+    def continued(self, rows, **options):
         self.eval()
-        bridge, texts = self._bridge[0], [""] * len(rows)
-        tokenizer = bridge.tokenizer
-        ids = (tokenizer.pad_token_id, tokenizer.eos_token_id, 0)
-        pad = next(i for i in ids if i is not None)
-        for group in self._groups(rows, batch_size):
-            batch = encode(bridge, [rows[i] for i in group], padding_side="left")
-            with self._edited(batch), warnings.catch_warnings():
-                # Of prompts that are learned; without padding they are counted right anyway.
-                warnings.filterwarnings("ignore", "Position ids are not supported")
-                tokens = self.adapted.generate(  # pyright: ignore[reportCallIssue]
-                    input_ids=batch.input_ids,
-                    attention_mask=batch.attention_mask,
-                    **({"pad_token_id": pad} | options),
-                )
-            new = tokenizer.batch_decode(
-                tokens[:, batch.input_ids.shape[1] :], skip_special_tokens=True
-            )
-            for i, text in zip(group, new, strict=True):
-                texts[i] = text
-        return texts
+        batch = encode(self._bridge[0], rows, padding_side="left")
+        with self._edited(batch), warnings.catch_warnings():
+            # Of prompts that are learned; without padding they are counted right anyway.
+            warnings.filterwarnings("ignore", "Position ids are not supported")
+            return continuations(self.adapted, self._bridge[0].tokenizer, batch, **options)
 
     def _edited(self, batch: TokenizedBatch) -> AbstractContextManager[None]:
         base = getattr(self.adapted, "get_base_model", lambda: self.adapted)()
         return edited(base, self._bridge[0], batch, self.placements)
 
-    def _groups(self, rows: Sequence[TextRow], size: int):
+    def groups(self, rows, size):
         if self._aligned:
-            yield from by_length(rows, size)
-            return
+            return super().groups(rows, size)
         by_tokens: dict[int, list[int]] = {}
         for i, row in enumerate(rows):
             length = len(self._bridge[0].tokenizer(row["prompt"])["input_ids"])
             by_tokens.setdefault(length, []).append(i)
-        for same in by_tokens.values():
-            yield from (same[start : start + size] for start in range(0, len(same), size))
+        return [
+            same[start : start + size]
+            for same in by_tokens.values()
+            for start in range(0, len(same), size)
+        ]
 
     def save(self, folder):
         if self.placements:
@@ -200,7 +183,7 @@ def _train(
         lambda: finetuned.loss(development or rows), measured_after if development else ()
     )
     with training_arguments(
-        schedule.arguments,
+        {**schedule.arguments, "per_device_train_batch_size": schedule.batch_size},
         device=device_of(model),
         evaluates=False,
         progress=False,

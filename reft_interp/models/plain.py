@@ -48,7 +48,7 @@ def plain_copy(model: TransformerBridge) -> PreTrainedModel:
     plain.tie_weights()
     for name, buffer in plain.named_buffers():
         if name not in wanted:
-            _move_buffer(plain, name, buffer.to(hooked.device))
+            _place(plain, name, buffer.to(hooked.device))
     return plain.requires_grad_(False).eval()
 
 
@@ -60,18 +60,9 @@ def _make(cls: type[PreTrainedModel], config) -> PreTrainedModel:
 
 
 def _place(model: nn.Module, name: str, tensor: Tensor) -> None:
-    owner, last = _owner(model, name)
+    path, _, last = name.rpartition(".")
+    owner = model.get_submodule(path)
     if last in owner._parameters:
         owner._parameters[last] = nn.Parameter(tensor, requires_grad=False)
     else:
         owner._buffers[last] = tensor
-
-
-def _move_buffer(model: nn.Module, name: str, tensor: Tensor) -> None:
-    owner, last = _owner(model, name)
-    owner._buffers[last] = tensor
-
-
-def _owner(model: nn.Module, name: str) -> tuple[nn.Module, str]:
-    path, _, last = name.rpartition(".")
-    return model.get_submodule(path), last

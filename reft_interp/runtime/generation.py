@@ -8,8 +8,9 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformer_lens.model_bridge import TransformerBridge
+from transformers import PreTrainedTokenizerBase
 
 from reft_interp.encoding import TokenizedBatch
 from reft_interp.positions import Positions
@@ -42,9 +43,6 @@ def generate(
     Returns:
         The new text of each prompt, without special tokens.
     """
-    pad = next(
-        i for i in (model.tokenizer.pad_token_id, model.tokenizer.eos_token_id, 0) if i is not None
-    )
     prompts, width = batch.input_ids.shape
     hooks = [
         (
@@ -54,12 +52,33 @@ def generate(
         for edit in edits
     ]
     with grouped(model), model.hooks(fwd_hooks=hooks):
-        tokens = model.original_model.generate(  # pyright: ignore[reportCallIssue]
-            input_ids=batch.input_ids,
-            attention_mask=batch.attention_mask,
-            **({"pad_token_id": pad} | options),
-        )
-    return model.tokenizer.batch_decode(tokens[:, width:], skip_special_tokens=True)
+        return continuations(model.original_model, model.tokenizer, batch, **options)
+
+
+@torch.no_grad()
+def continuations(
+    model: nn.Module, tokenizer: PreTrainedTokenizerBase, batch: TokenizedBatch, **options: Any
+) -> list[str]:
+    """What transformers' `generate` adds to a left-padded batch.
+
+    Args:
+        model: transformers' own, or a wrapper with its `generate`.
+        tokenizer: of the model.
+        batch: prompts, padded on the left.
+        options: of `generate`.
+
+    Returns:
+        The new text of each prompt, without special tokens.
+    """
+    known = (tokenizer.pad_token_id, tokenizer.eos_token_id, 0)
+    pad = next(token for token in known if token is not None)
+    tokens = model.generate(  # pyright: ignore[reportCallIssue]
+        input_ids=batch.input_ids,
+        attention_mask=batch.attention_mask,
+        **({"pad_token_id": pad} | options),
+    )
+    new = tokens[:, batch.input_ids.shape[1] :]
+    return tokenizer.batch_decode(new, skip_special_tokens=True)
 
 
 class EditWhileGenerating:

@@ -23,6 +23,7 @@ from reft_interp.training.finetuning import (
     FinetuningMethod,
     Fit,
     Schedule,
+    end_of_text,
     plain_rows,
 )
 from reft_interp.training.memory import peak_memory
@@ -91,7 +92,7 @@ class ComparisonRun:
         _check_suite(suite, methods, budget)
         self.model, self.suite, self.methods = model, suite, list(methods)
         self.budget, self.folder = budget, folder
-        end = model.tokenizer.eos_token or ""
+        end = end_of_text(model)
         self._train, self._development = (
             [{**row, "answer": row["answer"] + end} for row in (plain_rows(split) if split else [])]
             for split in (suite.train, suite.development)

@@ -6,16 +6,20 @@ Here: what a method is, how long it trains, and what it leaves behind. Next door
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 from transformer_lens.model_bridge import TransformerBridge
 
 from reft_interp.runtime import IntervenedModel
-from reft_interp.runtime.batching import Rows, as_list
+from reft_interp.runtime.batching import Rows, as_list, by_length
 from reft_interp.runtime.prepared import PreparedRows
+
+_AT_ONCE = 32
+"""Rows whose loss is computed at once."""
 
 TextRow = Mapping[str, Any]
 """With `prompt`, and `answer` where it is trained on."""
@@ -51,13 +55,13 @@ class Schedule:
 
     @property
     def arguments(self) -> dict[str, Any]:
-        """As arguments of transformers' TrainingArguments."""
+        """As arguments of transformers' TrainingArguments, but for the rows a step, which each
+        process there has of its own."""
         return {
             "max_steps": self.steps,
             "learning_rate": self.learning_rate,
             "warmup_steps": round(self.warmup_ratio * self.steps),
             "weight_decay": self.weight_decay,
-            "per_device_train_batch_size": self.batch_size,
             "seed": self.seed,
         }
 
@@ -68,11 +72,12 @@ class Finetuned(ABC):
     trained_parameters: int
     """How many numbers were trained."""
 
-    @abstractmethod
     def loss(self, rows: Sequence[TextRow]) -> float:
         """Cross-entropy of the answer tokens, in nats a token."""
+        with torch.no_grad():
+            sums = [self.summed_loss(rows, group) for group in by_length(rows, _AT_ONCE)]
+        return sum(loss for loss, _ in sums) / sum(tokens for _, tokens in sums)
 
-    @abstractmethod
     def generate(self, rows: Sequence[TextRow], *, batch_size: int, **options: Any) -> list[str]:
         """Continuations of the prompts, in their order.
 
@@ -81,6 +86,34 @@ class Finetuned(ABC):
             batch_size: prompts run at once.
             options: of transformers' `generate`.
         """
+        texts = [""] * len(rows)
+        for group in self.groups(rows, batch_size):
+            found = self.continued([rows[i] for i in group], **options)
+            for i, text in zip(group, found, strict=True):
+                texts[i] = text
+        return texts
+
+    @abstractmethod
+    def summed_loss(self, rows: Sequence[TextRow], group: Sequence[int]) -> tuple[float, int]:
+        """Cross-entropy of the answers of some of the rows (nats), and how many tokens they have.
+
+        Args:
+            rows: all of them, which may be asked of again.
+            group: the numbers of those that are asked of.
+        """
+
+    @abstractmethod
+    def continued(self, rows: Sequence[TextRow], **options: Any) -> list[str]:
+        """Continuations of some prompts, run at once.
+
+        Args:
+            rows: with `prompt`.
+            options: of transformers' `generate`.
+        """
+
+    def groups(self, rows: Sequence[TextRow], size: int) -> Iterable[list[int]]:
+        """Numbers of rows that may be continued at once, so many at most."""
+        return by_length(rows, size)
 
     @abstractmethod
     def save(self, folder: str | Path) -> None:
@@ -171,3 +204,9 @@ class FinetuningMethod(ABC):
 def plain_rows(rows: Rows) -> list[TextRow]:
     """Rows of a data set as a list, each with `prompt`, and `answer` where it has one."""
     return [dict(row) for row in as_list(rows)]
+
+
+def end_of_text(model: TransformerBridge) -> str:
+    """What ends an answer, so that a continuation ends by itself; nothing where there is no such
+    token."""
+    return model.tokenizer.eos_token or ""

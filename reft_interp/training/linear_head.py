@@ -18,7 +18,7 @@ from reft_interp.runtime.batching import by_length, encode
 from reft_interp.runtime.running import record
 from reft_interp.selector import Positions
 from reft_interp.sites import Site
-from reft_interp.training.finetuning import Finetuned, FinetuningMethod, Fit, TextRow
+from reft_interp.training.finetuning import Finetuned, FinetuningMethod, Fit, TextRow, end_of_text
 
 
 class ReadOut(Finetuned):
@@ -33,18 +33,19 @@ class ReadOut(Finetuned):
     def trained_parameters(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
         return np.size(self.readout.coef_) + np.size(self.readout.intercept_)
 
-    def loss(self, rows):
-        """Nats a row: an answer is one choice, whatever its tokens."""
-        scores = self.readout.predict_log_proba(self._features(rows))
+    def summed_loss(self, rows, group):
+        """In nats a row: an answer is one choice, whatever its tokens."""
+        asked = [rows[i] for i in group]
+        scores = self.readout.predict_log_proba(self._features(asked))
         known = list(self.readout.classes_)
-        unknown = [row["answer"] for row in rows if row["answer"] not in known]
+        unknown = [row["answer"] for row in asked if row["answer"] not in known]
         if unknown:
             raise ValueError(f"the answer {unknown[0]!r} is not among those trained on")
-        chosen = [known.index(row["answer"]) for row in rows]
-        return float(-np.mean(scores[np.arange(len(rows)), chosen]))
+        chosen = [known.index(row["answer"]) for row in asked]
+        return float(-np.sum(scores[np.arange(len(asked)), chosen])), len(asked)
 
-    def generate(self, rows, *, batch_size, **options):
-        end = self.model.tokenizer.eos_token or ""
+    def continued(self, rows, **options):
+        end = end_of_text(self.model)
         return [
             str(answer).removesuffix(end) for answer in self.readout.predict(self._features(rows))
         ]

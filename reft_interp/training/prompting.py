@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from transformer_lens.model_bridge import TransformerBridge
 
 from reft_interp.evaluation.predicting import answer_log_probabilities
-from reft_interp.runtime.batching import by_length, encode
+from reft_interp.runtime.batching import encode
 from reft_interp.runtime.generation import generate
-from reft_interp.training.finetuning import Finetuned, FinetuningMethod, Fit
+from reft_interp.training.finetuning import Finetuned, FinetuningMethod, Fit, end_of_text
 
 
 class Prompted(Finetuned):
@@ -27,23 +27,14 @@ class Prompted(Finetuned):
     def _asked(self, rows):
         return [{**row, "prompt": self.before + row["prompt"], "spans": None} for row in rows]
 
-    def loss(self, rows):
-        asked = self._asked(rows)
-        total = answer_log_probabilities(self.model, asked, batch_size=32).sum()
-        tokenizer = self.model.tokenizer
-        tokens = sum(
-            len(tokenizer(row["answer"], add_special_tokens=False)["input_ids"]) for row in rows
-        )
-        return float(-total / tokens)
+    def summed_loss(self, rows, group):
+        asked = self._asked([rows[i] for i in group])
+        tokens = encode(self.model, asked, answers=True).answer_offsets
+        return float(-answer_log_probabilities(self.model, asked).sum()), sum(map(len, tokens))
 
-    def generate(self, rows, *, batch_size, **options):
-        asked, texts = self._asked(rows), [""] * len(rows)
-        for group in by_length(asked, batch_size):
-            batch = encode(self.model, [asked[i] for i in group], padding_side="left")
-            found = generate(self.model, batch, [], **options)
-            for i, text in zip(group, found, strict=True):
-                texts[i] = text
-        return texts
+    def continued(self, rows, **options):
+        batch = encode(self.model, self._asked(rows), padding_side="left")
+        return generate(self.model, batch, [], **options)
 
     def save(self, folder):
         """There is nothing to write."""
@@ -80,7 +71,7 @@ class FewShot(FinetuningMethod):
         if self.examples > len(rows):
             raise ValueError(f"examples must be at most {len(rows)} rows, got {self.examples}")
         drawn = random.Random(f"few-shot {schedule.seed}").sample(list(rows), self.examples)
-        end = model.tokenizer.eos_token or ""
+        end = end_of_text(model)
         shown = [f"{row['prompt']}{row['answer'].removesuffix(end)}\n\n" for row in drawn]
         return Fit(Prompted(model, "".join(shown)))
 

@@ -2,24 +2,21 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from transformer_lens.model_bridge import TransformerBridge
 
+from reft_interp.encoding import IGNORED
 from reft_interp.interventions import Intervention
 from reft_interp.positions import FirstLast, PositionSelector, first, last, parse_positions
 from reft_interp.runtime import IntervenedModel, Placement
-from reft_interp.runtime.batching import by_length
 from reft_interp.sites import Component, Site
 from reft_interp.training.finetuning import (
     Constants,
     Finetuned,
     FinetuningMethod,
     Fit,
-    Schedule,
-    TextRow,
 )
 from reft_interp.training.in_place import train
 from reft_interp.training.loss_curve import LossCurve
@@ -41,26 +38,15 @@ class IntervenedFinetuned(Finetuned):
     def trained_parameters(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
         return self.intervened.trained_parameters
 
-    def loss(self, rows):
+    def summed_loss(self, rows, group):
         prepared = self._constants.of(self.intervened, rows)
+        inputs = prepared.inputs(group, self.intervened.placements)
         self.intervened.eval()
-        total, tokens = 0.0, 0
-        with torch.no_grad():
-            for group in by_length(rows, 32):
-                inputs = prepared.inputs(group, self.intervened.placements)
-                answers = int((inputs["labels"] != -100).sum())
-                inputs["num_items_in_batch"] = 1  # the sum, not the mean
-                total += float(self.intervened(**inputs)["loss"])
-                tokens += answers
-        return total / tokens
+        summed = self.intervened(**inputs, num_items_in_batch=1)["loss"]
+        return float(summed), int((inputs["labels"] != IGNORED).sum())
 
-    def generate(self, rows, *, batch_size, **options):
-        texts = [""] * len(rows)
-        for group in by_length(rows, batch_size):
-            found = self.intervened.generate([rows[i] for i in group], **options)
-            for i, text in zip(group, found, strict=True):
-                texts[i] = text
-        return texts
+    def continued(self, rows, **options):
+        return self.intervened.generate(rows, **options)
 
     def save(self, folder):
         self.intervened.save(folder)
@@ -109,14 +95,10 @@ class ReFT(FinetuningMethod):
         train(
             intervened,
             prepared,
-            max_steps=schedule.steps,
-            learning_rate=schedule.learning_rate,
             batch_size=schedule.batch_size,
-            warmup_steps=round(schedule.warmup_ratio * schedule.steps),
-            weight_decay=schedule.weight_decay,
-            seed=schedule.seed,
             progress=False,
             callbacks=[curve],
+            **schedule.arguments,
         )
         once = constants.seconds(intervened, rows)
         return Fit(finetuned, curve.seconds, once, curve.points)
@@ -154,11 +136,3 @@ class ReFT(FinetuningMethod):
                 f'tied=False needs first and last tokens, as on="f3+l3", got {str(on)!r}'
             )
         return [first(on.first), last(on.last)]
-
-
-def load_finetuned(folder: str | Path, model: TransformerBridge) -> IntervenedFinetuned:
-    """What `IntervenedFinetuned.save` wrote."""
-    return IntervenedFinetuned(IntervenedModel.load(folder, model))
-
-
-__all__ = ["IntervenedFinetuned", "ReFT", "Schedule", "TextRow", "load_finetuned"]

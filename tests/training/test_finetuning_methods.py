@@ -9,6 +9,7 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from reft_interp.interventions import RED, DiReFT, LoReFT
+from reft_interp.runtime import IntervenedModel
 from reft_interp.runtime.batching import encode
 from reft_interp.sites import Site
 from reft_interp.training import fit_reft
@@ -17,7 +18,7 @@ from reft_interp.training.linear_head import LinearHead, last_states
 from reft_interp.training.loss_curve import LossCurve
 from reft_interp.training.memory import peak_memory
 from reft_interp.training.prompting import FewShot, Prompted, Untouched
-from reft_interp.training.reft_method import ReFT, load_finetuned
+from reft_interp.training.reft_method import IntervenedFinetuned, ReFT
 
 ROWS = [
     {"prompt": prompt, "answer": answer}
@@ -84,7 +85,8 @@ def test_what_is_saved_answers_the_same(tiny, tmp_path):
     found.finetuned.save(tmp_path)
     options = {"batch_size": 2, "max_new_tokens": 4, "do_sample": False}
     texts = found.finetuned.generate(ROWS, **options)
-    assert load_finetuned(tmp_path, model).generate(ROWS, **options) == texts
+    loaded = IntervenedFinetuned(IntervenedModel.load(tmp_path, model))
+    assert loaded.generate(ROWS, **options) == texts
     assert texts != Prompted(model).generate(ROWS, **options)
     assert texts == [found.finetuned.generate([row], **options)[0] for row in ROWS]
 
