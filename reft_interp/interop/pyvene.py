@@ -114,7 +114,7 @@ def load_pyvene(
                     "model?"
                 )
         try:
-            edit = CLASSES[entry.kind].build(tensors, width, entry, subspaces)
+            edit = CLASSES[entry.kind].build(_Given(tensors, width, entry, subspaces))
         except ValueError as error:
             raise ValueError(f"{file}, {entry.kind}: {error}") from error
         placements.append(Placement(edit, site, where, source=source))
@@ -135,52 +135,43 @@ def _check(file: Path, kind: str, width: int, tensors: Mapping[str, Tensor]) -> 
             raise ValueError(f"{file}: {name} has values that are not finite")
 
 
-def _vanilla(
-    saved: Mapping[str, Tensor],
-    width: int,
-    entry: SavedIntervention,
-    subspaces: Sequence[int] | None,
-) -> Intervention:
-    chosen = _chosen(width, entry.interchange_dim, entry, subspaces)
-    if sorted(chosen) == list(range(width)):
-        return Interchange(width)
-    return DistributedInterchange(Subspace(torch.eye(width)[chosen]))
+@dataclass(frozen=True, eq=False)
+class _Given:
+    """An intervention as it was saved, and what the caller says of it."""
+
+    tensors: Mapping[str, Tensor]
+    width: int
+    entry: SavedIntervention
+    subspaces: Sequence[int] | None
 
 
-def _rotated(
-    saved: Mapping[str, Tensor],
-    width: int,
-    entry: SavedIntervention,
-    subspaces: Sequence[int] | None,
-) -> Intervention:
-    chosen = _chosen(width, entry.interchange_dim, entry, subspaces)
-    return DistributedInterchange(Subspace(_rows(saved)[chosen]), trainable=True)
+def _vanilla(given: _Given) -> Intervention:
+    chosen = _chosen(given.width, given.entry.interchange_dim, given)
+    if sorted(chosen) == list(range(given.width)):
+        return Interchange(given.width)
+    return DistributedInterchange(Subspace(torch.eye(given.width)[chosen]))
 
 
-def _low_rank(
-    saved: Mapping[str, Tensor],
-    width: int,
-    entry: SavedIntervention,
-    subspaces: Sequence[int] | None,
-) -> Intervention:
+def _rotated(given: _Given) -> Intervention:
+    chosen = _chosen(given.width, given.entry.interchange_dim, given)
+    return DistributedInterchange(Subspace(_rows(given.tensors)[chosen]), trainable=True)
+
+
+def _low_rank(given: _Given) -> Intervention:
     # This class swaps all of its rows, whatever its interchange_dim is.
-    rows = _rows(saved)
-    chosen = _chosen(len(rows), len(rows), entry, subspaces)
+    rows = _rows(given.tensors)
+    chosen = _chosen(len(rows), len(rows), given)
     return DistributedInterchange(Subspace(rows[chosen]), trainable=True)
 
 
-def _boundless(
-    saved: Mapping[str, Tensor],
-    width: int,
-    entry: SavedIntervention,
-    subspaces: Sequence[int] | None,
-) -> Intervention:
-    _refuse(subspaces)
+def _boundless(given: _Given) -> Intervention:
+    _refuse(given.subspaces)
+    saved, width = given.tensors, given.width
     boundary = width * saved["intervention_boundaries"].float().clamp(1e-3, 1).item()
     places, temperature = torch.arange(width), saved["temperature"].float()
     mask = torch.sigmoid(places / temperature) * torch.sigmoid((boundary - places) / temperature)
     swapped = ceil(boundary)  # the coordinates i < boundary
-    _warn_if_soft(entry.kind, mask, places < boundary)
+    _warn_if_soft(given.entry.kind, mask, places < boundary)
     edit = BoundlessInterchange(Subspace(_rows(saved)))
     # A logit that gives the whole space would be infinite; half a coordinate less is as good.
     share = torch.tensor(min(swapped, width - 0.25) / width)
@@ -188,18 +179,15 @@ def _boundless(
     return edit
 
 
-def _masked(
-    saved: Mapping[str, Tensor],
-    width: int,
-    entry: SavedIntervention,
-    subspaces: Sequence[int] | None,
-) -> Intervention:
-    _refuse(subspaces)
+def _masked(given: _Given) -> Intervention:
+    _refuse(given.subspaces)
+    saved, width = given.tensors, given.width
     rows = _rows(saved) if f"{_ROTATION}.original" in saved else torch.eye(width)
     logits = saved["masks" if "masks" in saved else "mask"].float()
     if logits.shape != (width,):
         raise ValueError(f"its mask has shape {tuple(logits.shape)}, but the site is {width} wide")
-    _warn_if_soft(entry.kind, torch.sigmoid(logits / saved["temperature"].float()), logits > 0)
+    soft = torch.sigmoid(logits / saved["temperature"].float())
+    _warn_if_soft(given.entry.kind, soft, logits > 0)
     edit = MaskedInterchange(Subspace(rows))
     edit.load_state_dict(edit.state_dict() | {"value.mask.logits": logits})
     return edit
@@ -207,9 +195,7 @@ def _masked(
 
 @dataclass(frozen=True)
 class _Class:
-    build: Callable[
-        [Mapping[str, Tensor], int, SavedIntervention, Sequence[int] | None], Intervention
-    ]
+    build: Callable[[_Given], Intervention]
     tensors: frozenset[str]
     """What it saves; there is no file for a class that saves nothing."""
 
@@ -239,19 +225,15 @@ def _rows(saved: Mapping[str, Tensor]) -> Float[Tensor, "r d"]:
     return orthonormal_columns(original, base).T
 
 
-def _chosen(
-    count: int,
-    interchange_dim: int | list[int] | None,
-    entry: SavedIntervention,
-    subspaces: Sequence[int] | None,
-) -> list[int]:
+def _chosen(count: int, interchange_dim: int | list[int] | None, given: _Given) -> list[int]:
     """Which of the coordinates are swapped."""
+    subspaces = given.subspaces
     if subspaces is None:
         swapped = count if interchange_dim is None else interchange_dim
         if not isinstance(swapped, int) or not 1 <= swapped <= count:
             raise ValueError(f"interchange_dim must be between 1 and {count}, got {swapped!r}")
         return list(range(swapped))
-    parts = entry.partition
+    parts = given.entry.partition
     limit = count if parts is None else len(parts)
     if not subspaces or not all(0 <= i < limit for i in subspaces):
         what = "coordinates" if parts is None else "parts"
