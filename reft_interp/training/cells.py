@@ -26,7 +26,8 @@ from transformers import get_scheduler
 
 from reft_interp.encoding import IGNORED
 from reft_interp.runtime import IntervenedModel
-from reft_interp.runtime.intervened import common_model, place_among
+from reft_interp.runtime.answer_loss import place_among
+from reft_interp.runtime.intervened import common_model
 from reft_interp.runtime.joining import Share, joint_logits
 from reft_interp.runtime.prepared import PreparedRows
 from reft_interp.runtime.running import answer_positions, can_score_tokens, token_logits

@@ -15,8 +15,8 @@ from reft_interp.interventions import (
     VectorAddition,
 )
 from reft_interp.runtime import IntervenedModel, Placement
+from reft_interp.runtime.answer_loss import answer_loss
 from reft_interp.runtime.batching import encode
-from reft_interp.runtime.intervened import answer_loss
 from reft_interp.sites import Site
 from reft_interp.subspace import Subspace
 
