@@ -11,6 +11,7 @@ from torch import Tensor
 from transformers import TrainingArguments
 
 from reft_interp.runtime import IntervenedModel
+from reft_interp.training import memory
 from reft_interp.training.collating import RowsOfBatch
 
 # Of the free memory, what a step may take: batches of the same length do not take quite the same.
@@ -139,10 +140,9 @@ def memory_advice(
 def peak_memory(device: torch.device, step: Callable[[], None]) -> int:
     """Bytes that a step takes on a GPU at most, beside what was there before."""
     torch.cuda.empty_cache()
-    torch.cuda.reset_peak_memory_stats(device)
-    before = torch.cuda.memory_allocated(device)
-    step()
-    return torch.cuda.max_memory_allocated(device) - before
+    with memory.peak_memory(device) as peak:
+        step()
+    return peak.bytes or 0
 
 
 def available_memory(device: torch.device) -> int:

@@ -87,8 +87,12 @@ class FolderTrainer(Trainer):
         if self.state.best_model_checkpoint is not None:
             self.read(self.state.best_model_checkpoint)
 
-    def fit(self, module: nn.Module, *, resume: bool) -> pd.DataFrame:
+    def fit(self, module: nn.Module, *, resume: bool | str) -> pd.DataFrame:
         """Train, and leave `module` in evaluation mode and without gradients.
+
+        Args:
+            module: what is trained.
+            resume: whether it goes on, from the newest checkpoint or from the folder of one.
 
         Returns:
             The logged losses: step, epoch, loss.

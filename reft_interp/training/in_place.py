@@ -148,10 +148,4 @@ def train(
         )
         if start is not None:
             check_same_training(start, trainer.fingerprint)
-        intervened.train()
-        try:
-            trainer.train(resume_from_checkpoint=None if start is None else str(start))
-        finally:
-            intervened.eval()
-            intervened.zero_grad()
-        return trainer.losses()
+        return trainer.fit(intervened, resume=False if start is None else str(start))
