@@ -4,7 +4,7 @@ Here: what holds for any metric of predicted and gold answers. Next door: `metri
 metrics, `results` what is counted of language models.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,18 +52,28 @@ def score(metric: Metric, predicted: Sequence[Any], gold: Sequence[Any], *, seed
         hits = sum(map(metric.is_correct, predicted, gold))
         low, high = Accuracy(hits, n).interval
     else:
-        low, high = _resampled(metric, predicted, gold, seed) if n > 1 else (value, value)
+
+        def of_rows(rows: Int[np.ndarray, "n"]) -> float:
+            return metric([predicted[i] for i in rows], [gold[i] for i in rows])
+
+        ends = resampled(of_rows, n, _RESAMPLES, seed=seed).confidence_interval if n > 1 else None
+        low, high = (value, value) if ends is None else (ends.low, ends.high)
     return Score(metric.name, value, (float(low), float(high)), n)
 
 
-def _resampled(
-    metric: Metric, predicted: Sequence[Any], gold: Sequence[Any], seed: int
-) -> tuple[float, float]:
-    def of_rows(rows: Int[np.ndarray, "n"]) -> float:
-        return metric([predicted[i] for i in rows], [gold[i] for i in rows])
+def resampled(
+    of_rows: Callable[[Int[np.ndarray, "n"]], float], n: int, resamples: int, *, seed: int
+) -> Any:
+    """scipy's bootstrap of a number over rows, with `confidence_interval` (95 %, percentiles) and
+    `standard_error`.
 
-    found = bootstrap(
-        (np.arange(len(gold)),), of_rows, vectorized=False, n_resamples=_RESAMPLES,
-        method="percentile", rng=np.random.default_rng(seed),
-    ).confidence_interval  # fmt: skip
-    return found.low, found.high
+    Args:
+        of_rows: the number, of the rows that it is given, some of them several times.
+        n: how many rows there are; at least two.
+        resamples: how often they are drawn.
+        seed: of the draws.
+    """
+    return bootstrap(
+        (np.arange(n),), of_rows, vectorized=False, n_resamples=resamples, method="percentile",
+        rng=np.random.default_rng(seed),
+    )  # fmt: skip

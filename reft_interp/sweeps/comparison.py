@@ -1,6 +1,6 @@
 """What a comparison of methods found: one table, one figure, and the trained methods themselves.
 
-Next door: `comparing` runs one; `subspaces` asks what its ReFTs encode.
+Next door: `comparing` runs one; `compared_subspaces` asks what its ReFTs encode.
 """
 
 import math
@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-from scipy.stats import bootstrap
 from scipy.stats import t as student
 from transformer_lens.model_bridge import TransformerBridge
 
 from reft_interp.evaluation import Accuracy
+from reft_interp.evaluation.metric_scores import resampled
 from reft_interp.runtime import IntervenedModel
 from reft_interp.tasks.suites import Suite
 
@@ -206,11 +206,8 @@ def mean_score(
         low, high = Accuracy(round(value * len(gold)), len(gold)).interval
         below, above = value - low, high - value
     elif len(gold) > 1:
-        resampled = bootstrap(
-            (np.arange(len(gold)),), mean, n_resamples=_RESAMPLES, vectorized=False,
-            method="percentile", rng=np.random.default_rng(seed),
-        )  # fmt: skip
-        below = above = 1.96 * float(resampled.standard_error)
+        error = resampled(mean, len(gold), _RESAMPLES, seed=seed).standard_error
+        below = above = 1.96 * float(error)
     of_seeds = 0.0
     if len(scores) > 1:
         spread = scores.var(ddof=1) / len(scores)
