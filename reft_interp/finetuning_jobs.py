@@ -1,13 +1,12 @@
 """What the commands `train`, `compare` and `generate` do."""
 
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from reft_interp.interventions import INTERVENTIONS, Intervention
 from reft_interp.models import identify, load_model
 from reft_interp.runtime import IntervenedModel
-from reft_interp.runtime.saving import read_notes
+from reft_interp.runtime.saving import read_model_name
 from reft_interp.sites import Site
 from reft_interp.sweeps import Budget, compare
 from reft_interp.tasks.own_rows import read_rows
@@ -112,9 +111,8 @@ def run_generate(
         FileNotFoundError: the folder holds no saved intervention.
         ValueError: the model is not given and not known, or does not fit.
     """
-    read_notes(folder)  # a wrong folder is said before a model is loaded
-    name = model or _trained_on(folder)
-    bridge = load_model(name)
+    trained_on = read_model_name(folder)  # a wrong folder is said before a model is loaded
+    bridge = load_model(model or trained_on)
     intervened = IntervenedModel.load(folder, bridge)
     asked = list(prompts)
     edited = intervened.generate(
@@ -123,11 +121,6 @@ def run_generate(
     for prompt, text in zip(asked, edited, strict=True):
         say(f"{prompt} → {text}")
     say(f"({identify(bridge)})")
-
-
-def _trained_on(folder: Path) -> str:
-    held = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    return str(held["model"]["name"])
 
 
 def _numbers(layers: str) -> list[int]:

@@ -156,6 +156,16 @@ def read_notes(folder: str | Path) -> dict[str, Any]:
     return _read_config(Path(folder))["notes"]
 
 
+def read_model_name(folder: str | Path) -> str:
+    """The name of the model that a saved intervention was made for.
+
+    Raises:
+        FileNotFoundError: the folder holds no saved intervention.
+        ValueError: it is damaged.
+    """
+    return str(_read_config(Path(folder))["model"]["name"])
+
+
 def _read_config(folder: Path) -> dict[str, Any]:
     path = folder / CONFIG
     try:
