@@ -129,6 +129,24 @@ class Intervention(nn.Module):
             )
 
 
+class WholeSpace(Intervention):
+    """What reads and writes all of R^d, and no subspace of it."""
+
+    @property
+    def subspace(self) -> Subspace:
+        """All of R^d."""
+        if self.width is None:
+            raise ValueError(
+                f"{type(self).__name__} does not know its width yet: place it at a site"
+            )
+        return Subspace(torch.eye(self.width))
+
+    @property
+    def reads(self) -> Subspace:
+        """All of R^d."""
+        return self.subspace
+
+
 class _Edit(Intervention):
     """What the two verbs share. A template has neither rows nor value."""
 

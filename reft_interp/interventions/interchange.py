@@ -6,13 +6,13 @@ these modules run is for `runtime` to say.
 
 import torch
 
-from reft_interp.interventions.edits import Add, Intervention, Set
+from reft_interp.interventions.edits import Add, Set, WholeSpace
 from reft_interp.interventions.rows import OrthonormalRows
 from reft_interp.interventions.values import ChangeToSource, OfSource
 from reft_interp.subspace import Subspace
 
 
-class Interchange(Intervention):
+class Interchange(WholeSpace):
     """Swap the whole vector: h ← s.
 
     The interchange intervention of Geiger et al. 2021 (arXiv:2106.02997), also called
@@ -31,18 +31,6 @@ class Interchange(Intervention):
         self.check_input(base, source)
         assert source is not None  # check_input let none through
         return source.to(base.dtype)
-
-    @property
-    def subspace(self) -> Subspace:
-        """All of R^d."""
-        if self.width is None:
-            raise ValueError("Interchange does not know its width yet: place it at a site")
-        return Subspace(torch.eye(self.width))
-
-    @property
-    def reads(self) -> Subspace:
-        """All of R^d."""
-        return self.subspace
 
 
 class DistributedInterchange(Set):

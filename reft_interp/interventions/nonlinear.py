@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from reft_interp.interventions.edits import Intervention
+from reft_interp.interventions.edits import WholeSpace
 from reft_interp.interventions.rows import OrthonormalRows
 from reft_interp.subspace import Subspace, check_rank
 
@@ -39,7 +39,7 @@ class Coupling(nn.Module):
         return nn.functional.gelu(y @ into.T + bias) @ out.T
 
 
-class NonlinearInterchange(Intervention):
+class NonlinearInterchange(WholeSpace):
     """Swap the first coordinates of φ(h) for those of φ(s), and go back: φ⁻¹(φ(s)₁..ᵣ, φ(h)ᵣ₊₁..).
 
     φ is a rotation and then additive couplings of its two halves in turn (Dinh et al. 2015,
@@ -117,15 +117,3 @@ class NonlinearInterchange(Intervention):
             kept, moved = (0, 1) if i % 2 == 0 else (1, 0)
             halves[moved] = halves[moved] - coupling(halves[kept])
         return torch.cat(halves, -1)
-
-    @property
-    def subspace(self) -> Subspace:
-        """All of R^d: what is written is no subspace."""
-        if self.width is None:
-            raise ValueError("NonlinearInterchange does not know its width yet: place it at a site")
-        return Subspace(torch.eye(self.width))
-
-    @property
-    def reads(self) -> Subspace:
-        """All of R^d."""
-        return self.subspace

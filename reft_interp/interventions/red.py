@@ -3,11 +3,10 @@
 import torch
 from torch import nn
 
-from reft_interp.interventions.edits import Intervention
-from reft_interp.subspace import Subspace
+from reft_interp.interventions.edits import WholeSpace
 
 
-class RED(Intervention):
+class RED(WholeSpace):
     """Representation editing: s ⊙ h + b, with s and b learned.
 
     Wu et al. 2024, "Advancing Parameter Efficiency in Fine-tuning via Representation Editing"
@@ -29,15 +28,3 @@ class RED(Intervention):
         self.check_input(base, source)
         work = torch.promote_types(base.dtype, self.scale.dtype)
         return (base.to(work) * self.scale.to(work) + self.bias.to(work)).to(base.dtype)
-
-    @property
-    def subspace(self) -> Subspace:
-        """All of R^d: each component is written."""
-        if self.width is None:
-            raise ValueError("RED does not know its width yet: place it at a site")
-        return Subspace(torch.eye(self.width))
-
-    @property
-    def reads(self) -> Subspace:
-        """All of R^d."""
-        return self.subspace
