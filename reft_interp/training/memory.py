@@ -1,5 +1,6 @@
 """How much memory something takes at its peak."""
 
+import gc
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ class Peak:
 def peak_memory(device: torch.device) -> Iterator[Peak]:
     """Within it, the highest memory is watched: of the GPU, or of this process on a CPU."""
     peak = Peak()
+    gc.collect()  # what is garbage already would be held at the start, and gone at the peak
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         held = torch.cuda.memory_allocated(device)
