@@ -1,12 +1,12 @@
 """After a comparison: what the subspaces of its ReFTs have to do with each other, and with others.
 
 Three questions, each beside what random subspaces of the same rank give: do seeds and methods
-find the same subspace; how much of what another method does to the same layer lies in it; and is
-it one that DAS finds for the task's label?
+write the same subspace; how much of what another method does to the same layer lies in it; and is
+it, or the one that is read, one that DAS finds for the task's label?
 """
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,13 +15,15 @@ import numpy as np
 import pandas as pd
 from transformer_lens.model_bridge import TransformerBridge
 
+from reft_interp.causal import Counterfactuals
 from reft_interp.evaluation import control_subspaces
 from reft_interp.interop.adapted_states import adapted_states
+from reft_interp.interventions import Intervention
 from reft_interp.probing.geometry import overlap_beside_chance
 from reft_interp.runtime.batching import as_list
 from reft_interp.subspace import Subspace
 from reft_interp.sweeps.comparison import MethodComparison
-from reft_interp.sweeps.label_subspaces import Place, Written, find_label_subspaces
+from reft_interp.sweeps.label_subspaces import AtPlaces, Place, find_label_subspaces
 from reft_interp.tasks.suites import Suite
 
 if TYPE_CHECKING:
@@ -36,7 +38,8 @@ _OVERLAPS = [
 
 @dataclass(frozen=True, eq=False)
 class SubspaceComparison:
-    """What the ReFTs of a comparison write, against each other and against controls."""
+    """What the ReFTs of a comparison write, against each other and against controls; and what they
+    read, against DAS. "LoReFT" is what it writes, "LoReFT (read)" what it reads."""
 
     overlaps: pd.DataFrame = field(repr=False)
     """Mean squared cosine of the principal angles, of different seeds (the same one starts all
@@ -118,7 +121,7 @@ def compare_subspaces(
     model: TransformerBridge,
     suite: Suite,
     *,
-    pairs: int = 200,
+    pairs: int | Counterfactuals = 200,
     epochs: int = 3,
     learning_rate: float = 1e-2,
     draws: int = 5,
@@ -128,13 +131,15 @@ def compare_subspaces(
 
     DAS is trained on pairs of training rows with different answers, to make the untouched model
     give the source's answer; where rows have no choices, or the model knows too few of them, that
-    question is left out and a note says so.
+    question is left out and a note says so. Where the model shows that it knows the label in
+    another task, give that one's counterfactuals.
 
     Args:
         comparison: as `compare` gives it.
         model: the model that it was run on.
         suite: the suite that it was run on.
-        pairs: of training rows, and as many of test rows at most.
+        pairs: of training rows, and as many of test rows at most; or counterfactuals for the
+            variable, whose prompts have the positions that the ReFTs edit.
         epochs: of DAS.
         learning_rate: of DAS.
         draws: random subspaces for each comparison.
@@ -143,14 +148,16 @@ def compare_subspaces(
     Raises:
         ValueError: no ReFT in the comparison was trained.
     """
-    found = _written(comparison, model)
+    found = _subspaces(comparison, model, lambda edit: edit.subspace)
+    read = _subspaces(comparison, model, lambda edit: edit.reads)
+    read = {(f"{name} (read)", number): at for (name, number), at in read.items()}
     if not found:
         raise ValueError("comparison holds no trained ReFT whose subspace could be compared")
     by_das, interchanges, note = find_label_subspaces(
-        model, suite, found, pairs=pairs, epochs=epochs, learning_rate=learning_rate,
+        model, suite, found | read, pairs=pairs, epochs=epochs, learning_rate=learning_rate,
         draws=draws, seed=seed,
     )  # fmt: skip
-    overlaps = [*_among_themselves(found), *_with_das(found, by_das)]
+    overlaps = [*_among_themselves(found), *_with_das(found | read, by_das)]
     return SubspaceComparison(
         pd.DataFrame(overlaps, columns=_OVERLAPS),
         pd.DataFrame(_effects(comparison, model, suite, found, draws, seed)),
@@ -159,7 +166,13 @@ def compare_subspaces(
     )
 
 
-def _written(comparison: MethodComparison, model: TransformerBridge) -> Written:
+def _subspaces(
+    comparison: MethodComparison,
+    model: TransformerBridge,
+    of: Callable[[Intervention], Subspace | None],
+) -> dict[tuple[str, int], dict[Place, Subspace]]:
+    """One subspace of each intervention of the ReFTs; those that are no proper subspace are left
+    out."""
     found: dict[tuple[str, int], dict[Place, Subspace]] = {}
     for one in comparison.runs:
         for run in one["runs"]:
@@ -168,9 +181,9 @@ def _written(comparison: MethodComparison, model: TransformerBridge) -> Written:
                 continue
             intervened = comparison.load(one["method"], model, seed=run["seed"])
             places = {
-                (p.site, p.on): p.intervention.subspace
+                (p.site, p.on): subspace
                 for p in intervened.placements
-                if p.intervention.subspace.rank < p.intervention.subspace.width
+                if (subspace := of(p.intervention)) is not None and subspace.rank < subspace.width
             }
             if places:
                 found[one["method"], run["seed"]] = places
@@ -183,7 +196,7 @@ def _overlap(question: str, first: str, second: str, place: Place, a: Subspace, 
     return {**named, "site": str(site), "tokens": str(on), **overlap_beside_chance(a, b)}
 
 
-def _among_themselves(found: Written) -> list[dict[str, Any]]:
+def _among_themselves(found: AtPlaces) -> list[dict[str, Any]]:
     rows = []
     for (one, at), (other, there) in itertools.combinations(found.items(), 2):
         same = one[0] == other[0]
@@ -198,7 +211,7 @@ def _among_themselves(found: Written) -> list[dict[str, Any]]:
     return rows
 
 
-def _with_das(found: Written, by_das: Mapping[Place, Subspace]) -> list[dict[str, Any]]:
+def _with_das(found: AtPlaces, by_das: Mapping[Place, Subspace]) -> list[dict[str, Any]]:
     return [
         _overlap(f"{name} and DAS", f"{name} {seed}", "DAS", place, subspace, by_das[place])
         for (name, seed), at in found.items()
@@ -211,7 +224,7 @@ def _effects(
     comparison: MethodComparison,
     model: TransformerBridge,
     suite: Suite,
-    found: Written,
+    found: AtPlaces,
     draws: int,
     seed: int,
 ) -> list[dict[str, Any]]:

@@ -11,7 +11,13 @@ from typing import Any
 from datasets import Dataset
 from transformer_lens.model_bridge import TransformerBridge
 
-from reft_interp.causal import DASCell, fit_das_each, interchange_accuracies, interchange_rows
+from reft_interp.causal import (
+    Counterfactuals,
+    DASCell,
+    fit_das_each,
+    interchange_accuracies,
+    interchange_rows,
+)
 from reft_interp.evaluation import Accuracy, accuracy, control_subspaces, predict_choices
 from reft_interp.interventions import DistributedInterchange, Interchange, Intervention
 from reft_interp.positions import PositionSelector
@@ -21,8 +27,8 @@ from reft_interp.subspace import Subspace
 from reft_interp.tasks.suites import Suite
 
 Place = tuple[Site, PositionSelector]
-Written = Mapping[tuple[str, int], Mapping[Place, Subspace]]
-"""By method and seed, what is written at each place."""
+AtPlaces = Mapping[tuple[str, int], Mapping[Place, Subspace]]
+"""By method and seed, a subspace at each place."""
 
 _ENOUGH = 20
 
@@ -30,9 +36,9 @@ _ENOUGH = 20
 def find_label_subspaces(
     model: TransformerBridge,
     suite: Suite,
-    found: Written,
+    found: AtPlaces,
     *,
-    pairs: int,
+    pairs: int | Counterfactuals,
     epochs: int,
     learning_rate: float,
     draws: int,
@@ -43,8 +49,8 @@ def find_label_subspaces(
     Args:
         model: the untouched model.
         suite: DAS is trained on pairs of its training rows; IIA is on pairs of test rows.
-        found: the other subspaces, whose places and ranks DAS takes.
-        pairs: of each, at most.
+        found: the other subspaces; DAS takes their places, and the rank of the first at each.
+        pairs: of training rows and of test rows, at most; or counterfactuals to take instead.
         epochs: of DAS.
         learning_rate: of DAS.
         draws: random subspaces at each place.
@@ -54,19 +60,22 @@ def find_label_subspaces(
         What DAS found; rows of `SubspaceComparison.interchanges`; and a note in place of both
         where there are too few pairs.
     """
-    test = next(iter(suite.tests.values()))
-    splits = []
-    for rows in (suite.train, test):
-        made = [] if rows is None else label_pairs(model, as_list(rows), pairs, seed=seed)
-        if len(made) < _ENOUGH:
-            note = (
-                f"DAS was not asked: {suite.name} has {len(made)} pairs of rows with different "
-                f"answers among their choices that the untouched model gets right; {_ENOUGH} are "
-                "needed"
-            )
-            return {}, [], note
-        splits.append(Dataset.from_list(made))
-    train, held_out = splits
+    if isinstance(pairs, Counterfactuals):
+        train, held_out = pairs.train, pairs.test
+    else:
+        test = next(iter(suite.tests.values()))
+        splits = []
+        for rows in (suite.train, test):
+            made = [] if rows is None else label_pairs(model, as_list(rows), pairs, seed=seed)
+            if len(made) < _ENOUGH:
+                note = (
+                    f"DAS was not asked: {suite.name} has {len(made)} pairs of rows with different "
+                    f"answers among their choices that the untouched model gets right; {_ENOUGH} "
+                    "are needed"
+                )
+                return {}, [], note
+            splits.append(Dataset.from_list(made))
+        train, held_out = splits
     places = list(dict.fromkeys(place for at in found.values() for place in at))
     ranks = {place: next(at[place].rank for at in found.values() if place in at)
              for place in places}  # fmt: skip

@@ -8,6 +8,7 @@ import pytest
 import torch
 from datasets import Dataset
 
+from reft_interp.causal import Counterfactuals, DASCell, fit_das_each
 from reft_interp.evaluation import predict_choices
 from reft_interp.evaluation.metrics import exact_match
 from reft_interp.interop.adapted_states import adapted_states
@@ -99,9 +100,45 @@ def test_the_subspace_that_das_finds_swaps_the_label_and_a_random_one_does_not(t
     # What the last block leaves at the last token is all that the answer is read from.
     assert iia["whole vector"] == 1.0 and iia["DAS"] > 0.85
     assert iia["random subspace"] < 0.6 and iia["LoReFT"] < 0.6
+    # A LoReFT that was not trained reads nothing: W is R there, and W - R is zero.
     assert {"LoReFT and DAS"} == set(found.overlaps["question"])
     (nothing,) = found.interchanges[found.interchanges["subspace"] == "no intervention"]["iia"]
     assert nothing == 0.0
+
+
+def test_das_takes_the_counterfactuals_that_it_is_given(tiny, tmp_path):
+    model = tiny("llama")
+    known = suite(model)
+    splits = [
+        Dataset.from_list(
+            [
+                {**pair, "source_answer": pair["label"], "base_spans": {}, "source_spans": {}}
+                for pair in label_pairs(model, list(rows), 50)
+            ]
+        )
+        for rows in (known.train, known.tests["own"])
+    ]
+    generated = sum(map(len, splits))
+    given = Counterfactuals(*splits, "answer", seed=0, generated=generated, kept=generated)
+    few = replace(known, tests={"own": known.tests["own"].select(range(10))})
+    a, b = Subspace.random(32, 2, seed=0), Subspace.random(32, 2, seed=1)
+    edited = placed(model, LoReFT, (a, a))
+    with torch.no_grad():  # it reads W - R, here the rows of b
+        for placement in edited.placements:
+            weight = placement.intervention.value.weight
+            weight.copy_(placement.intervention.subspace.basis + b.basis)
+    made = comparison(model, tmp_path, {"LoReFT": {0: edited}})
+    assert compare_subspaces(made, model, few).notes
+    found: Any = compare_subspaces(made, model, few, pairs=given, epochs=20, learning_rate=3e-2)
+    assert found.notes == ()
+    last = found.interchanges[found.interchanges["site"] == str(PLACES[1][0])]
+    iia = last.groupby("subspace")["iia"].mean()
+    assert iia["whole vector"] == 1.0 and iia["DAS"] > 0.85
+    by_das = [DASCell(site, on, 2, 0, epochs=20, learning_rate=3e-2) for site, on in PLACES]
+    bases = [one.subspace for one in fit_das_each(model, given.train, by_das, progress=False)]
+    overlaps = found.overlaps.set_index("question")["overlap"]
+    for question, own in (("LoReFT and DAS", a), ("LoReFT (read) and DAS", b)):
+        assert list(overlaps[question]) == pytest.approx([own.overlap(x) for x in bases], abs=1e-5)
 
 
 def test_an_effect_lies_in_the_subspace_that_holds_it(tiny, tmp_path):
