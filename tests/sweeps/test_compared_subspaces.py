@@ -109,24 +109,25 @@ def test_the_subspace_that_das_finds_swaps_the_label_and_a_random_one_does_not(t
 def test_das_takes_the_counterfactuals_that_it_is_given(tiny, tmp_path):
     model = tiny("llama")
     known = suite(model)
-    splits = [
+    splits: list[Any] = [known.train, known.tests["own"]]
+    train, test = (
         Dataset.from_list(
             [
                 {**pair, "source_answer": pair["label"], "base_spans": {}, "source_spans": {}}
                 for pair in label_pairs(model, list(rows), 50)
             ]
         )
-        for rows in (known.train, known.tests["own"])
-    ]
-    generated = sum(map(len, splits))
-    given = Counterfactuals(*splits, "answer", seed=0, generated=generated, kept=generated)
+        for rows in splits
+    )
+    count = len(train) + len(test)
+    given = Counterfactuals(train, test, "answer", seed=0, generated=count, kept=count)
     few = replace(known, tests={"own": known.tests["own"].select(range(10))})
     a, b = Subspace.random(32, 2, seed=0), Subspace.random(32, 2, seed=1)
     edited = placed(model, LoReFT, (a, a))
     with torch.no_grad():  # it reads W - R, here the rows of b
         for placement in edited.placements:
-            weight = placement.intervention.value.weight
-            weight.copy_(placement.intervention.subspace.basis + b.basis)
+            edit: Any = placement.intervention
+            edit.value.weight.copy_(a.basis + b.basis)
     made = comparison(model, tmp_path, {"LoReFT": {0: edited}})
     assert compare_subspaces(made, model, few).notes
     found: Any = compare_subspaces(made, model, few, pairs=given, epochs=20, learning_rate=3e-2)
