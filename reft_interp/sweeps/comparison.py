@@ -212,7 +212,11 @@ def mean_score(
     if len(scores) > 1:
         spread = scores.var(ddof=1) / len(scores)
         of_seeds = spread * float(student.ppf(0.975, len(scores) - 1)) ** 2
-    return value, value - math.hypot(below, of_seeds**0.5), value + math.hypot(above, of_seeds**0.5)
+    low = value - math.hypot(below, of_seeds**0.5)
+    high = value + math.hypot(above, of_seeds**0.5)
+    if suite.metric.is_correct is not None:
+        low, high = max(low, 0.0), min(high, 1.0)
+    return value, low, high
 
 
 def _seconds_to(target: float, runs: Sequence[Mapping[str, Any]]) -> float:

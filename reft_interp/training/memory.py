@@ -1,5 +1,6 @@
 """How much memory something takes at its peak."""
 
+import ctypes
 import gc
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -24,7 +25,9 @@ class Peak:
 def peak_memory(device: torch.device) -> Iterator[Peak]:
     """Within it, the highest memory is watched: of the GPU, or of this process on a CPU."""
     peak = Peak()
-    gc.collect()  # what is garbage already would be held at the start, and gone at the peak
+    # What is garbage, or free but kept by the allocator, is held by nobody: what fills it is new.
+    gc.collect()
+    _give_back_what_is_free()
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         held = torch.cuda.memory_allocated(device)
@@ -38,6 +41,12 @@ def peak_memory(device: torch.device) -> Iterator[Peak]:
     highest = _status("VmHWM")
     if held is not None and highest is not None:
         peak.bytes = max(highest - held, 0)
+
+
+def _give_back_what_is_free() -> None:
+    """To the system, where the C library can (glibc)."""
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _status(name: str) -> int | None:

@@ -198,9 +198,12 @@ def test_the_interval_covers_rows_and_seeds():
     assert mean_score(suite(), [right], test)[1:] == pytest.approx(
         (binomtest(200, 200).proportion_ci(method="wilson").low, 1.0)
     )
-    apart, lower, higher = mean_score(suite(), [half, right], test)
-    spread = np.std([0.5, 1.0], ddof=1) / math.sqrt(2) * 12.706  # Student's t, one degree
-    assert apart == 0.75 and higher - lower > 2 * spread
+    more = [*right[:8], *half[8:]]  # 104 of 200
+    apart, lower, higher = mean_score(suite(), [half, more], test)
+    spread = np.std([0.5, 0.52], ddof=1) / math.sqrt(2) * 12.706  # Student's t, one degree
+    assert apart == pytest.approx(0.51) and higher - lower > 2 * spread
+    # Two seeds so far apart say nothing, and a share is nowhere below 0 or above 1.
+    assert mean_score(suite(), [half, right], test) == (0.75, 0.0, 1.0)
 
 
 def test_a_metric_without_right_rows_has_an_interval_over_resampled_rows():

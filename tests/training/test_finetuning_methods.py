@@ -1,6 +1,7 @@
 """Methods behind one interface: each ends where what it stands for would end."""
 
 import gc
+import sys
 import time
 from typing import Any
 
@@ -184,6 +185,19 @@ def test_memory_at_its_peak_is_what_was_held():
     if peak.bytes is None:
         pytest.skip("there is no /proc on this machine")
     assert 200 * 2**20 < peak.bytes < 400 * 2**20
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc's allocator")
+def test_memory_that_was_freed_before_counts_when_it_is_filled_again():
+    small = [torch.ones(2**12) for _ in range(10_000)]  # 160 MiB, from the heap
+    kept = small[::1000]
+    del small
+    with peak_memory(torch.device("cpu")) as peak:
+        again = [torch.ones(2**12) for _ in range(10_000)]
+    assert len(kept) == 10 and len(again) == 10_000
+    if peak.bytes is None:
+        pytest.skip("there is no /proc on this machine")
+    assert peak.bytes > 130 * 2**20
 
 
 @pytest.mark.parametrize(
