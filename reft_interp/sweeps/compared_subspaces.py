@@ -6,7 +6,7 @@ it, or the one that is read, one that DAS finds for the task's label?
 """
 
 import itertools
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +18,6 @@ from transformer_lens.model_bridge import TransformerBridge
 from reft_interp.causal import Counterfactuals
 from reft_interp.evaluation import control_subspaces
 from reft_interp.interop.adapted_states import adapted_states
-from reft_interp.interventions import Intervention
 from reft_interp.probing.geometry import overlap_beside_chance
 from reft_interp.runtime.batching import as_list
 from reft_interp.subspace import Subspace
@@ -148,16 +147,14 @@ def compare_subspaces(
     Raises:
         ValueError: no ReFT in the comparison was trained.
     """
-    found = _subspaces(comparison, model, lambda edit: edit.subspace)
-    read = _subspaces(comparison, model, lambda edit: edit.reads)
-    read = {(f"{name} (read)", number): at for (name, number), at in read.items()}
+    found, read = _written_and_read(comparison, model)
     if not found:
         raise ValueError("comparison holds no trained ReFT whose subspace could be compared")
     by_das, interchanges, note = find_label_subspaces(
-        model, suite, found | read, pairs=pairs, epochs=epochs, learning_rate=learning_rate,
+        model, suite, {**found, **read}, pairs=pairs, epochs=epochs, learning_rate=learning_rate,
         draws=draws, seed=seed,
     )  # fmt: skip
-    overlaps = [*_among_themselves(found), *_with_das(found | read, by_das)]
+    overlaps = [*_among_themselves(found), *_with_das({**found, **read}, by_das)]
     return SubspaceComparison(
         pd.DataFrame(overlaps, columns=_OVERLAPS),
         pd.DataFrame(_effects(comparison, model, suite, found, draws, seed)),
@@ -166,28 +163,28 @@ def compare_subspaces(
     )
 
 
-def _subspaces(
-    comparison: MethodComparison,
-    model: TransformerBridge,
-    of: Callable[[Intervention], Subspace | None],
-) -> dict[tuple[str, int], dict[Place, Subspace]]:
-    """One subspace of each intervention of the ReFTs; those that are no proper subspace are left
-    out."""
-    found: dict[tuple[str, int], dict[Place, Subspace]] = {}
+def _written_and_read(
+    comparison: MethodComparison, model: TransformerBridge
+) -> tuple[AtPlaces, AtPlaces]:
+    """Of each ReFT, what it writes and what it reads; without what is no proper subspace."""
+    written: dict[tuple[str, int], dict[Place, Subspace]] = {}
+    read: dict[tuple[str, int], dict[Place, Subspace]] = {}
     for one in comparison.runs:
         for run in one["runs"]:
-            folder = comparison.trained_folder(one["method"], run["seed"])
+            method, seed = one["method"], run["seed"]
+            folder = comparison.trained_folder(method, seed)
             if not (folder / "interventions.safetensors").is_file():
                 continue
-            intervened = comparison.load(one["method"], model, seed=run["seed"])
-            places = {
-                (p.site, p.on): subspace
-                for p in intervened.placements
-                if (subspace := of(p.intervention)) is not None and subspace.rank < subspace.width
-            }
-            if places:
-                found[one["method"], run["seed"]] = places
-    return found
+            placements = comparison.load(method, model, seed=seed).placements
+            if writes := _proper({(p.site, p.on): p.intervention.subspace for p in placements}):
+                written[method, seed] = writes
+            if reads := _proper({(p.site, p.on): p.intervention.reads for p in placements}):
+                read[f"{method} (read)", seed] = reads
+    return written, read
+
+
+def _proper(at: Mapping[Place, Subspace | None]) -> dict[Place, Subspace]:
+    return {place: one for place, one in at.items() if one is not None and one.rank < one.width}
 
 
 def _overlap(question: str, first: str, second: str, place: Place, a: Subspace, b: Subspace):

@@ -60,22 +60,10 @@ def find_label_subspaces(
         What DAS found; rows of `SubspaceComparison.interchanges`; and a note in place of both
         where there are too few pairs.
     """
-    if isinstance(pairs, Counterfactuals):
-        train, held_out = pairs.train, pairs.test
-    else:
-        test = next(iter(suite.tests.values()))
-        splits = []
-        for rows in (suite.train, test):
-            made = [] if rows is None else label_pairs(model, as_list(rows), pairs, seed=seed)
-            if len(made) < _ENOUGH:
-                note = (
-                    f"DAS was not asked: {suite.name} has {len(made)} pairs of rows with different "
-                    f"answers among their choices that the untouched model gets right; {_ENOUGH} "
-                    "are needed"
-                )
-                return {}, [], note
-            splits.append(Dataset.from_list(made))
-        train, held_out = splits
+    splits = _splits(model, suite, pairs, seed)
+    if isinstance(splits, str):
+        return {}, [], splits
+    train, held_out = splits
     places = list(dict.fromkeys(place for at in found.values() for place in at))
     ranks = {place: next(at[place].rank for at in found.values() if place in at)
              for place in places}  # fmt: skip
@@ -107,6 +95,26 @@ def find_label_subspaces(
         _iia(name, place, score) for (name, _, place), score in zip(edits, scores, strict=True)
     ]
     return by_das, rows, None
+
+
+def _splits(
+    model: TransformerBridge, suite: Suite, pairs: int | Counterfactuals, seed: int
+) -> tuple[Dataset, Dataset] | str:
+    """Pairs to train DAS on and pairs to test it on, or why there are none."""
+    if isinstance(pairs, Counterfactuals):
+        return pairs.train, pairs.test
+    test = next(iter(suite.tests.values()))
+    train, held_out = (
+        [] if rows is None else label_pairs(model, as_list(rows), pairs, seed=seed)
+        for rows in (suite.train, test)
+    )
+    fewest = min(len(train), len(held_out))
+    if fewest < _ENOUGH:
+        return (
+            f"DAS was not asked: {suite.name} has {fewest} pairs of rows with different answers "
+            f"among their choices that the untouched model gets right; {_ENOUGH} are needed"
+        )
+    return Dataset.from_list(train), Dataset.from_list(held_out)
 
 
 def _iia(name: str, place: Place | None, score: Accuracy) -> dict[str, Any]:

@@ -27,13 +27,13 @@ def peak_memory(device: torch.device) -> Iterator[Peak]:
     peak = Peak()
     # What is garbage, or free but kept by the allocator, is held by nobody: what fills it is new.
     gc.collect()
-    _give_back_what_is_free()
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         held = torch.cuda.memory_allocated(device)
         yield peak
         peak.bytes = torch.cuda.max_memory_allocated(device) - held
         return
+    _give_back_what_is_free()
     with suppress(OSError):
         _RESET.write_text("5")  # the high-water mark becomes what is held now
     held = _status("VmRSS")
