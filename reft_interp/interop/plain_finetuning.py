@@ -29,6 +29,7 @@ from reft_interp.runtime.running import is_causal
 from reft_interp.training.finetuning import Finetuned, FinetuningMethod, Fit, Schedule, TextRow
 from reft_interp.training.folder_trainer import training_arguments
 from reft_interp.training.loss_curve import LossCurve
+from reft_interp.training.memory import peak_memory
 
 
 class PlainFinetuned(Finetuned, nn.Module):
@@ -129,11 +130,12 @@ class PlainMethod(FinetuningMethod):
     def fit(self, model, rows, schedule, *, development=None, measured_after=(), constants=None):
         if not is_causal(model):
             raise ValueError(f"{self.name} is trained on answers, and {model} is no decoder")
-        with torch.random.fork_rng():
-            torch.manual_seed(schedule.seed)
-            finetuned = self.adapt(model)
-        curve = _train(finetuned, model, rows, schedule, development, measured_after)
-        return Fit(finetuned, curve.seconds, 0.0, curve.points)
+        with peak_memory(device_of(model)) as peak:
+            with torch.random.fork_rng():
+                torch.manual_seed(schedule.seed)
+                finetuned = self.adapt(model)
+            curve = _train(finetuned, model, rows, schedule, development, measured_after)
+        return Fit(finetuned, curve.seconds, 0.0, curve.points, peak.bytes)
 
     def adapt(self, model: TransformerBridge) -> PlainFinetuned:
         """The model before training, with its trainable parameters."""

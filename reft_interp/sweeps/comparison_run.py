@@ -15,7 +15,6 @@ from tqdm.auto import tqdm
 from transformer_lens.model_bridge import TransformerBridge
 
 from reft_interp.models import identify
-from reft_interp.runtime.batching import device_of
 from reft_interp.sweeps.folder import claim, locked, read_json, write_json
 from reft_interp.tasks.suites import Suite
 from reft_interp.training.finetuning import (
@@ -26,7 +25,6 @@ from reft_interp.training.finetuning import (
     end_of_text,
     plain_rows,
 )
-from reft_interp.training.memory import peak_memory
 
 FORMAT_VERSION = 1
 _PATIENCE = 0.5
@@ -208,7 +206,7 @@ class ComparisonRun:
             "seconds": measured.fit.seconds,
             "preparation seconds": measured.fit.preparation_seconds,
             "test seconds": time.perf_counter() - began,
-            "memory": measured.memory,
+            "memory": measured.fit.memory,
             "bytes": sum(f.stat().st_size for f in folder.rglob("*.safetensors")),
             "curve": list(measured.fit.curve),
             "outputs": outputs,
@@ -227,8 +225,8 @@ class ComparisonRun:
             schedule = replace(schedule, learning_rate=value)
         steps = self.budget.steps
         quarters = sorted({max(1, steps * k // 4) for k in (1, 2, 3, 4)})
-        with peak_memory(device_of(self.model)) as peak:
-            fit = method.fit(
+        return _Measured(
+            method.fit(
                 self.model,
                 self._train,
                 schedule,
@@ -236,15 +234,14 @@ class ComparisonRun:
                 measured_after=quarters,
                 constants=self._constants,
             )
-        return _Measured(fit, peak.bytes)
+        )
 
 
 @dataclass(frozen=True)
 class _Measured:
-    """A training with what it took."""
+    """A training, and how well it did on the development rows."""
 
     fit: Fit
-    memory: int | None
     value: float | None = None
     loss: float = math.inf
 

@@ -15,8 +15,9 @@ import torch
 from transformer_lens.model_bridge import TransformerBridge
 
 from reft_interp.runtime import IntervenedModel
-from reft_interp.runtime.batching import Rows, as_list, by_length
+from reft_interp.runtime.batching import Rows, as_list, by_length, device_of
 from reft_interp.runtime.prepared import PreparedRows
+from reft_interp.training.memory import peak_memory
 
 _AT_ONCE = 32
 """Rows whose loss is computed at once."""
@@ -132,6 +133,29 @@ class Fit:
     placements share."""
     curve: Sequence[tuple[int, float, float]] = field(default=(), repr=False)
     """Steps done, seconds of training until then, loss on the development rows."""
+    memory: int | None = None
+    """Bytes at the peak, above what was held before, the constants among them, whichever training
+    prepared them. None where nothing is trained, or it cannot be known."""
+
+
+@dataclass(frozen=True, eq=False)
+class Preparation:
+    """Rows with what is constant about them, and what that took."""
+
+    rows: PreparedRows
+    seconds: float
+    peak: int | None
+    """Bytes while they were prepared."""
+
+    def with_training(self, peak: int | None) -> int | None:
+        """Bytes at the peak of a preparation and a training on what it left.
+
+        Args:
+            peak: bytes of the training.
+        """
+        if peak is None or self.peak is None:
+            return None
+        return max(self.peak, self.rows.plan.nbytes + peak)
 
 
 class Constants:
@@ -141,26 +165,25 @@ class Constants:
     """
 
     def __init__(self) -> None:
-        self._held: dict[Any, tuple[Any, PreparedRows, float]] = {}
+        self._held: dict[Any, tuple[Any, Preparation]] = {}
 
-    def of(self, intervened: IntervenedModel, rows: Sequence[TextRow]) -> PreparedRows:
-        """The rows as they are prepared for these placements."""
-        return self._prepared(intervened, rows)[1]
+    def of(self, intervened: IntervenedModel, rows: Sequence[TextRow], at_once: int) -> Preparation:
+        """The rows as they are prepared for these placements, whenever that was.
 
-    def seconds(self, intervened: IntervenedModel, rows: Sequence[TextRow]) -> float:
-        """How long it took to prepare them, whenever that was."""
-        return self._prepared(intervened, rows)[2]
-
-    def _prepared(
-        self, intervened: IntervenedModel, rows: Sequence[TextRow]
-    ) -> tuple[Any, PreparedRows, float]:
+        Args:
+            intervened: with the placements.
+            rows: what is prepared.
+            at_once: rows that run together while they are prepared.
+        """
         where = tuple((str(p.site), p.on) for p in intervened.placements)
         key = id(intervened.model), id(rows), where
         if key not in self._held:
-            began = time.perf_counter()
-            prepared = PreparedRows(intervened, rows)
-            self._held[key] = rows, prepared, time.perf_counter() - began
-        return self._held[key]
+            with peak_memory(device_of(intervened.model)) as peak:
+                began = time.perf_counter()
+                prepared = PreparedRows(intervened, rows, batch_size=at_once)
+                seconds = time.perf_counter() - began
+            self._held[key] = rows, Preparation(prepared, seconds, peak.bytes)
+        return self._held[key][1]
 
 
 class FinetuningMethod(ABC):

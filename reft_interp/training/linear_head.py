@@ -14,11 +14,12 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 from transformer_lens.model_bridge import TransformerBridge
 
-from reft_interp.runtime.batching import by_length, encode
+from reft_interp.runtime.batching import by_length, device_of, encode
 from reft_interp.runtime.running import record
 from reft_interp.selector import Positions
 from reft_interp.sites import Site
 from reft_interp.training.finetuning import Finetuned, FinetuningMethod, Fit, TextRow, end_of_text
+from reft_interp.training.memory import peak_memory
 
 
 class ReadOut(Finetuned):
@@ -93,11 +94,12 @@ class LinearHead(FinetuningMethod):
                 f"{self.name} needs a few answers that recur, got {len(answers)} different ones in "
                 f"{len(rows)} rows"
             )
-        states = last_states(model, rows)
-        scaler = StandardScaler().fit(states)
-        readout = LogisticRegression(C=schedule.learning_rate, max_iter=2000)
-        readout.fit(scaler.transform(states), [row["answer"] for row in rows])
-        return Fit(ReadOut(model, scaler, readout))
+        with peak_memory(device_of(model)) as peak:
+            states = last_states(model, rows)
+            scaler = StandardScaler().fit(states)
+            readout = LogisticRegression(C=schedule.learning_rate, max_iter=2000)
+            readout.fit(scaler.transform(states), [row["answer"] for row in rows])
+        return Fit(ReadOut(model, scaler, readout), memory=peak.bytes)
 
 
 def last_states(

@@ -11,6 +11,7 @@ from reft_interp.encoding import IGNORED
 from reft_interp.interventions import Intervention
 from reft_interp.positions import FirstLast, PositionSelector, first, last, parse_positions
 from reft_interp.runtime import IntervenedModel, Placement
+from reft_interp.runtime.batching import device_of
 from reft_interp.sites import Component, Site
 from reft_interp.training.finetuning import (
     Constants,
@@ -20,6 +21,7 @@ from reft_interp.training.finetuning import (
 )
 from reft_interp.training.in_place import train
 from reft_interp.training.loss_curve import LossCurve
+from reft_interp.training.memory import peak_memory
 
 
 class IntervenedFinetuned(Finetuned):
@@ -39,7 +41,7 @@ class IntervenedFinetuned(Finetuned):
         return self.intervened.trained_parameters
 
     def summed_loss(self, rows, group):
-        prepared = self._constants.of(self.intervened, rows)
+        prepared = self._constants.of(self.intervened, rows, len(group)).rows
         inputs = prepared.inputs(group, self.intervened.placements)
         self.intervened.eval()
         summed = self.intervened(**inputs, num_items_in_batch=1)["loss"]
@@ -87,21 +89,23 @@ class ReFT(FinetuningMethod):
         with torch.random.fork_rng():
             torch.manual_seed(schedule.seed)
             intervened = IntervenedModel(model, self.placements(model))
-        prepared = constants.of(intervened, rows)
+        # Without gradient, so many take no more memory than a step does.
+        once = constants.of(intervened, rows, 2 * schedule.batch_size)
         finetuned = IntervenedFinetuned(intervened, constants)
         curve = LossCurve(
             lambda: finetuned.loss(development or rows), measured_after if development else ()
         )
-        train(
-            intervened,
-            prepared,
-            batch_size=schedule.batch_size,
-            progress=False,
-            callbacks=[curve],
-            **schedule.arguments,
-        )
-        once = constants.seconds(intervened, rows)
-        return Fit(finetuned, curve.seconds, once, curve.points)
+        with peak_memory(device_of(model)) as peak:
+            train(
+                intervened,
+                once.rows,
+                batch_size=schedule.batch_size,
+                progress=False,
+                callbacks=[curve],
+                **schedule.arguments,
+            )
+        memory = once.with_training(peak.bytes)
+        return Fit(finetuned, curve.seconds, once.seconds, curve.points, memory)
 
     def placements(self, model: TransformerBridge) -> list[Placement]:
         """The untrained interventions in their places.
