@@ -33,6 +33,7 @@ from .devices import find_device, find_dtype
 from .gguf_files import read_gguf
 from .identity import set_identity
 from .quiet import quiet
+from .sharding import check_launched, shard_blocks
 from .versions import library_versions, refuse_broken_versions, remedy
 from .weights import Weights
 
@@ -52,6 +53,7 @@ def load_model(
     device: torch.device | str | None = None,
     revision: str | None = None,
     quantization_config: BitsAndBytesConfig | None = None,
+    sharded: bool = False,
 ) -> TransformerBridge:
     """Load a language model, hooked and frozen, with its tokenizer.
 
@@ -66,6 +68,11 @@ def load_model(
         quantization_config: weights in 8 or 4 bits, as transformers has it:
             `BitsAndBytesConfig(load_in_8bit=True)`. Needs the package bitsandbytes. `dtype` is
             that of what stays unquantized; interventions are trained in float32 all the same.
+        sharded: for a model that no device here can hold: each of the processes that torchrun or
+            `accelerate launch` launched keeps a share of each block (FSDP), and has the whole of
+            one only while it runs. All must then make the same calls with the same rows; in a
+            training each takes its share of a step's. Each reads the whole model into main memory
+            first.
 
     Returns:
         The bridge, in eval mode; no parameter requires a gradient. `bridge.tokenizer` is
@@ -74,7 +81,8 @@ def load_model(
 
     Raises:
         ValueError: no such model, dtype, device or revision, or an architecture that can't be
-            hooked; `quantization_config` for a .gguf file.
+            hooked; `quantization_config` for a .gguf file; `sharded` in a single process, or with
+            `quantization_config`.
         TypeError: `quantization_config` is none; `dtype` is neither a torch dtype nor a string.
         ConnectionError: the hub can't be reached and the model isn't in its local cache.
         ModuleNotFoundError: "smollm2" without the package that carries it; `quantization_config`
@@ -86,6 +94,12 @@ def load_model(
     """
     device = find_device(device)
     weights = Weights(find_dtype(dtype), device, quantization_config)
+    if sharded:
+        check_launched()
+        if quantization_config is not None:
+            raise ValueError(
+                "sharded=True is for weights in a floating-point dtype, got quantization_config too"
+            )
     refuse_broken_versions()
     path = Path(name)
     if name == embedded.NAME:
@@ -105,8 +119,11 @@ def load_model(
         config_file = _cached_config(str(name), revision)
         revision = config_file.parent.name if config_file else revision
     # Quantized weights are put on their device as they are quantized.
-    moved_to = device if quantization_config is None else None
-    return wrap_model(*parts, name=str(name), revision=revision, device=moved_to)
+    moved_to = device if quantization_config is None and not sharded else None
+    model = wrap_model(*parts, name=str(name), revision=revision, device=moved_to)
+    if sharded:
+        shard_blocks(model, device)
+    return model
 
 
 def wrap_model(

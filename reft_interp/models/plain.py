@@ -8,6 +8,8 @@ from torch import Tensor, nn
 from transformer_lens.model_bridge import TransformerBridge
 from transformers import PreTrainedModel
 
+from .sharding import is_sharded
+
 _WRAPPED = "._original_component"
 """What the bridge adds to the names of the modules that it wraps."""
 
@@ -26,8 +28,14 @@ def plain_copy(model: TransformerBridge) -> PreTrainedModel:
         (scaled_dot_product_attention) where the architecture has it.
 
     Raises:
-        ValueError: the bridge holds no weights of some of the model's names.
+        ValueError: the bridge holds no weights of some of the model's names, or not the whole of
+            them.
     """
+    if is_sharded(model):
+        raise ValueError(
+            "model: its blocks are sharded over several processes, so that there is no plain model "
+            "of it here; load it without sharded=True"
+        )
     hooked = cast("PreTrainedModel", model.original_model)
     config = copy.deepcopy(hooked.config)
     with init_empty_weights(include_buffers=False):

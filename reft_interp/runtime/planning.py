@@ -10,7 +10,8 @@ from transformer_lens.model_bridge import TransformerBridge
 
 from reft_interp.encoding import TokenizedBatch
 from reft_interp.models.consistency import difference
-from reft_interp.runtime.batching import Rows, encode
+from reft_interp.models.sharding import is_sharded, least_of_all
+from reft_interp.runtime.batching import Rows, device_of, encode
 from reft_interp.runtime.constants import FrozenRows, RegionsOfRows, regions_of
 from reft_interp.runtime.frozen import Region
 from reft_interp.runtime.placement import Edit, Placement, select
@@ -99,9 +100,16 @@ def work(model: TransformerBridge, regions: RegionsOfRows) -> float:
 
 
 def replay_plan(model: TransformerBridge, regions: RegionsOfRows, frozen: FrozenRows) -> Plan:
-    """The plan for rows that are replayed, in words that say what is kept."""
+    """The plan for rows whose constants are known, in words that say what is kept."""
     share, layers = work(model, regions), model.cfg.n_layers
     kept = frozen.kept_bytes
+    if frozen.kept < len(frozen) and is_sharded(model):
+        # Which rows a step would have to freeze again differs between processes.
+        return Plan(
+            False,
+            f"of a sharded model all rows are replayed or none, and the constants of all take "
+            f"{frozen.nbytes / 1e6:,.0f} MB",
+        )
     reason = (
         f"{_share_of_tokens(regions):.0%} of the tokens from layer {regions.layer} of {layers} "
         f"on, {share:.0%} of the full work; {kept / 1e6:,.0f} MB of constants"
@@ -143,13 +151,15 @@ def agrees(
 def granted(model: TransformerBridge, budget: int | None) -> int:
     """Bytes that constants may take: what was given, or a share of what is free.
 
-    Processes that torchrun or accelerate launched on a machine share its memory.
+    Processes that torchrun or accelerate launched on a machine share its memory; those that share
+    a model grant the same.
     """
     if budget is None:
-        device = next(model.parameters()).device
+        device = device_of(model)
         # Each has a GPU of its own.
         sharing = 1 if device.type == "cuda" else int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-        return int(free_memory(device) * MEMORY_SHARE / sharing)
+        free = int(free_memory(device) * MEMORY_SHARE / sharing)
+        return least_of_all(free, device) if is_sharded(model) else free
     if budget < 0:
         raise ValueError(f"memory_budget must be at least 0 bytes, got {budget}")
     return budget

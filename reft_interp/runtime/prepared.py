@@ -271,9 +271,13 @@ def _fill(
     if not replayed:
         return
     frozen = FrozenRows(model, [one._regions for one in replayed], granted(model, memory_budget))
+    for one in replayed:
+        one.plan = replay_plan(model, one._regions, frozen)
+    if not replayed[0].plan.replays:
+        return
     frozen.fill(batch_size=batch_size, progress=progress)
     for one in replayed:
-        one.plan, one._frozen = replay_plan(model, one._regions, frozen), frozen
+        one._frozen = frozen
     lowest = min(replayed, key=lambda one: one._regions.layer)
     if not _agrees(intervened[list(prepared).index(lowest)], lowest):
         warn(

@@ -72,8 +72,16 @@ class GoodWeights:
 
 
 @torch.no_grad()
-def rows_without_number(intervened: IntervenedModel, chosen: RowsOfBatch) -> list[int]:
-    """The rows of a batch whose own loss is no number, or infinite, with the present weights."""
+def rows_without_number(
+    intervened: IntervenedModel, chosen: RowsOfBatch, runs: int = 0
+) -> list[int]:
+    """The rows of a batch whose own loss is no number, or infinite, with the present weights.
+
+    Args:
+        intervened: what is trained.
+        chosen: the rows of the batch.
+        runs: how often the model runs at least, where other processes must run it with this one.
+    """
     found = []
     for row in chosen.numbers:
         try:
@@ -82,6 +90,8 @@ def rows_without_number(intervened: IntervenedModel, chosen: RowsOfBatch) -> lis
             return list(chosen.numbers)
         if not torch.isfinite(loss):
             found.append(row)
+    for _ in range(len(chosen.numbers), runs):
+        intervened(**chosen.prepared.inputs([0]))
     return found
 
 

@@ -1,7 +1,8 @@
 """One training in several processes: which rows each takes, and what cannot be split at all.
 
-Launched by `torchrun` or `accelerate launch`, each process holds the whole frozen model and takes
-its share of the rows of each step; transformers' Trainer adds up their gradients. The steps are
+Launched by `torchrun` or `accelerate launch`, each process holds the whole frozen model, or its
+share of it (`models.sharding`), and takes its share of the rows of each step; transformers'
+Trainer adds up their gradients. The steps are
 those of one process, whatever the number of rows.
 """
 
@@ -14,6 +15,7 @@ from torch.utils.data import RandomSampler, Sampler
 from transformer_lens.model_bridge import TransformerBridge
 from transformers import TrainingArguments
 
+from reft_interp.models.sharding import sharded_parameters
 from reft_interp.runtime import IntervenedModel
 from reft_interp.training.collating import NO_ROW, RowsDataset
 
@@ -72,20 +74,20 @@ def share_of(batch_size: int, processes: int) -> int:
 
 
 def check_devices(model: TransformerBridge) -> str:
-    """The one device that a model is on.
+    """The one device that a model is on, or this process' share of it.
 
     Raises:
-        ValueError: weights on several devices, or cut into pieces.
+        ValueError: weights on several devices, or cut into pieces by others than `load_model`.
     """
-    weights = list(model.parameters())
-    if any(isinstance(weight, DTensor) for weight in weights):
+    weights, shared = list(model.parameters()), sharded_parameters(model)
+    if any(isinstance(weight, DTensor) and weight not in shared for weight in weights):
         raise ValueError(_cut_up("a model sharded by tp_plan or distributed_config"))
     first, *others = _names(weight.device for weight in weights)
     if others:
         raise ValueError(
             f"the model is spread over {', '.join([first, *others])} (device_map or n_devices), "
             "and interventions are trained on one device: load it on one, in bfloat16 or with "
-            "quantization_config= if it does not fit"
+            "quantization_config= if it does not fit, or with sharded=True in several processes"
         )
     return first
 
@@ -120,7 +122,8 @@ def _names(devices: Iterable[torch.device]) -> list[str]:
 
 def _cut_up(asked: str) -> str:
     return (
-        f"{asked}: the base model is frozen and each process needs the whole of it, so there are "
-        "no gradients or optimiser states of it to cut up. Launch with torchrun or `accelerate "
-        "launch --multi_gpu`, which train the interventions on several devices as they are"
+        f"{asked}: the base model is frozen, so there are no gradients or optimiser states of it "
+        "to cut up, and the interventions are small. Launch with torchrun or `accelerate launch "
+        "--multi_gpu`, which train them on several devices as they are; where no device can hold "
+        "the base model, load it with load_model(..., sharded=True), which cuts up its blocks"
     )

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.utils.data import Sampler, SequentialSampler
 from transformers import TrainerCallback, TrainingArguments
 
+from reft_interp.models.sharding import is_sharded
 from reft_interp.runtime import IntervenedModel
 from reft_interp.runtime.planning import Plan
 from reft_interp.runtime.prepared import PreparedRows
@@ -95,8 +96,8 @@ class InterventionTrainer(FolderTrainer):
         try:
             loss = super().training_step(model, inputs, num_items_in_batch)
         except torch.OutOfMemoryError as error:
-            if self.args.auto_find_batch_size:
-                raise
+            if self.args.auto_find_batch_size or is_sharded(self._intervened().model):
+                raise  # the other processes do not run what advice would have to try
             inputs.clear()
             advice = memory_advice(self._intervened(), chosen, self.args, recompute=self._recompute)
             raise torch.OutOfMemoryError(
@@ -138,8 +139,10 @@ class InterventionTrainer(FolderTrainer):
 
     def _stop(self, loss: float, chosen: RowsOfBatch) -> None:
         """End a training whose loss is no number, in all processes."""
-        bad = gather_object(rows_without_number(self._intervened(), chosen))
         every = gather_object(list(chosen.numbers))
+        sharded = is_sharded(self._intervened().model)
+        runs = max(gather_object([len(chosen.numbers)])) if sharded else 0
+        bad = gather_object(rows_without_number(self._intervened(), chosen, runs))
         if 0 < len(bad) < len(every):
             raise TrainingStopped(
                 f"the loss became {loss} at step {self.state.global_step + 1}, in row(s) "

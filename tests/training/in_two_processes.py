@@ -8,9 +8,11 @@ from typing import Any
 
 import torch
 from tiny_models import tiny_parts
+from torch.distributed.tensor import DTensor
 
 from reft_interp.interventions import LoReFT
-from reft_interp.models import wrap_model
+from reft_interp.models import load_model, wrap_model
+from reft_interp.models.plain import plain_copy
 from reft_interp.runtime import IntervenedModel, Placement
 from reft_interp.runtime.prepared import PreparedRows
 from reft_interp.sites import Site
@@ -30,6 +32,8 @@ ROWS = [
 ]
 # Answers of different lengths here too.
 EVALUATION = [row | {"answer": " no" if i % 2 else " no, no"} for i, row in enumerate(ROWS[:11])]
+BROKEN = [*ROWS[:5], {"prompt": "Tokyo", "answer": " is"}, *ROWS[5:8]]
+TOKENS = torch.tensor([[1, 5, 7, 9, 3]])
 CASES = {
     "plain": {"batch_size": 8},
     # The last step of an epoch has one row, and so one of the processes none.
@@ -49,6 +53,13 @@ def saved_options(folder: Path) -> dict[str, Any]:
     }
 
 
+SHARDED_CASES = {
+    **CASES,
+    "recomputed": {"batch_size": 8, "engine": "full", "gradient_checkpointing": True},
+    "no memory for all": {"batch_size": 8, "memory_budget": 5_000},
+}
+
+
 def model():
     return wrap_model(*tiny_parts("llama"), name="tiny")
 
@@ -60,7 +71,8 @@ def trained(bridge, rows=ROWS, **options) -> tuple[IntervenedModel, list[float]]
         bridge, Placement(LoReFT(start=start), Site("resid_post", 1), "l1")
     )
     engine = options.pop("engine", "auto")
-    prepared = PreparedRows(intervened, rows, engine=engine)
+    budget = options.pop("memory_budget", None)
+    prepared = PreparedRows(intervened, rows, engine=engine, memory_budget=budget)
     evaluation = (
         PreparedRows(intervened, options.pop("evaluation"), engine=engine)
         if ("evaluation" in options)
@@ -111,15 +123,47 @@ def main(folder: Path) -> None:
     found["resumed"] = {"weights": weights(resumed), "losses": losses}
     torch.distributed.barrier()
     # A row that gives NaN ends both processes, whichever has it.
-    broken = [*ROWS[:5], {"prompt": "Tokyo", "answer": " is"}, *ROWS[5:8]]
     with torch.no_grad():
         token = bridge.tokenizer("Tokyo")["input_ids"][1]
         bridge.embed.weight[token] = float("nan")
     try:
-        trained(bridge, broken, batch_size=8, engine="full", epochs=1)
+        trained(bridge, BROKEN, batch_size=8, engine="full", epochs=1)
     except ValueError as error:
         found["broken"] = str(error)
+    found["sharded"] = sharded(folder / "tiny", rank)
     (folder / f"{rank}.json").write_text(json.dumps(found), encoding="utf-8")
+
+
+def sharded(folder: Path, rank: int) -> dict[str, Any]:
+    """The same trainings in a model of which each process has a share."""
+    if rank == 0:
+        for part in tiny_parts("llama"):
+            part.save_pretrained(folder)
+    torch.distributed.barrier()
+    bridge, found = load_model(folder, device="cpu", sharded=True), {}
+    found["here"] = sum(local(p).numel() for p in bridge.blocks.parameters())
+    found["logits"] = bridge(TOKENS)[0, -1].tolist()
+    for name, options in SHARDED_CASES.items():
+        intervened, losses = trained(bridge, **options)
+        found[name] = {"weights": weights(intervened), "losses": losses}
+    intervened, _ = trained(bridge, **SHARDED_CASES["plain"])
+    found["words"] = intervened.generate(ROWS[:3], max_new_tokens=3)
+    found["here after all"] = sum(local(p).numel() for p in bridge.blocks.parameters())
+    with torch.no_grad():
+        bridge.embed.weight[bridge.tokenizer("Tokyo")["input_ids"][1]] = float("nan")
+    try:
+        trained(bridge, BROKEN, batch_size=8, engine="full", epochs=1)
+    except ValueError as error:
+        found["broken"] = str(error)
+    try:
+        plain_copy(bridge)
+    except ValueError as error:
+        found["no plain model"] = str(error)
+    return found
+
+
+def local(parameter: torch.Tensor) -> torch.Tensor:
+    return parameter.to_local() if isinstance(parameter, DTensor) else parameter
 
 
 if __name__ == "__main__":

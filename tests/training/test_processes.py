@@ -11,6 +11,8 @@ import torch
 from in_two_processes import (
     CASES,
     ROWS,
+    SHARDED_CASES,
+    TOKENS,
     evaluations,
     model,
     saved_options,
@@ -18,10 +20,12 @@ from in_two_processes import (
     weights,
 )
 from torch import distributed
-from transformers import TrainingArguments
+from transformers import BitsAndBytesConfig, TrainingArguments
 
 import reft_interp
 from reft_interp.interventions import LoReFT
+from reft_interp.models import load_model
+from reft_interp.models import weights as weights_of
 from reft_interp.models.devices import find_device
 from reft_interp.runtime import IntervenedModel, Placement, planning
 from reft_interp.sites import Site
@@ -113,6 +117,56 @@ def test_a_row_without_a_number_ends_both_processes(both):
 def test_rows_of_a_step_are_shared_evenly(both):
     _, found = both
     assert all("multiple of their number, 2, got 7" in one["odd batch"] for one in found)
+
+
+@needs_gloo
+@pytest.mark.parametrize("case", SHARDED_CASES)
+def test_two_processes_that_share_a_model_end_where_one_does(both, case):
+    _, found = both
+    intervened, losses = trained(model(), **dict(SHARDED_CASES[case]))
+    for of_process in found:
+        assert of_process["sharded"][case]["losses"] == pytest.approx(losses, abs=1e-4)
+        assert of_process["sharded"][case]["weights"] == pytest.approx(
+            weights(intervened), abs=1e-5
+        )
+
+
+@needs_gloo
+def test_processes_hold_a_share_of_each_block_and_run_the_whole_of_it(both):
+    _, found = both
+    whole = model()
+    size = sum(p.numel() for p in whole.blocks.parameters())
+    intervened, _ = trained(whole, **SHARDED_CASES["plain"])
+    logits = whole(TOKENS)[0, -1].tolist()
+    words = intervened.generate(ROWS[:3], max_new_tokens=3)
+    for of_process in found:
+        sharded = of_process["sharded"]
+        assert sharded["here"] == sharded["here after all"] == size // 2
+        assert sharded["logits"] == pytest.approx(logits, abs=1e-5)
+        assert sharded["words"] == words
+
+
+@needs_gloo
+def test_a_shared_model_says_what_it_cannot_do(both):
+    _, found = both
+    for of_process in found:
+        sharded = of_process["sharded"]
+        assert "loss became nan at step 1, in row(s) 5 of the batch" in sharded["broken"]
+        assert (
+            "no plain model of it here; load it without sharded=True" in sharded["no plain model"]
+        )
+
+
+def test_a_model_is_not_shared_by_one_process(monkeypatch, tmp_path):
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    with pytest.raises(ValueError, match="sharded=True needs several processes"):
+        load_model(tmp_path, sharded=True)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setattr(weights_of, "find_spec", lambda name: True)
+    with pytest.raises(ValueError, match="in a floating-point dtype, got quantization_config"):
+        load_model(
+            tmp_path, sharded=True, quantization_config=BitsAndBytesConfig(load_in_8bit=True)
+        )
 
 
 def placed(bridge) -> IntervenedModel:
