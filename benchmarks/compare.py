@@ -1,8 +1,9 @@
 """ReFT beside other ways to finetune SmolLM2 (Q4_1 weights), on the suites of the ReFT paper.
 
 Each method trains for the same steps, with three seeds, at the one of its learning rates (as many
-for each) that has the lowest loss on development rows; the untouched model is always there. Test
-rows are few and prompts short, so that it fits two cores. It needs the suites' files.
+for each) that has the lowest loss on development rows; the untouched model is always there, and
+what giving the most frequent answer scores. Test rows are few and prompts short, so that it fits
+two cores. It needs the suites' files.
 
     REFT_INTERP_DATA=... python benchmarks/compare.py [--full] [--folder comparison]
 
@@ -33,6 +34,7 @@ from reft_interp.interop.peft_methods import dora, ia3, lora, prefix_tuning, pro
 from reft_interp.sweeps import Budget, MethodComparison, compare
 from reft_interp.tasks.suites import Suite, commonsense, glue, mawps
 from reft_interp.training.finetuning import FinetuningMethod
+from reft_interp.training.prompting import MostFrequentAnswer
 from reft_interp.training.reft_method import ReFT
 
 LAYERS, ON, RANK = (6, 10, 14, 18, 22, 26), "l4", 8
@@ -61,24 +63,23 @@ SIZES = {
     "CoLA": Size(steps=32, test=200, tokens=60),
 }
 DEFAULT = ("SST-2", "BoolQ", "MAWPS")
+BY_DEFAULT = 5
+"""How many of the methods run without `--full`."""
 
 
-def methods(full: bool) -> list[FinetuningMethod]:
+def methods() -> list[FinetuningMethod]:
     """What is compared: ReFTs on the last tokens of a fifth of the layers, and peft's."""
     rates = (1e-2, 4e-3)
-    chosen: list[FinetuningMethod] = [
+    return [
+        MostFrequentAnswer(),
         ReFT(ri.LoReFT(rank=RANK), LAYERS, ON, candidates=rates),
         ReFT(ri.DiReFT(rank=RANK), LAYERS, ON, candidates=rates),
         lora(8, candidates=(3e-3, 1e-3)),
         prompt_tuning(10, candidates=(3e-2, 1e-1)),
+        dora(8, candidates=(3e-3, 1e-3)),
+        prefix_tuning(10, candidates=(1e-2, 3e-2)),
+        ia3(candidates=(1e-2, 3e-2)),
     ]
-    if full:
-        chosen += [
-            dora(8, candidates=(3e-3, 1e-3)),
-            prefix_tuning(10, candidates=(1e-2, 3e-2)),
-            ia3(candidates=(1e-2, 3e-2)),
-        ]
-    return chosen
 
 
 def one_of(folder: Path, name: str) -> Suite:
@@ -169,6 +170,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--full", action="store_true", help="more suites and methods")
     parser.add_argument("--suites", nargs="+", choices=list(SIZES), help="only these")
+    known = {method.name: method for method in methods()}
+    parser.add_argument("--methods", nargs="+", choices=list(known), help="only these")
+    parser.add_argument("--seeds", nargs="+", type=int, default=SEEDS)
     parser.add_argument("--folder", type=Path, help="where it is written, and goes on")
     given = parser.parse_args()
     if "REFT_INTERP_DATA" not in os.environ:
@@ -178,6 +182,7 @@ def main() -> None:
     data = Path(os.environ["REFT_INTERP_DATA"])
     model = ri.load_model("smollm2")
     folder = given.folder or Path(tempfile.mkdtemp(prefix="compare-"))
+    chosen = given.methods or list(known)[: None if given.full else BY_DEFAULT]
     began, line = time.perf_counter(), {}
     for name in given.suites or (SIZES if given.full else DEFAULT):
         size = SIZES[name]
@@ -185,8 +190,8 @@ def main() -> None:
         found = compare(
             model,
             suite,
-            methods(given.full),
-            budget=Budget(size.steps, BATCH, trials=2, seeds=SEEDS, warmup_ratio=0.1),
+            [known[one] for one in chosen],
+            budget=Budget(size.steps, BATCH, trials=2, seeds=tuple(given.seeds), warmup_ratio=0.1),
             folder=folder / name,
         )
         print(f"\n{name}\n{found}\n{', '.join(map(str, found.save()))}", flush=True)

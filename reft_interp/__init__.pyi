@@ -105,6 +105,7 @@ from .sweeps import Budget as Budget
 from .sweeps import MethodComparison as MethodComparison
 from .sweeps import SubspaceComparison as SubspaceComparison
 from .sweeps import Sweep as Sweep
+from .sweeps import ablations as ablations
 from .sweeps import compare as compare
 from .sweeps import compare_subspaces as compare_subspaces
 from .sweeps import grid as grid
@@ -114,6 +115,7 @@ from .training import Classifier as Classifier
 from .training import ClassifierResult as ClassifierResult
 from .training import FewShot as FewShot
 from .training import LinearHead as LinearHead
+from .training import MostFrequentAnswer as MostFrequentAnswer
 from .training import ReFT as ReFT
 from .training import ReFTCell as ReFTCell
 from .training import ReFTResult as ReFTResult

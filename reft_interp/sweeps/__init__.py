@@ -1,8 +1,10 @@
 """Sweeps: many trainings in one folder, each on disk as soon as it is finished.
 
-`sweep` is DAS over layers, tokens, ranks and seeds; `compare` is methods of finetuning on a suite.
+`sweep` is DAS over layers, tokens, ranks and seeds; `compare` is methods of finetuning on a suite,
+and `ablations` one ReFT with its settings changed one by one, to be compared.
 """
 
+from reft_interp.sweeps.ablations import ablations
 from reft_interp.sweeps.compared_subspaces import SubspaceComparison, compare_subspaces
 from reft_interp.sweeps.comparing import compare
 from reft_interp.sweeps.comparison import MethodComparison
@@ -14,6 +16,7 @@ __all__ = [
     "MethodComparison",
     "SubspaceComparison",
     "Sweep",
+    "ablations",
     "compare",
     "compare_subspaces",
     "grid",

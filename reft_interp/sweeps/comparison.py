@@ -17,7 +17,10 @@ from transformer_lens.model_bridge import TransformerBridge
 from reft_interp.evaluation import Accuracy
 from reft_interp.evaluation.metric_scores import resampled
 from reft_interp.runtime import IntervenedModel
+from reft_interp.sweeps.ablations import settings, varied
+from reft_interp.sweeps.folder import read_json
 from reft_interp.tasks.suites import Suite
+from reft_interp.training.prompting import Untouched
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -97,6 +100,42 @@ class MethodComparison:
             shown, cost="parameters", value="score", label="method",
             xlabel="trained parameters", ylabel=self.metric,
             title=f"{self.suite}{'' if dataset is None else f': {dataset}'}", ax=ax,
+        )  # fmt: skip
+
+    def settings(self) -> pd.DataFrame:
+        """Of each ReFT what it is: method, intervention, rank, layers, on, tied, component."""
+        return settings(read_json(self.folder / "comparison.json")["methods"])
+
+    def plot_setting(
+        self, setting: str, dataset: str | None = None, *, ax: "Axes | None" = None
+    ) -> "Axes":
+        """Score against one setting of ReFTs, for each kind of intervention; see `ablations`.
+
+        Of each kind the first ReFT is shown, and those that differ from it in this setting alone;
+        a line is the untouched model.
+
+        Args:
+            setting: "rank", "layers", "on" or "tied".
+            dataset: which test set; the first by default.
+            ax: where to draw; a figure of its own by default.
+
+        Raises:
+            ValueError: no such setting or test set, or ReFTs that do not differ in it.
+        """
+        from reft_interp import plotting
+
+        known = list(dict.fromkeys(self.frame["dataset"].dropna()))
+        if dataset is not None and dataset not in known:
+            raise ValueError(f"dataset must be one of {', '.join(known)}, got {dataset!r}")
+        scores: Any = self.frame[self.frame["dataset"] == (dataset or known[0])]
+        shown = varied(self.settings(), setting).merge(scores, on="method")
+        untouched = scores.loc[scores["method"] == Untouched.name, "score"]
+        return plotting.grouped_intervals(
+            shown.assign(**{setting: [f"{setting} {value}" for value in shown[setting]]}),
+            value="score", label=setting, group="intervention",
+            reference=None if untouched.empty else float(untouched.iloc[0]),
+            reference_label=Untouched.name, xlabel=self.metric,
+            title=f"{dataset or known[0]} by {setting}", ax=ax,
         )  # fmt: skip
 
     def save(self) -> tuple[Path, Path]:

@@ -19,7 +19,7 @@ from reft_interp.interventions import (
 from reft_interp.tasks.suites import Recipe
 from reft_interp.training.finetuning import FinetuningMethod
 from reft_interp.training.linear_head import LinearHead
-from reft_interp.training.prompting import FewShot, Untouched
+from reft_interp.training.prompting import FewShot, MostFrequentAnswer, Untouched
 from reft_interp.training.reft_method import ReFT
 
 _REFTS: dict[str, type[Intervention]] = {
@@ -28,6 +28,7 @@ _REFTS: dict[str, type[Intervention]] = {
 _OTHERS: dict[str, Callable[[], FinetuningMethod]] = {
     "untouched": Untouched,
     "few-shot prompt": FewShot,
+    "most frequent answer": MostFrequentAnswer,
     "linear head": LinearHead,
     "RED": lambda: ReFT(RED(), on="every", component="mlp_out", name="RED"),
     "LoRA": lora,

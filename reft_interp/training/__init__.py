@@ -14,7 +14,7 @@ from reft_interp.training.failures import TrainingStopped
 from reft_interp.training.fit_classifier import fit_classifier
 from reft_interp.training.in_place import train
 from reft_interp.training.linear_head import LinearHead
-from reft_interp.training.prompting import FewShot
+from reft_interp.training.prompting import FewShot, MostFrequentAnswer
 from reft_interp.training.reft import ReFTResult, fit_reft
 from reft_interp.training.reft_cells import ReFTCell, fit_reft_each
 from reft_interp.training.reft_method import ReFT
@@ -28,6 +28,7 @@ __all__ = [
     "FewShot",
     "InterventionTrainer",
     "LinearHead",
+    "MostFrequentAnswer",
     "ReFT",
     "ReFTCell",
     "ReFTResult",

@@ -1,6 +1,9 @@
-"""What is compared with finetuning and trains nothing: the untouched model, a few examples."""
+"""What is compared with finetuning and trains nothing: the untouched model, a few examples before
+the prompt, the answer that is most frequent."""
 
+import math
 import random
+from collections import Counter
 from dataclasses import dataclass
 
 from transformer_lens.model_bridge import TransformerBridge
@@ -77,3 +80,43 @@ class FewShot(FinetuningMethod):
 
     def describe(self):
         return {**super().describe(), "examples": self.examples}
+
+
+class Constant(Finetuned):
+    """Gives one answer, whatever is asked.
+
+    Args:
+        answer: what it gives.
+    """
+
+    trained_parameters = 0
+
+    def __init__(self, answer: str):
+        self.answer = answer
+
+    def summed_loss(self, rows, group):
+        certain = all(rows[i]["answer"] == self.answer for i in group)
+        return (0.0 if certain else math.inf), len(group)
+
+    def continued(self, rows, **_):
+        return [self.answer] * len(rows)
+
+    def save(self, folder):
+        """There is nothing to write."""
+
+
+@dataclass(frozen=True, eq=False)
+class MostFrequentAnswer(FinetuningMethod):
+    """Whatever is asked, the answer that most training rows have: what knowing nothing of the
+    prompts is worth.
+
+    Args:
+        name: in tables.
+    """
+
+    name: str = "most frequent answer"
+    varies = False
+
+    def fit(self, model, rows, schedule, **_):
+        counted = Counter(row["answer"].removesuffix(end_of_text(model)) for row in rows)
+        return Fit(Constant(counted.most_common(1)[0][0]))

@@ -3,6 +3,7 @@
 import gc
 import sys
 import time
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -14,12 +15,12 @@ from reft_interp.interventions import RED, DiReFT, LoReFT
 from reft_interp.runtime import IntervenedModel
 from reft_interp.runtime.batching import encode
 from reft_interp.sites import Site
-from reft_interp.training import fit_reft
-from reft_interp.training.finetuning import Schedule
+from reft_interp.training import finetuning, fit_reft, reft_method
+from reft_interp.training.finetuning import Constants, Schedule
 from reft_interp.training.linear_head import LinearHead, last_states
 from reft_interp.training.loss_curve import LossCurve
-from reft_interp.training.memory import peak_memory
-from reft_interp.training.prompting import FewShot, Prompted, Untouched
+from reft_interp.training.memory import Peak, peak_memory
+from reft_interp.training.prompting import FewShot, MostFrequentAnswer, Prompted, Untouched
 from reft_interp.training.reft_method import IntervenedFinetuned, ReFT
 
 ROWS = [
@@ -123,6 +124,15 @@ def test_a_few_examples_stand_before_each_prompt(tiny):
         FewShot(5).fit(model, rows, Schedule(1))
 
 
+def test_the_most_frequent_answer_is_given_to_every_prompt(tiny):
+    answers = [" is</s>", " are</s>", " are</s>"]  # the second of them is the more frequent one
+    rows = [{"prompt": f"The {i}", "answer": answer} for i, answer in enumerate(answers)]
+    found: Any = MostFrequentAnswer().fit(tiny("llama"), rows, Schedule(1)).finetuned
+    assert found.generate(ROWS, batch_size=3, max_new_tokens=1) == [" are"] * 4
+    assert found.trained_parameters == 0
+    assert found.loss([ROWS[1]]) == 0 and found.loss(ROWS) == float("inf")
+
+
 def planted_rows(n: int) -> list[dict]:
     """The last word of the prompt says which answer is right."""
     words = [(" key", " is"), (" keys", " are")]
@@ -198,6 +208,33 @@ def test_memory_that_was_freed_before_counts_when_it_is_filled_again():
     if peak.bytes is None:
         pytest.skip("there is no /proc on this machine")
     assert peak.bytes > 130 * 2**20
+
+
+@pytest.mark.parametrize(
+    ("preparing", "training", "expected"),
+    [(100, 50, lambda held: held + 50), (10**9, 50, lambda _: 10**9), (100, None, lambda _: None)],
+)
+def test_constants_count_in_the_memory_of_each_training_that_uses_them(
+    tiny, monkeypatch, preparing, training, expected
+):
+    def measured(bytes_):
+        @contextmanager
+        def peak_memory(device):
+            yield Peak(bytes_)
+
+        return peak_memory
+
+    monkeypatch.setattr(finetuning, "peak_memory", measured(preparing))
+    monkeypatch.setattr(reft_method, "peak_memory", measured(training))
+    model, constants = tiny("llama"), Constants()
+    first, second = (
+        ReFT(kind(rank=1), (1,), "l1").fit(model, ROWS, Schedule(1, 2), constants=constants)
+        for kind in (LoReFT, DiReFT)
+    )
+    trained: Any = first.finetuned
+    held = constants.of(trained.intervened, ROWS, 2).rows.plan.nbytes
+    assert held > 100  # there are constants, more of them than the preparation took
+    assert first.memory == second.memory == expected(held)
 
 
 @pytest.mark.parametrize(

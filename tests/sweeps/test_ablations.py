@@ -1,0 +1,87 @@
+"""One setting at a time: which ReFTs there are, and which of them a figure shows."""
+
+from typing import Any
+
+import pytest
+from datasets import Dataset
+
+from reft_interp.evaluation.metrics import exact_match
+from reft_interp.interventions import RED, DiReFT, LoReFT
+from reft_interp.sweeps import Budget, ablations, compare
+from reft_interp.tasks.suites import Suite, paper_recipe
+from reft_interp.training.reft_method import ReFT
+
+BASE = ReFT(LoReFT(rank=2, dropout=0.1), (0, 1), "f1+l1")
+
+
+def suite() -> Suite:
+    said = ("The old", "Near the doors the", "A long", "In Japan the", "No", "Paris, the")
+    rows = Dataset.from_list(
+        [
+            {"prompt": f"{start} {word}", "answer": answer, "gold": answer.strip()}
+            for start in said
+            for word, answer in (("key", " is"), ("keys", " are"))
+        ]
+    )
+    return Suite(
+        name="keys", train=rows, development=rows, tests={"keys": rows}, template="{}",
+        extract=lambda answer: next((w for w in ("is", "are") if w in answer), None),
+        metric=exact_match(), max_new_tokens=2, recipe=paper_recipe("commonsense"),
+    )  # fmt: skip
+
+
+def test_each_setting_is_changed_alone_for_each_intervention():
+    found = ablations(
+        BASE, interventions=[DiReFT], ranks=(1, 2), layers=("all", (1,), (0, 1)),
+        on=("l1", "f1+l1"), untied=True,
+    )  # fmt: skip
+    of_one = ["", ", rank 1", ", layers all", ", layers 1", ", on l1", ", untied"]
+    assert [one.name for one in found] == [
+        f"{kind}{what}" for kind in ("LoReFT", "DiReFT") for what in of_one
+    ]
+    for one in found:
+        described = one.describe()
+        assert type(one.intervention).__name__ == one.name.split(",")[0]
+        assert described["intervention"][1]["rank"] == (1 if "rank 1" in one.name else 2)
+        assert described["layers"] == (
+            "all" if "layers all" in one.name else [1] if "layers 1" in one.name else [0, 1]
+        )
+        assert described["on"] == ("l1" if "on l1" in one.name else "f1+l1")
+        assert described["tied"] == ("untied" not in one.name)
+    # What is not changed stays as it was.
+    assert found[0] is BASE and found[1].intervention.arguments()["dropout"] == 0.1
+
+
+def test_what_has_no_rank_is_refused():
+    with pytest.raises(ValueError, match="reft: RED has no rank"):
+        ablations(ReFT(RED(), component="mlp_out"))
+
+
+def test_a_comparison_shows_what_differs_in_one_setting_alone(tiny, tmp_path):
+    found = compare(
+        tiny("llama"), suite(),
+        ablations(BASE, interventions=[DiReFT], ranks=(4, 1), on=("l1",)),
+        budget=Budget(2, 4, trials=1, seeds=(0,)), folder=tmp_path, progress=False,
+    )  # fmt: skip
+    frame = found.settings().set_index("method")
+    assert list(frame.loc["LoReFT, on l1", ["intervention", "rank", "layers", "on", "tied"]]) == [
+        "LoReFT", 2, "0, 1", "l1", True,
+    ]  # fmt: skip
+    ax: Any = found.plot_setting("rank")
+    assert [text.get_text() for text in ax.get_yticklabels()] == ["rank 1", "rank 2", "rank 4"] * 2
+    drawn = sorted(
+        float(y) for line in ax.lines if line.get_gid() == "value" for y in line.get_xdata()
+    )
+    table = found.frame.set_index("method")["score"]
+    names = [
+        f"{kind}{what}" for kind in ("LoReFT", "DiReFT") for what in ("", ", rank 4", ", rank 1")
+    ]
+    assert drawn == pytest.approx(sorted(table[name] for name in names))
+    labels = [text.get_text() for text in found.plot_setting("on", "keys").get_yticklabels()]
+    assert labels == ["on f1+l1", "on l1"] * 2
+    with pytest.raises(ValueError, match=r"setting must be one of rank, layers, .* got 'width'"):
+        found.plot_setting("width")
+    with pytest.raises(ValueError, match="'layers' is the same in all ReFTs here"):
+        found.plot_setting("layers")
+    with pytest.raises(ValueError, match="dataset must be one of keys, got 'doors'"):
+        found.plot_setting("rank", "doors")
