@@ -269,6 +269,8 @@ def _read(text: str) -> PositionSelector:
         return Substring(word, **_options(Substring, options))
     if kind == "indices" or (kind is None and re.fullmatch(r"-?\d+(,-?\d+)*", word)):
         return Indices(tuple(map(int, word.split(","))), **_options(Indices, options))
+    if kind is None and (ends := re.fullmatch(r"f(\d+)\W*l(\d+)", word)):
+        raise ValueError(f'write "f{ends[1]}+l{ends[2]}" for first and last tokens')
     if kind is None and not re.fullmatch(r"[^\W\d][\w.-]*", word):
         raise ValueError(f"{word!r} is neither a selector nor a name; for a span write span:NAME")
     return Span(word, **_options(Span, options))

@@ -14,6 +14,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import jaxtyping
 import pytest
 import torch
 from tiny_encoders import tiny_encoder
@@ -123,3 +124,13 @@ def freeze_batch() -> Callable[..., list[Region]]:
         return rows.regions(regions, range(len(batch)))
 
     return freeze
+
+
+@pytest.fixture
+def no_type_checks() -> Iterator[None]:
+    """As a user calls it: the tests' own type checks would answer first."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    try:
+        yield
+    finally:
+        jaxtyping.config.update("jaxtyping_disable", False)

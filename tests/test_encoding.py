@@ -4,7 +4,6 @@ import functools
 import pickle
 from collections.abc import Callable
 
-import jaxtyping
 import pytest
 import torch
 from hypothesis import given, settings
@@ -201,16 +200,6 @@ def test_what_cannot_be_meant_is_refused_with_its_row(prompts, answers, spans, m
 def test_a_slow_tokenizer_is_refused():
     with pytest.raises(TypeError, match="ByT5Tokenizer is a slow tokenizer"):
         tokenize(ByT5Tokenizer(), ["The key"])
-
-
-@pytest.fixture
-def no_type_checks():
-    """As a user calls it: the tests' own type checks would answer first."""
-    jaxtyping.config.update("jaxtyping_disable", True)
-    try:
-        yield
-    finally:
-        jaxtyping.config.update("jaxtyping_disable", False)
 
 
 @pytest.mark.usefixtures("no_type_checks")

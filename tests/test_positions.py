@@ -8,7 +8,7 @@ import pytest
 import torch
 from hypothesis import event, given, settings
 from hypothesis import strategies as st
-from test_encoding import TOKENIZERS, no_type_checks, sides, texts, tokenizers
+from test_encoding import TOKENIZERS, sides, texts, tokenizers
 
 from reft_interp.encoding import TokenizedBatch, tokenize
 from reft_interp.positions import (
@@ -27,8 +27,6 @@ from reft_interp.positions import (
 )
 from reft_interp.runtime.batching import encode
 from reft_interp.showing import show
-
-__all__ = ["no_type_checks"]  # a fixture
 
 parts = st.sampled_from(["prompt", "answer"])
 counts = st.integers(0, 9)
@@ -367,6 +365,7 @@ def test_the_text_of_a_selector_is_short(selector, text):
     ("on", "message"),
     [
         ("f7+s7", "positions 'f7+s7': 'f7+s7' is neither a selector nor a name"),
+        ("f3-l3", "positions 'f3-l3': write \"f3+l3\" for first and last tokens"),
         ("", "positions '': cannot be read; write \"f7+l7\""),
         ('"my subject"', "cannot be read"),
         ("f0", "first and last must be 0 or more, and not both 0, got 0, 0"),

@@ -5,14 +5,11 @@ from typing import Any, cast, get_args
 
 import pytest
 import torch
-from test_encoding import no_type_checks
 from torch import Tensor
 from torch.testing import assert_close
 
 from reft_interp.positions import Positions
 from reft_interp.sites import Component, Site
-
-__all__ = ["no_type_checks"]  # a fixture
 
 COMPONENTS: tuple[str, ...] = get_args(Component)
 LACKING = {"gpt_neox": {"resid_mid"}, "mixtral": {"mlp_post"}}

@@ -11,12 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 from sklearn.decomposition import PCA
-from test_encoding import no_type_checks
 from torch.testing import assert_close
 
 from reft_interp.subspace import Subspace, check_rank, expected_overlap, in_float64, numerical_rank
-
-__all__ = ["no_type_checks"]  # a fixture
 
 exactly = partial(assert_close, rtol=0, atol=1e-12)  # float64 algebra of a few dozen terms
 

@@ -55,12 +55,14 @@ def trade_off(
         ValueError: a column does not exist, the frame is empty, or a cost is below 0.
         TypeError: a column that should hold numbers does not.
     """
+    from matplotlib.ticker import EngFormatter, MaxNLocator, NullFormatter
+
     costs = numbers(frame, cost, "cost")
     if np.any(costs < 0):
         raise ValueError(f"cost must be 0 or more, but column {cost!r} has {np.nanmin(costs):g}")
     data = interval_columns(frame, value, low, high)
     names = column(frame, label, "label")
-    ax = ax if ax is not None else new_axes(WIDTH, 3.9)
+    ax = ax if ax is not None else new_axes(WIDTH, 2.6 + 0.24 * len(names))
     for k, (x, name) in enumerate(zip(costs, names, strict=True)):
         y, bottom, top = (float(data[one].iloc[k]) for one in ("value", "low", "high"))
         color = PALETTE[k % len(PALETTE)]
@@ -70,10 +72,17 @@ def trade_off(
             continue
         spread = None if np.isnan(bottom) else np.array([[y - bottom], [top - y]])
         ax.errorbar(
-            x, y, yerr=spread, color=color, marker=MARKERS[k % len(MARKERS)], markersize=7,
+            x, y, yerr=spread, color=color, marker=MARKERS[(k + k // len(PALETTE)) % len(MARKERS)],
+            # Hollow: of two at one place both are seen.
+            markersize=7, markerfacecolor="none", markeredgewidth=1.8,
             linestyle="none", capsize=3, elinewidth=1.5, label=short_name(name, 40),
         )  # fmt: skip
     ax.set_xscale("log")
+    paid = costs[costs > 0]
+    if len(paid) and paid.max() < 30 * paid.min():  # too few powers of ten to read the axis by
+        ax.xaxis.set_major_locator(MaxNLocator(4))
+    ax.xaxis.set_major_formatter(EngFormatter(sep=""))
+    ax.xaxis.set_minor_formatter(NullFormatter())
     ax.margins(x=0.15)
     ax.grid(axis="y", color=FAINT, linewidth=0.7)
     ax.set_xlabel(xlabel or cost)

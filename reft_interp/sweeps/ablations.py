@@ -38,7 +38,15 @@ def ablations(
 
     Raises:
         ValueError: an intervention without a rank.
+        TypeError: `reft` is no `ReFT`, or a single number or text stands where several should.
     """
+    if not isinstance(reft, ReFT):
+        raise TypeError(
+            f"reft must be a ReFT, as ReFT(LoReFT(rank=4), layers, on), got {type(reft).__name__}"
+        )
+    for name, given in {"ranks": ranks, "layers": layers, "on": on}.items():
+        if isinstance(given, str) or not isinstance(given, Sequence):
+            raise TypeError(f"{name} must be several, as {name}=({given!r},), got {given!r}")
     arguments = reft.intervention.arguments()
     if "rank" not in arguments:
         raise ValueError(

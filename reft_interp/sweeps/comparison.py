@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 _RESAMPLES = 500
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class MethodComparison:
     """Methods on a suite, each with the same budget; written to a folder as it was found."""
 
@@ -156,14 +156,17 @@ class MethodComparison:
         shown["chosen"] = [f"{x:g}" if x == x else "" for x in shown["chosen"].astype(float)]
         del shown["error"]
         lines = [
-            f"{self.suite}: {self.metric} [95 % over seeds and rows]; seconds to a development "
-            f"loss of {self.target:.3f}",
+            f"{self.suite}: {self.metric} of what is generated [95 % over seeds and rows]; seconds "
+            f"to a development loss of {self.target:.3f}",
             shown.astype(object)
             .where(shown.notna(), "")
             .to_string(index=False, float_format="{:.3f}".format),
             *(f"{one['method']}: {one['error']}" for one in self.runs if one["error"]),
         ]
         return "\n".join(lines)
+
+    def __repr__(self) -> str:
+        return str(self)
 
     def _repr_html_(self) -> str:
         return self.frame.to_html(index=False, float_format="{:.3f}".format)

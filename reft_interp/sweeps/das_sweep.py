@@ -48,7 +48,7 @@ def grid(
     ]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Sweep:
     """What a sweep found, as it is on disk."""
 
@@ -117,6 +117,9 @@ class Sweep:
             f"{len(self.frame)} rows in {self.folder}{failed}; no intervention "
             f"{self.no_intervention}\n{shown.to_string(index=False, float_format='{:.3f}'.format)}"
         )
+
+    def __repr__(self) -> str:
+        return str(self)
 
     def _repr_html_(self) -> str:
         return self.frame.to_html(index=False, float_format="{:.3f}".format)

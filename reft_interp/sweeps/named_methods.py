@@ -1,5 +1,6 @@
 """Methods by the names that papers give them."""
 
+import difflib
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -60,7 +61,13 @@ def named_method(name: str, recipe: Recipe, model: TransformerBridge) -> Finetun
         return replace(lora(), reft=beside, name=name)
     wanted = "DiReFT" if name == "NodiReFT" else name  # pyreft's name for the paper's DiReFT
     if wanted not in _REFTS:
-        raise ValueError(f"methods must be among {', '.join(NAMES)}, or objects; got {name!r}")
+        close = difflib.get_close_matches(name, NAMES, 1) or [
+            known for known in NAMES if known.lower() == name.lower()
+        ]
+        meant = f"; did you mean {close[0]!r}?" if close else ""
+        raise ValueError(
+            f"methods must be among {', '.join(NAMES)}, or objects; got {name!r}{meant}"
+        )
     depth = int(model.cfg.n_layers)
     # Layers are those of the paper's models, which may have more.
     listed = "all" if recipe.layers == "all" else [i for i in recipe.layers if i < depth]

@@ -99,9 +99,14 @@ def place_reft(
 
     Raises:
         ValueError: no site, or one that the model lacks; a model on several devices.
+        TypeError: what is no site.
     """
     check_devices(model)
-    sites = [site] if isinstance(site, Site) else list(site)
+    sites = [site] if isinstance(site, Site) or not isinstance(site, Sequence) else list(site)
+    if any(not isinstance(one, Site) for one in sites):
+        raise TypeError(
+            f'site must be a Site, as Site("resid_post", 8), or several of them, got {site!r}'
+        )
     if not sites:
         raise ValueError("site must be at least one Site, got none")
     with torch.random.fork_rng():

@@ -2,7 +2,6 @@
 
 from itertools import pairwise
 
-import jaxtyping
 import pytest
 import torch
 from datasets import Dataset
@@ -16,16 +15,6 @@ def test_strings_mappings_and_datasets_are_rows():
     rows = [{"prompt": "The key"}, {"prompt": "Paris"}]
     assert as_list(["The key", {"prompt": "Paris"}]) == rows
     assert as_list(Dataset.from_list(rows)) == rows
-
-
-@pytest.fixture
-def no_type_checks():
-    """As a user calls it: the tests' own type checks would answer first."""
-    jaxtyping.config.update("jaxtyping_disable", True)
-    try:
-        yield
-    finally:
-        jaxtyping.config.update("jaxtyping_disable", False)
 
 
 @pytest.mark.usefixtures("no_type_checks")

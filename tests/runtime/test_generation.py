@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from typing import Any
 
-import jaxtyping
 import pytest
 import torch
 from torch import Tensor
@@ -167,16 +166,6 @@ def test_new_tokens_have_no_source(tiny):
     )
     with pytest.raises(ValueError, match="new tokens have none"):
         intervened.generate(["The key"], ["The keys"], when="every token")
-
-
-@pytest.fixture
-def no_type_checks():
-    """As a user calls it: the tests' own type checks would answer first."""
-    jaxtyping.config.update("jaxtyping_disable", True)
-    try:
-        yield
-    finally:
-        jaxtyping.config.update("jaxtyping_disable", False)
 
 
 @pytest.mark.usefixtures("no_type_checks")

@@ -57,6 +57,17 @@ def test_what_has_no_rank_is_refused():
         ablations(ReFT(RED(), component="mlp_out"))
 
 
+@pytest.mark.usefixtures("no_type_checks")
+def test_what_is_no_reft_and_what_is_not_several_is_refused():
+    wrong: Any = LoReFT(rank=2)
+    with pytest.raises(TypeError, match=r"reft must be a ReFT, as ReFT\(.*got LoReFT"):
+        ablations(wrong)
+    with pytest.raises(TypeError, match=r"ranks must be several, as ranks=\(2,\), got 2"):
+        ablations(BASE, ranks=2)  # pyright: ignore[reportArgumentType]
+    with pytest.raises(TypeError, match=r"on must be several, as on=\('l1',\), got 'l1'"):
+        ablations(BASE, on="l1")
+
+
 def test_a_comparison_shows_what_differs_in_one_setting_alone(tiny, tmp_path):
     found = compare(
         tiny("llama"), suite(),

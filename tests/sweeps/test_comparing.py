@@ -252,6 +252,15 @@ def test_a_budget_that_allows_nothing_is_refused(given, said):
         Budget(**given)
 
 
+@pytest.mark.usefixtures("no_type_checks")
+def test_what_is_no_suite_and_what_is_misspelt_is_told_what_was_meant(tiny):
+    wrong: Any = rows(4)
+    with pytest.raises(TypeError, match=r"suite must be a Suite, got Dataset: .*labelled_suite"):
+        compare(tiny("llama"), wrong)
+    with pytest.raises(ValueError, match=r"got 'Lora'; did you mean 'LoRA'\?"):
+        compare(tiny("llama"), suite(), ["Lora"])
+
+
 def test_names_are_those_of_papers(tiny):
     model, recipe = tiny("llama"), paper_recipe("instructions")
     named = [named_method(name, recipe, model) for name in NAMES]

@@ -31,3 +31,11 @@ def test_no_epochs_are_no_training(tiny):
     pairs = [{"base": "The key", "source": "The keys", "label": " are"}]
     with pytest.raises(ValueError, match="epochs must be above 0, got 0"):
         ri.fit_das(tiny("llama"), pairs, SITE, "last", epochs=0)
+
+
+@pytest.mark.usefixtures("no_type_checks")
+def test_a_layer_alone_is_no_site(tiny):
+    rows = [{"prompt": "The key", "answer": " is"}]
+    for site in (0, [0]):
+        with pytest.raises(TypeError, match=r'site must be a Site, as Site\("resid_post", 8\)'):
+            ri.fit_reft(tiny("llama"), rows, ri.LoReFT(1), site, "last")  # pyright: ignore

@@ -2,7 +2,6 @@
 
 from typing import Any
 
-import jaxtyping
 import pytest
 import torch
 from labelled_sentences import planted, sentences
@@ -215,16 +214,6 @@ def test_classes_that_the_rows_do_not_have_and_another_metric(hooked):
     found = fit(model, rows[:20], classes=3, validation=rows[20:], metric=f1(("no", "yes", "?")))
     assert found.classifier.classes == 3
     assert found.score is not None and found.score.metric == "F1"
-
-
-@pytest.fixture
-def no_type_checks():
-    """As a user calls it: the tests' own type checks would answer first."""
-    jaxtyping.config.update("jaxtyping_disable", True)
-    try:
-        yield
-    finally:
-        jaxtyping.config.update("jaxtyping_disable", False)
 
 
 class NoStep(TrainerCallback):

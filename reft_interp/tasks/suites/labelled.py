@@ -39,7 +39,7 @@ def labelled_suite(
         train=as_dataset(train),
         development=as_dataset(development),
         tests={} if test is None else {task.name: test},
-        template=task.description,
+        template="the rows' own prompts",
         extract=lambda output: _said(output, answers),
         metric=exact_match(),
         max_new_tokens=5,
