@@ -13,16 +13,12 @@ learning_rate, ...; the setting, and all seconds.
 
 import argparse
 import json
-import logging
-import os
-import sys
 import tempfile
 import time
 from dataclasses import replace
 from pathlib import Path
 
-from compare import LAYERS, ON, RANK, SEEDS, Size, as_json, cut_down
-from datasets import disable_progress_bars
+from compare import BATCH, LAYERS, ON, RANK, SEEDS, Size, as_json, cut_down, start
 
 import reft_interp as ri
 from reft_interp import plotting
@@ -57,20 +53,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--folder", type=Path, help="where it is written, and goes on")
     given = parser.parse_args()
-    if "REFT_INTERP_DATA" not in os.environ:
-        sys.exit("set REFT_INTERP_DATA to the folder that holds glue/")
-    logging.disable(logging.WARNING)
-    disable_progress_bars()
-    model = ri.load_model("smollm2")
-    suite = cut_down(
-        glue("sst2", Path(os.environ["REFT_INTERP_DATA"]) / "glue"), SIZE, model.tokenizer
-    )
+    data, model = start("glue/")
+    suite = cut_down(glue("sst2", data / "glue"), SIZE, model.tokenizer)
     began = time.perf_counter()
     found = compare(
         model,
         suite,
         [MostFrequentAnswer(), *variants()],
-        budget=Budget(SIZE.steps, 8, trials=2, seeds=SEEDS, warmup_ratio=0.1),
+        budget=Budget(SIZE.steps, BATCH, trials=2, seeds=SEEDS, warmup_ratio=0.1),
         folder=given.folder or Path(tempfile.mkdtemp(prefix="ablations-")),
     )
     found.save()

@@ -28,6 +28,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from datasets import Dataset, disable_progress_bars
+from transformer_lens.model_bridge import TransformerBridge
 
 import reft_interp as ri
 from reft_interp.interop.peft_methods import dora, ia3, lora, prefix_tuning, prompt_tuning
@@ -165,6 +166,19 @@ def _number(value: float) -> float | None:
     return None if value is None or math.isnan(value) else round(float(value), 4)
 
 
+def start(folders: str) -> tuple[Path, TransformerBridge]:
+    """The folder of data, and the model; nothing but the results is printed from here on.
+
+    Args:
+        folders: what the folder of data must hold, for who has none.
+    """
+    if "REFT_INTERP_DATA" not in os.environ:
+        sys.exit(f"set REFT_INTERP_DATA to the folder that holds {folders}")
+    logging.disable(logging.WARNING)
+    disable_progress_bars()
+    return Path(os.environ["REFT_INTERP_DATA"]), ri.load_model("smollm2")
+
+
 def main() -> None:
     """Run the comparison and print its tables and its line of JSON."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
@@ -175,12 +189,7 @@ def main() -> None:
     parser.add_argument("--seeds", nargs="+", type=int, default=SEEDS)
     parser.add_argument("--folder", type=Path, help="where it is written, and goes on")
     given = parser.parse_args()
-    if "REFT_INTERP_DATA" not in os.environ:
-        sys.exit("set REFT_INTERP_DATA to the folder that holds glue/, commonsense/, arithmetic/")
-    logging.disable(logging.WARNING)
-    disable_progress_bars()
-    data = Path(os.environ["REFT_INTERP_DATA"])
-    model = ri.load_model("smollm2")
+    data, model = start("glue/, commonsense/, arithmetic/")
     folder = given.folder or Path(tempfile.mkdtemp(prefix="compare-"))
     chosen = given.methods or list(known)[: None if given.full else BY_DEFAULT]
     began, line = time.perf_counter(), {}

@@ -85,9 +85,7 @@ class MethodComparison:
         """
         from reft_interp import plotting
 
-        known = list(dict.fromkeys(self.frame["dataset"].dropna()))
-        if dataset is not None and dataset not in known:
-            raise ValueError(f"dataset must be one of {', '.join(known)}, got {dataset!r}")
+        known = self._datasets(dataset)
         some = self.frame[self.frame["error"].isna()]
         if dataset is not None or len(known) == 1:
             shown: Any = some[some["dataset"] == (dataset or known[0])]
@@ -124,9 +122,7 @@ class MethodComparison:
         """
         from reft_interp import plotting
 
-        known = list(dict.fromkeys(self.frame["dataset"].dropna()))
-        if dataset is not None and dataset not in known:
-            raise ValueError(f"dataset must be one of {', '.join(known)}, got {dataset!r}")
+        known = self._datasets(dataset)
         scores: Any = self.frame[self.frame["dataset"] == (dataset or known[0])]
         shown = varied(self.settings(), setting).merge(scores, on="method")
         untouched = scores.loc[scores["method"] == Untouched.name, "score"]
@@ -137,6 +133,13 @@ class MethodComparison:
             reference_label=Untouched.name, xlabel=self.metric,
             title=f"{dataset or known[0]} by {setting}", ax=ax,
         )  # fmt: skip
+
+    def _datasets(self, wanted: str | None) -> list[str]:
+        """The test sets, the wanted one among them."""
+        known = list(dict.fromkeys(self.frame["dataset"].dropna()))
+        if wanted is not None and wanted not in known:
+            raise ValueError(f"dataset must be one of {', '.join(known)}, got {wanted!r}")
+        return known
 
     def save(self) -> tuple[Path, Path]:
         """Write the table and the figure into the folder: `table.csv`, `parameters.png`."""

@@ -2,8 +2,7 @@
 
 Launched by `torchrun` or `accelerate launch`, each process holds the whole frozen model, or its
 share of it (`models.sharding`), and takes its share of the rows of each step; transformers'
-Trainer adds up their gradients. The steps are
-those of one process, whatever the number of rows.
+Trainer adds up their gradients. The steps are those of one process, whatever the number of rows.
 """
 
 from collections.abc import Iterable, Iterator
