@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, fields
 from typing import Literal
 
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from reft_interp.encoding import Offsets, TokenizedBatch
@@ -59,6 +59,12 @@ class Positions:
     def split(self, rows: int) -> "list[Tensor]":
         """The columns of each of so many rows."""
         return list(self.columns.split(torch.bincount(self.rows, minlength=rows).tolist()))
+
+    def read(self, activation: Float[Tensor, "batch pos *inner"]) -> Float[Tensor, "n *inner"]:
+        """What an activation holds at the edited tokens, on the device of the positions: a model
+        may be spread over several devices, and an activation is on that of its layer."""
+        there = self.to(activation.device)
+        return activation[there.rows, there.columns].to(self.rows.device)
 
     def to(self, device: torch.device | str | int) -> "Positions":
         """The same positions with their tensors on `device`."""

@@ -152,8 +152,9 @@ class Site:
     def read(
         self, activation: Float[Tensor, "batch pos *inner"], positions: Positions
     ) -> Float[Tensor, "n d"]:
-        """The edited tokens of an activation of this hook, one row a token."""
-        return self._chosen(activation[positions.rows, positions.columns]).flatten(1)
+        """The edited tokens of an activation of this hook, one row a token, on the device of the
+        positions."""
+        return self._chosen(positions.read(activation)).flatten(1)
 
     def write(
         self,
@@ -162,6 +163,7 @@ class Site:
         new: Float[Tensor, "n d"],
     ) -> Float[Tensor, "batch pos *inner"]:
         """A copy of `activation` with `new` at the edited tokens."""
+        positions, new = positions.to(activation.device), new.to(activation.device)
         tokens = activation[positions.rows, positions.columns]
         index = self.heads or self.neurons
         if index is None:

@@ -21,13 +21,14 @@ from transformers.trainer_callback import PrinterCallback
 
 from reft_interp.encoding import IGNORED, TokenizedBatch
 from reft_interp.interop.plain_edits import edited
+from reft_interp.models.devices import device_of
 from reft_interp.models.plain import plain_copy
 from reft_interp.runtime import IntervenedModel, Placement
-from reft_interp.runtime.batching import device_of, encode
+from reft_interp.runtime.batching import encode
 from reft_interp.runtime.generation import continuations
 from reft_interp.runtime.running import is_causal
 from reft_interp.training.finetuning import Finetuned, FinetuningMethod, Fit, Schedule, TextRow
-from reft_interp.training.folder_trainer import training_arguments
+from reft_interp.training.folder_trainer import training_arguments, use_one_copy
 from reft_interp.training.loss_curve import LossCurve
 from reft_interp.training.memory import peak_memory
 
@@ -58,6 +59,10 @@ class PlainFinetuned(Finetuned, nn.Module):
         self.placements = tuple(placements)
         self.interventions = nn.ModuleList([one.intervention for one in placements])
         self.interventions.to(device_of(bridge))
+        spread_over = getattr(adapted, "hf_device_map", None)
+        if spread_over is not None:
+            # By this the Trainer knows that layers are to stay on the devices where they are.
+            self.hf_device_map = spread_over
 
     @property
     def trained_parameters(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -191,6 +196,7 @@ def _train(
         progress=False,
         checkpoints=None,
     ) as arguments:
+        use_one_copy(arguments)
         trainer = Trainer(
             finetuned,
             arguments,

@@ -12,6 +12,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
+from .devices import device_of
+
 _TEXT = "The keys to the old cabinet near the doors are on the table."
 _LENGTH = 8
 
@@ -96,4 +98,4 @@ def logit_tolerance(model: TransformerBridge, logits: Float[Tensor, "batch pos v
 def sample_tokens(model: TransformerBridge) -> Int[Tensor, "1 pos"]:
     """A few tokens of ordinary text."""
     ids = model.tokenizer(_TEXT, return_tensors="pt")["input_ids"][:, :_LENGTH]
-    return ids.to(next(model.parameters()).device)
+    return ids.to(device_of(model))

@@ -1,8 +1,9 @@
-"""Dtypes and devices by name, refused before anything is loaded."""
+"""Dtypes and devices by name, refused before anything is loaded; and where weights are."""
 
 import os
 
 import torch
+from transformer_lens.model_bridge import TransformerBridge
 
 from .identity import dtype_name
 
@@ -50,6 +51,17 @@ def find_device(device: torch.device | str | None) -> torch.device:
             f"got {str(device)!r}"
         ) from error
     return found
+
+
+def device_of(model: TransformerBridge) -> torch.device:
+    """Where the model's first weights are; what is fed in, interventions and constants are there
+    too, wherever other layers may be."""
+    return next(model.parameters()).device
+
+
+def devices_of_attention(model: TransformerBridge) -> list[torch.device]:
+    """Where each block keeps keys and values."""
+    return [next(getattr(block, "attn", block).parameters()).device for block in model.blocks]
 
 
 def available_devices() -> list[str]:

@@ -34,6 +34,7 @@ from .gguf_files import read_gguf
 from .identity import set_identity
 from .quiet import quiet
 from .sharding import check_launched, shard_blocks
+from .spreading import check_not_offloaded
 from .versions import library_versions, refuse_broken_versions, remedy
 from .weights import Weights
 
@@ -53,6 +54,7 @@ def load_model(
     device: torch.device | str | None = None,
     revision: str | None = None,
     quantization_config: BitsAndBytesConfig | None = None,
+    device_map: str | dict[str, Any] | None = None,
     sharded: bool = False,
 ) -> TransformerBridge:
     """Load a language model, hooked and frozen, with its tokenizer.
@@ -68,6 +70,10 @@ def load_model(
         quantization_config: weights in 8 or 4 bits, as transformers has it:
             `BitsAndBytesConfig(load_in_8bit=True)`. Needs the package bitsandbytes. `dtype` is
             that of what stays unquantized; interventions are trained in float32 all the same.
+        device_map: for a model that no GPU here can hold but several together: "auto", "balanced"
+            or the device of each module, as transformers has it. Its layers are spread over them,
+            and run one device after the other in this process; interventions, prompts and
+            constants are on that of the embedding. Instead of `device`.
         sharded: for a model that no device here can hold: each of the processes that torchrun or
             `accelerate launch` launched keeps a share of each block (FSDP), and has the whole of
             one only while it runs. All must then make the same calls with the same rows; in a
@@ -81,8 +87,10 @@ def load_model(
 
     Raises:
         ValueError: no such model, dtype, device or revision, or an architecture that can't be
-            hooked; `quantization_config` for a .gguf file; `sharded` in a single process, or with
-            `quantization_config`.
+            hooked; `quantization_config` or `device_map` for a .gguf file; a `device_map` that
+            transformers cannot read, that leaves weights on the disk or (beside a GPU) in main
+            memory, or with `device`; `sharded` in a single process, or with `quantization_config`
+            or `device_map`.
         TypeError: `quantization_config` is none; `dtype` is neither a torch dtype nor a string.
         ConnectionError: the hub can't be reached and the model isn't in its local cache.
         ModuleNotFoundError: "smollm2" without the package that carries it; `quantization_config`
@@ -92,14 +100,18 @@ def load_model(
 
     >>> model = load_model("smollm2")  # doctest: +SKIP
     """
+    if device is not None and device_map is not None:
+        raise ValueError(f"device_map says where weights go, got device={str(device)!r} too")
     device = find_device(device)
-    weights = Weights(find_dtype(dtype), device, quantization_config)
+    weights = Weights(find_dtype(dtype), device, quantization_config, device_map)
     if sharded:
         check_launched()
         if quantization_config is not None:
             raise ValueError(
                 "sharded=True is for weights in a floating-point dtype, got quantization_config too"
             )
+        if device_map is not None:
+            raise ValueError("sharded=True shares each layer among processes, got device_map too")
     refuse_broken_versions()
     path = Path(name)
     if name == embedded.NAME:
@@ -119,7 +131,8 @@ def load_model(
         config_file = _cached_config(str(name), revision)
         revision = config_file.parent.name if config_file else revision
     # Quantized weights are put on their device as they are quantized.
-    moved_to = device if quantization_config is None and not sharded else None
+    placed = quantization_config is not None or device_map is not None
+    moved_to = None if placed or sharded else device
     model = wrap_model(*parts, name=str(name), revision=revision, device=moved_to)
     if sharded:
         shard_blocks(model, device)
@@ -206,6 +219,8 @@ def _compare_cached_with_uncached(model: TransformerBridge) -> None:
 
 
 def _read_file(path: Path, weights: Weights) -> _Parts:
+    if weights.device_map is not None:
+        raise ValueError(f"device_map is for folders and models on the hub, and {path} is a file")
     if weights.quantization is not None:
         raise ValueError(
             f"quantization_config is for models whose weights are plain, and those of {path} are "
@@ -280,6 +295,7 @@ def _read(name: str, weights: Weights, revision: str | None) -> _Parts:
             **where,
         )
     model, info = loaded
+    check_not_offloaded(model)
     if missing := sorted(info["missing_keys"]):
         warnings.warn(
             f"{name} has no weights for {', '.join(missing[:3])}"

@@ -9,6 +9,7 @@ from transformer_lens.model_bridge import TransformerBridge
 from transformers import PreTrainedModel
 
 from .sharding import is_sharded
+from .spreading import spread_like
 
 _WRAPPED = "._original_component"
 """What the bridge adds to the names of the modules that it wraps."""
@@ -57,7 +58,7 @@ def plain_copy(model: TransformerBridge) -> PreTrainedModel:
     for name, buffer in plain.named_buffers():
         if name not in wanted:
             _place(plain, name, buffer.to(hooked.device))
-    return plain.requires_grad_(False).eval()
+    return spread_like(plain.requires_grad_(False).eval(), hooked)
 
 
 def _make(cls: type[PreTrainedModel], config) -> PreTrainedModel:

@@ -6,8 +6,10 @@ import torch
 from transformer_lens.model_bridge import TransformerBridge
 from transformers import PreTrainedModel
 
+from reft_interp.models.devices import device_of
 from reft_interp.models.identity import identify
 from reft_interp.models.loading import wrap_model
+from reft_interp.models.spreading import is_spread, spread_like
 
 
 def untrained_copy(model: TransformerBridge, *, seed: int = 0) -> TransformerBridge:
@@ -18,10 +20,14 @@ def untrained_copy(model: TransformerBridge, *, seed: int = 0) -> TransformerBri
         seed: of the weights; the random state of the caller is not touched.
     """
     trained = cast("PreTrainedModel", model.original_model)
-    dtype, device = next(trained.parameters()).dtype, next(trained.parameters()).device
+    dtype = next(trained.parameters()).dtype
     with torch.random.fork_rng(devices=[]):
         # Far from small seeds, with which the model itself may have begun.
         torch.default_generator.manual_seed(2**31 + seed)
         fresh = type(trained)(trained.config)
-    fresh.to(device=device, dtype=dtype)  # pyright: ignore[reportCallIssue]
+    fresh.to(dtype)  # pyright: ignore[reportCallIssue, reportArgumentType]
+    if is_spread(trained):
+        spread_like(fresh, trained)
+    else:
+        fresh.to(device_of(model))  # pyright: ignore[reportCallIssue, reportArgumentType]
     return wrap_model(fresh, model.tokenizer, name=f"untrained {identify(model).name}")

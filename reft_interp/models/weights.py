@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from transformers import BitsAndBytesConfig
 
+from .spreading import DeviceMap
+
 
 @dataclass(frozen=True)
 class Weights:
@@ -16,6 +18,7 @@ class Weights:
         dtype: of what is not quantized.
         device: where quantized weights go; others are moved later.
         quantization: in 8 or 4 bits, by bitsandbytes.
+        device_map: where each layer goes, instead.
 
     Raises:
         TypeError: `quantization` is of another kind.
@@ -25,6 +28,7 @@ class Weights:
     dtype: torch.dtype
     device: torch.device
     quantization: BitsAndBytesConfig | None = None
+    device_map: DeviceMap | None = None
 
     def __post_init__(self) -> None:
         if self.quantization is None:
@@ -43,10 +47,10 @@ class Weights:
     @property
     def options(self) -> dict[str, Any]:
         """As `from_pretrained` takes them."""
-        if self.quantization is None:
-            return {"dtype": self.dtype}
-        return {
-            "dtype": self.dtype,
-            "quantization_config": self.quantization,
-            "device_map": {"": str(self.device)},
-        }
+        options: dict[str, Any] = {"dtype": self.dtype}
+        if self.device_map is not None:
+            options["device_map"] = self.device_map
+        if self.quantization is not None:
+            options["quantization_config"] = self.quantization
+            options.setdefault("device_map", {"": str(self.device)})
+        return options

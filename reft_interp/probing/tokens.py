@@ -1,12 +1,17 @@
 """Which tokens the directions of a subspace promote, by TransformerLens's logit readout."""
 
+from typing import cast
+
 import pandas as pd
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 from transformer_lens.tools.analysis import logit_readout
+from transformers import PreTrainedModel
 
+from reft_interp.models.devices import device_of
+from reft_interp.models.spreading import is_spread
 from reft_interp.subspace import Subspace
 
 
@@ -36,19 +41,26 @@ def promoted_tokens(
     Returns:
         Columns direction (from 1), sign ("+" or "−"), tokens (by falling logit).
     """
-    device = next(model.parameters()).device
     rows = []
     for sign, factor in (("+", 1.0), ("−", -1.0)):
-        read = logit_readout(
-            model, (factor * directions).to(device, next(model.parameters()).dtype), top_k=top
-        )
-        for i, ids in enumerate(_ids(read.top_ids).tolist()):
+        for i, ids in enumerate(_top_tokens(model, factor * directions, top).tolist()):
             tokens = [repr(model.tokenizer.decode([token]))[1:-1] for token in ids]
             rows.append({"direction": i + 1, "sign": sign, "tokens": "  ".join(tokens)})
     return pd.DataFrame(rows).sort_values(["direction", "sign"], ignore_index=True)
 
 
-def _ids(top: Tensor | None) -> Tensor:
-    if top is None:
+def _top_tokens(
+    model: TransformerBridge, directions: Float[Tensor, "r d"], top: int
+) -> Int[Tensor, "r top"]:
+    directions = directions.to(device_of(model), next(model.parameters()).dtype)
+    spread = is_spread(cast("PreTrainedModel", model.original_model))
+    if spread:
+        # The readout expects norm and unembedding on one device, and an unembedding that shares
+        # the embedding's weights is with it.
+        with torch.no_grad():
+            there = next(model.ln_final.parameters()).device
+            directions = model.ln_final(directions.to(there)[None])[0]
+    read = logit_readout(model, directions, apply_ln=not spread, top_k=top)
+    if read.top_ids is None:
         raise AssertionError("a readout with top_k has token ids")
-    return top
+    return read.top_ids

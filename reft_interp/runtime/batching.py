@@ -4,11 +4,11 @@ from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import replace
 from typing import Any, Literal, cast
 
-import torch
 from datasets import Dataset
 from transformer_lens.model_bridge import TransformerBridge
 
 from reft_interp.encoding import IGNORED, TokenizedBatch, tokenize
+from reft_interp.models.devices import device_of
 from reft_interp.runtime.running import is_causal
 
 Row = str | Mapping[str, Any]
@@ -16,11 +16,6 @@ Row = str | Mapping[str, Any]
 placements that have a name, which ones this row asks for), and (for encoders) `text_pair`: the text
 that makes a pair with the prompt."""
 Rows = Sequence[Row] | Dataset
-
-
-def device_of(model: TransformerBridge) -> torch.device:
-    """Where the model's weights are."""
-    return next(model.parameters()).device
 
 
 def check_several(rows: Any, argument: str = "rows") -> None:

@@ -16,6 +16,7 @@ from transformer_lens.model_bridge import TransformerBridge
 from transformers import DynamicCache
 
 from reft_interp.encoding import TokenizedBatch
+from reft_interp.models.devices import devices_of_attention
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,7 +101,7 @@ def freeze(
         ends: for each row one past the last column that will run.
         shared: of the tokens that all rows begin with, none of which is in a region.
     """
-    known = 0 if shared is None else len(shared)
+    known, home = 0 if shared is None else len(shared), batch.input_ids.device
     # Without a configuration the cache keeps every column of sliding-window layers too; the
     # window is then a matter of the mask.
     cache = DynamicCache()
@@ -108,15 +109,17 @@ def freeze(
         size = (len(batch), -1, -1, -1)
         cache = DynamicCache(
             [
-                (keys.expand(size), values.expand(size))
-                for keys, values in zip(shared.keys, shared.values, strict=True)
+                (keys.to(device).expand(size), values.to(device).expand(size))
+                for keys, values, device in zip(
+                    shared.keys, shared.values, devices_of_attention(model), strict=True
+                )
             ]
         )
     held: dict[int, Tensor] = {}
 
     def keep(layer: int):
         def keep_stream(stream: Tensor, hook: Any) -> None:
-            held[layer] = stream
+            held[layer] = stream.to(home)
 
         return f"blocks.{layer}.hook_in", keep_stream
 
@@ -132,7 +135,7 @@ def freeze(
             position_ids=batch.position_ids[:, known:],
             past_key_values=cache,
         )
-    above = [_keys_and_values(entry) for entry in cache.layers[lowest:]]
+    above = _keys_and_values(cache.layers[lowest:], home)
     rows = []
     for i, (early, late, end) in enumerate(
         zip(starts[0].tolist(), starts[1].tolist(), ends.tolist(), strict=True)
@@ -163,7 +166,7 @@ def freeze_prefix(model: TransformerBridge, tokens: Int[Tensor, "shared"]) -> Sh
 
     with model.hooks(fwd_hooks=[("unembed.hook_in", keep_one)]):
         model(tokens[None], past_key_values=cache)
-    entries = [_keys_and_values(entry) for entry in cache.layers]
+    entries = _keys_and_values(cache.layers, tokens.device)
     return SharedPrefix(
         torch.cat([keys for keys, _ in entries]), torch.cat([values for _, values in entries])
     )
@@ -179,12 +182,13 @@ def frozen_bytes(model: TransformerBridge, layers: Sequence[int], prefix: int, s
     return (streams + cached) * next(model.parameters()).element_size()
 
 
-def padded_cache(regions: Sequence[Region]) -> DynamicCache:
+def padded_cache(regions: Sequence[Region], devices: Sequence[torch.device]) -> DynamicCache:
     """The keys and values of rows as one cache, short rows padded on the left.
 
     Args:
         regions: in the order of their layers. In each block the cache holds the rows whose
             region has begun there.
+        devices: where each block's are wanted.
     """
     length = max(region.start for region in regions)
     lowest, first = regions[0].layer, regions[0].keys[0]
@@ -199,8 +203,8 @@ def padded_cache(regions: Sequence[Region]) -> DynamicCache:
         values = _left_padded([region.values for region in inside], inside, block, end, length)
         entries += zip(keys, values, strict=True)
     cache = DynamicCache([(empty, empty)] * top)
-    for layer, entry in zip(cache.layers, entries, strict=True):
-        _put(layer, *entry)
+    for layer, entry, device in zip(cache.layers, entries, devices, strict=True):
+        _put(layer, *(part.to(device) for part in entry))
     return cache
 
 
@@ -235,5 +239,5 @@ def _put(entry: Any, keys: Tensor, values: Tensor) -> None:
     entry.keys, entry.values = keys, values
 
 
-def _keys_and_values(entry: Any) -> tuple[Tensor, Tensor]:
-    return entry.keys, entry.values
+def _keys_and_values(layers: Sequence[Any], home: torch.device) -> list[tuple[Tensor, Tensor]]:
+    return [(layer.keys.to(home), layer.values.to(home)) for layer in layers]

@@ -15,6 +15,7 @@ from transformer_lens.model_bridge import TransformerBridge
 
 from reft_interp.encoding import IGNORED, TokenizedBatch
 from reft_interp.interventions import Intervention
+from reft_interp.models.devices import device_of
 from reft_interp.positions import Positions, check_alignment
 from reft_interp.runtime.answer_loss import answer_loss
 from reft_interp.runtime.batching import Rows, encode
@@ -70,9 +71,7 @@ class IntervenedModel(nn.Module):
         self._bridge = (model,)
         self.placements = tuple(placement.built_for(model) for placement in placements)
         self.interventions = nn.ModuleList(self._distinct())
-        for p in model.parameters():
-            self.interventions.to(p.device)
-            break
+        self.interventions.to(device_of(model))
         # Dropout is for training, and whoever trains says so.
         self.eval()
 

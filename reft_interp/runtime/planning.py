@@ -10,8 +10,9 @@ from transformer_lens.model_bridge import TransformerBridge
 
 from reft_interp.encoding import TokenizedBatch
 from reft_interp.models.consistency import difference
+from reft_interp.models.devices import device_of
 from reft_interp.models.sharding import is_sharded, least_of_all
-from reft_interp.runtime.batching import Rows, device_of, encode
+from reft_interp.runtime.batching import Rows, encode
 from reft_interp.runtime.constants import FrozenRows, RegionsOfRows, regions_of
 from reft_interp.runtime.frozen import Region
 from reft_interp.runtime.placement import Edit, Placement, select

@@ -19,6 +19,7 @@ from transformer_lens.model_bridge import TransformerBridge
 from transformers.cache_utils import DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
 
 from reft_interp.encoding import TokenizedBatch
+from reft_interp.models.devices import devices_of_attention
 from reft_interp.positions import Positions
 from reft_interp.runtime.attention import grouped
 from reft_interp.runtime.frozen import Region, padded_cache
@@ -86,7 +87,7 @@ def replay(
     entering: list[Tensor] = []
 
     def keep(activation: Tensor, hook: Any) -> Tensor:
-        entering.append(activation[wanted.rows, wanted.columns])
+        entering.append(wanted.read(activation))
         return entering[0][None] if unembed else entering[0][None, :0]
 
     layers = model.cfg.n_layers
@@ -104,7 +105,7 @@ def replay(
             input_ids,
             attention_mask=mask,
             position_ids=starts[:, None] + columns,
-            past_key_values=padded_cache(ordered),
+            past_key_values=padded_cache(ordered, devices_of_attention(model)),
         )
     return logits[0] if unembed else entering[0]
 
@@ -156,7 +157,7 @@ def _of_rows(
 
     def forward(hidden_states: Tensor, *args: Any, **kwargs: Any) -> Any:
         before = running - (0 if joining is None else len(joining))
-        parts = [hidden_states[:before], *([] if joining is None else [joining])]
+        parts = [hidden_states[:before], *([] if joining is None else [joining.to(hidden_states)])]
         stream = torch.cat(parts) if before else parts[-1]
         return type(block).forward(
             block, stream, *map(some, args), **{name: some(arg) for name, arg in kwargs.items()}

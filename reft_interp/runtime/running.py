@@ -96,15 +96,14 @@ def run(
     if at is None:
         with hooked(model, edits):
             return _forward(model, batch, **options)
-    rows, columns = at.rows, at.columns
     entering: list[Tensor] = []
     if not is_causal(model) or _LAST_STREAM not in model.hook_dict:
         if unembed:
             with hooked(model, edits):
-                return _forward(model, batch, **options)[rows, columns]
+                return at.read(_forward(model, batch, **options))
 
         def keep_last(stream: Tensor, hook: Any) -> Tensor:
-            entering.append(stream[rows, columns])
+            entering.append(at.read(stream))
             return stream[:1, :1]  # its output layer runs on one token, and nobody looks
 
         last_block = f"blocks.{model.cfg.n_layers - 1}.hook_resid_post"
@@ -113,7 +112,7 @@ def run(
         return entering[0]
 
     def keep(stream: Tensor, hook: Any) -> Tensor:
-        entering.append(stream[rows, columns])
+        entering.append(at.read(stream))
         return entering[0][None] if unembed else entering[0][None, :0]
 
     with hooked(model, edits, [(_LAST_STREAM, keep)]):
@@ -152,8 +151,9 @@ def token_logits(
     """Logits of k tokens a row, from what enters the output layer (see `can_score_tokens`)."""
     head = model.unembed.original_component
     assert isinstance(head, nn.Linear)  # can_score_tokens said so
-    logits = (head.weight[tokens] @ entering.to(head.weight.dtype)[:, :, None])[..., 0]
-    return logits if head.bias is None else logits + head.bias[tokens]
+    there = tokens.to(head.weight.device)
+    logits = (head.weight[there] @ entering.to(head.weight)[:, :, None])[..., 0]
+    return (logits if head.bias is None else logits + head.bias[there]).to(entering.device)
 
 
 @torch.no_grad()

@@ -14,9 +14,10 @@ from torch import Tensor, nn
 from transformer_lens.model_bridge import TransformerBridge
 
 from reft_interp.encoding import TokenizedBatch
+from reft_interp.models.devices import device_of
 from reft_interp.positions import Positions
 from reft_interp.runtime import IntervenedModel
-from reft_interp.runtime.batching import Rows, by_length, device_of, encode
+from reft_interp.runtime.batching import Rows, by_length, encode
 from reft_interp.runtime.frozen import Region
 from reft_interp.runtime.replaying import replay
 from reft_interp.runtime.running import is_causal, prompt_ends, prompt_starts, run

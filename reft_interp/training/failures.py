@@ -109,7 +109,6 @@ def memory_advice(
         recompute: whether the step ran with gradient checkpointing.
     """
     parameters = [p for p in intervened.parameters() if p.requires_grad]
-    device = parameters[0].device
     longest = max(chosen.numbers, key=lambda row: chosen.prepared.region_length([row]))
 
     def step(rows: int) -> None:
@@ -119,10 +118,10 @@ def memory_advice(
         torch.autograd.grad(loss, parameters, allow_unused=True)
 
     tokens = f"of {chosen.prepared.region_length([longest])} tokens"
-    peaks = []
+    peaks: list[list[int]] = []
     for rows in (1, 2):
         try:
-            peaks.append(peak_memory(device, partial(step, rows)))
+            peaks.append(peak_memory(partial(step, rows)))
         except torch.OutOfMemoryError:
             break
     if not peaks:
@@ -132,11 +131,16 @@ def memory_advice(
         )
     fits = 1
     if len(peaks) == 2:
-        each = max(peaks[1] - peaks[0], 1)
-        fits += max(0, int((available_memory(device) * _SAFE - peaks[0]) // each))
+        more = [
+            int((free * _SAFE - one) // max(two - one, 1))
+            for free, one, two in zip(available_memory(), *peaks, strict=True)
+        ]
+        fits += max(0, min(more))
     size = args.per_device_train_batch_size
     fits = min(fits, len(chosen.numbers) - 1, size - 1)
-    advice = f"one row {tokens} takes {peaks[0] / 1e6:,.0f} MB, so that {max(fits, 1)} would fit"
+    advice = (
+        f"one row {tokens} takes {sum(peaks[0]) / 1e6:,.0f} MB, so that {max(fits, 1)} would fit"
+    )
     if fits < 1:
         return f"{advice} at most, beside what else takes memory"
     part = max(n for n in range(1, fits + 1) if size % n == 0)
@@ -147,15 +151,15 @@ def memory_advice(
     )
 
 
-def peak_memory(device: torch.device, step: Callable[[], None]) -> int:
-    """Bytes that a step takes on a GPU at most, beside what was there before."""
+def peak_memory(step: Callable[[], None]) -> list[int]:
+    """Bytes that a step takes on each GPU at most, beside what was there before."""
     torch.cuda.empty_cache()
-    with memory.peak_memory(device) as peak:
+    with memory.peak_memory(torch.device("cuda")) as peak:
         step()
-    return peak.bytes or 0
+    return peak.of_gpus
 
 
-def available_memory(device: torch.device) -> int:
-    """Bytes of a GPU that a step can have."""
+def available_memory() -> list[int]:
+    """Bytes of each GPU that a step can have."""
     torch.cuda.empty_cache()
-    return torch.cuda.mem_get_info(device)[0]
+    return [torch.cuda.mem_get_info(gpu)[0] for gpu in range(torch.cuda.device_count())]

@@ -14,8 +14,9 @@ from typing import Any, Literal
 import torch
 from transformer_lens.model_bridge import TransformerBridge
 
+from reft_interp.models.devices import device_of
 from reft_interp.runtime import IntervenedModel
-from reft_interp.runtime.batching import Rows, as_list, by_length, device_of
+from reft_interp.runtime.batching import Rows, as_list, by_length
 from reft_interp.runtime.prepared import PreparedRows
 from reft_interp.training.memory import peak_memory
 

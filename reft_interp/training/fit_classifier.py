@@ -18,8 +18,9 @@ from transformers import TrainerCallback
 from reft_interp.evaluation.metric_scores import score
 from reft_interp.evaluation.metrics import Metric, exact_match, pearson
 from reft_interp.interventions import Intervention
+from reft_interp.models.devices import device_of
 from reft_interp.positions import PositionSelector
-from reft_interp.runtime.batching import Rows, device_of
+from reft_interp.runtime.batching import Rows
 from reft_interp.runtime.planning import Engine
 from reft_interp.sites import Site
 from reft_interp.training.classifier import Classifier

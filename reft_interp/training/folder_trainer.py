@@ -48,9 +48,7 @@ class FolderTrainer(Trainer):
         callbacks: Sequence[TrainerCallback] = (),
         **options: Any,
     ):
-        # The module lives where the model does; several devices would need several copies of
-        # the model, which nn.DataParallel cannot make.
-        args._n_gpu = min(args.n_gpu, 1)
+        use_one_copy(args)
         super().__init__(
             model=module,
             args=args,
@@ -120,6 +118,12 @@ class FolderTrainer(Trainer):
             [{name: entry[name] for name in ("step", "epoch", "loss")} for entry in logged],
             columns=["step", "epoch", "loss"],
         )
+
+
+def use_one_copy(args: TrainingArguments) -> None:
+    """Keep the Trainer from nn.DataParallel where one process sees several GPUs: what is trained
+    lives where the model does, and copies of it would share no frozen model."""
+    args._n_gpu = min(args.n_gpu, 1)
 
 
 @contextmanager

@@ -14,8 +14,9 @@ from datasets import IterableDataset
 from transformers import TrainerCallback, TrainingArguments
 
 from reft_interp.interventions.rows import PartOfRows
+from reft_interp.models.devices import device_of
 from reft_interp.runtime import IntervenedModel
-from reft_interp.runtime.batching import Rows, device_of
+from reft_interp.runtime.batching import Rows
 from reft_interp.runtime.prepared import PreparedRows
 from reft_interp.training.checkpoints import (
     check_same_training,
@@ -98,8 +99,7 @@ def train(
             model holds the last good weights.
         ValueError: nothing to train; `resume` without a folder for checkpoints, without a whole
             checkpoint there, with one of other interventions, or for `orthogonal_parts`;
-            checkpoints of an earlier training; a model on several devices; what
-            `InterventionTrainer` refuses.
+            checkpoints of an earlier training; what `InterventionTrainer` refuses.
         OSError: a checkpoint could not be written; those before it are whole.
         torch.OutOfMemoryError: with the number of rows a step that would fit.
     """

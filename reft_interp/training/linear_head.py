@@ -14,7 +14,8 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 from transformer_lens.model_bridge import TransformerBridge
 
-from reft_interp.runtime.batching import by_length, device_of, encode
+from reft_interp.models.devices import device_of
+from reft_interp.runtime.batching import by_length, encode
 from reft_interp.runtime.running import record
 from reft_interp.selector import Positions
 from reft_interp.sites import Site

@@ -4,7 +4,7 @@ import ctypes
 import gc
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -19,19 +19,25 @@ class Peak:
     bytes: int | None = None
     """Above what was held at the start; None where it cannot be known (a CPU without Linux's
     /proc)."""
+    of_gpus: list[int] = field(default_factory=list)
+    """The same of each GPU, in the order of their numbers; empty on a CPU."""
 
 
 @contextmanager
 def peak_memory(device: torch.device) -> Iterator[Peak]:
-    """Within it, the highest memory is watched: of the GPU, or of this process on a CPU."""
+    """Within it, the highest memory is watched: of the GPUs, as a model may be spread over
+    several, or of this process on a CPU."""
     peak = Peak()
     # What is garbage, or free but kept by the allocator, is held by nobody: what fills it is new.
     gc.collect()
     if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-        held = torch.cuda.memory_allocated(device)
+        gpus = range(torch.cuda.device_count())
+        for gpu in gpus:
+            torch.cuda.reset_peak_memory_stats(gpu)
+        before = [torch.cuda.memory_allocated(gpu) for gpu in gpus]
         yield peak
-        peak.bytes = torch.cuda.max_memory_allocated(device) - held
+        peak.of_gpus = [torch.cuda.max_memory_allocated(gpu) - before[gpu] for gpu in gpus]
+        peak.bytes = sum(peak.of_gpus)
         return
     _give_back_what_is_free()
     with suppress(OSError):

@@ -9,7 +9,8 @@ from typing import Any
 
 import torch
 
-from reft_interp.runtime.batching import Rows, device_of
+from reft_interp.models.devices import device_of
+from reft_interp.runtime.batching import Rows
 from reft_interp.runtime.planning import Engine
 from reft_interp.runtime.prepared import PreparedRows
 from reft_interp.training.classifier import Classifier

@@ -6,15 +6,18 @@ Trainer adds up their gradients. The steps are those of one process, whatever th
 """
 
 from collections.abc import Iterable, Iterator
+from typing import cast
 
 import torch
 from accelerate.data_loader import SeedableRandomSampler
 from torch.distributed.tensor import DTensor
 from torch.utils.data import RandomSampler, Sampler
 from transformer_lens.model_bridge import TransformerBridge
-from transformers import TrainingArguments
+from transformers import PreTrainedModel, TrainingArguments
 
+from reft_interp.models.devices import device_of
 from reft_interp.models.sharding import sharded_parameters
+from reft_interp.models.spreading import is_spread
 from reft_interp.runtime import IntervenedModel
 from reft_interp.training.collating import NO_ROW, RowsDataset
 
@@ -73,33 +76,40 @@ def share_of(batch_size: int, processes: int) -> int:
 
 
 def check_devices(model: TransformerBridge) -> str:
-    """The one device that a model is on, or this process' share of it.
+    """The device that a model is on, or this process' share of it; of one that is spread over
+    several, the first, where interventions are trained.
 
     Raises:
-        ValueError: weights on several devices, or cut into pieces by others than `load_model`.
+        ValueError: weights on several devices that nothing moves between, or cut into pieces by
+            others than `load_model`.
     """
     weights, shared = list(model.parameters()), sharded_parameters(model)
     if any(isinstance(weight, DTensor) and weight not in shared for weight in weights):
         raise ValueError(_cut_up("a model sharded by tp_plan or distributed_config"))
-    first, *others = _names(weight.device for weight in weights)
-    if others:
+    devices = _names(weight.device for weight in weights)
+    if len(devices) > 1 and not is_spread(cast("PreTrainedModel", model.original_model)):
         raise ValueError(
-            f"the model is spread over {', '.join([first, *others])} (device_map or n_devices), "
-            "and interventions are trained on one device: load it on one, in bfloat16 or with "
-            "quantization_config= if it does not fit, or with sharded=True in several processes"
+            f"the model's weights are on {', '.join(devices)}, and nothing moves what one layer "
+            "hands to the next: load it with load_model(..., device_map=...), or on one device"
         )
-    return first
+    return _names([device_of(model)])[0]
 
 
 def check_processes(intervened: IntervenedModel, args: TrainingArguments) -> None:
     """Raise where the model or the launch is of a kind that interventions cannot train in.
 
     Raises:
-        ValueError: weights on several devices, or cut into pieces; FSDP or DeepSpeed; a model
-            that is on another device than the one that this process trains on.
+        ValueError: weights that `check_devices` refuses; FSDP or DeepSpeed; a model that is on
+            another device than the one that this process trains on, or spread over several while
+            other processes train, too.
     """
     if args.fsdp or args.deepspeed:
         raise ValueError(_cut_up("fsdp" if args.fsdp else "deepspeed"))
+    if args.world_size > 1 and is_spread(cast("PreTrainedModel", intervened.model.original_model)):
+        raise ValueError(
+            f"the model is spread over several devices (device_map), and {args.world_size} "
+            "processes train on it: launch one, or load with sharded=True"
+        )
     device, trained_on = check_devices(intervened.model), _names([args.device])[0]
     if device != trained_on:
         raise ValueError(

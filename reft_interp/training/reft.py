@@ -98,7 +98,8 @@ def place_reft(
     """The untrained ReFT in its places, as `fit_reft` begins with it.
 
     Raises:
-        ValueError: no site, or one that the model lacks; a model on several devices.
+        ValueError: no site, or one that the model lacks; weights on several devices
+            that nothing moves between.
         TypeError: what is no site.
     """
     check_devices(model)

@@ -9,9 +9,9 @@ from transformer_lens.model_bridge import TransformerBridge
 
 from reft_interp.encoding import IGNORED
 from reft_interp.interventions import Intervention
+from reft_interp.models.devices import device_of
 from reft_interp.positions import FirstLast, PositionSelector, first, last, parse_positions
 from reft_interp.runtime import IntervenedModel, Placement
-from reft_interp.runtime.batching import device_of
 from reft_interp.sites import Component, Site
 from reft_interp.training.finetuning import (
     Constants,

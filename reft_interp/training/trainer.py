@@ -45,9 +45,9 @@ class InterventionTrainer(FolderTrainer):
         callbacks: transformers' callbacks, for instance EarlyStoppingCallback.
 
     Raises:
-        ValueError: nothing in `intervened` is trainable; the model is on several devices or on
-            another one than `args` says; FSDP, DeepSpeed or mixed precision; gradient
-            checkpointing of rows that are replayed.
+        ValueError: nothing in `intervened` is trainable; the model is on another device than
+            `args` says, or on several that nothing moves between; FSDP, DeepSpeed or mixed
+            precision; gradient checkpointing of rows that are replayed.
     """
 
     def __init__(

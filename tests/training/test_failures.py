@@ -110,13 +110,13 @@ def small_gpu(monkeypatch):
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1 GiB")
         return plain(self, batch, **inputs)
 
-    def peak_memory(device, step):
+    def peak_memory(step):
         step()
-        return (90 + 10 * ran[-1]) * 10**6
+        return [(90 + 10 * ran[-1]) * 10**6]
 
     monkeypatch.setattr(IntervenedModel, "forward", forward)
     monkeypatch.setattr(failures, "peak_memory", peak_memory)
-    monkeypatch.setattr(failures, "available_memory", lambda device: int(145e6 / 0.9))
+    monkeypatch.setattr(failures, "available_memory", lambda: [int(145e6 / 0.9)])
 
 
 def test_a_step_that_is_too_large_says_what_would_fit(tiny, small_gpu):
@@ -133,8 +133,16 @@ def test_a_step_that_is_too_large_says_what_would_fit(tiny, small_gpu):
     fit(intervened, per_device_train_batch_size=4, gradient_accumulation_steps=4)
 
 
+def test_of_several_gpus_the_one_with_the_least_room_counts(tiny, small_gpu, monkeypatch):
+    alone = failures.peak_memory
+    monkeypatch.setattr(failures, "peak_memory", lambda step: [10**6, *alone(step), 0])
+    monkeypatch.setattr(failures, "available_memory", lambda: [10**9, int(125e6 / 0.9), 10**9])
+    with pytest.raises(torch.OutOfMemoryError, match="takes 101 MB, so that 3 would fit"):
+        fit(placed(tiny("llama")), batch_size=16)
+
+
 def test_where_not_even_one_row_fits_it_says_so(tiny, small_gpu, monkeypatch):
-    def peak_memory(device, step):
+    def peak_memory(step):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     monkeypatch.setattr(failures, "peak_memory", peak_memory)

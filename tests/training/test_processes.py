@@ -182,13 +182,13 @@ def test_what_would_cut_up_the_frozen_model_is_refused(tiny, tmp_path, option):
         check_processes(placed(tiny("llama")), settings)
 
 
-def test_a_model_spread_over_devices_is_refused(make_tiny):
+def test_weights_on_devices_that_nothing_moves_between_are_refused(make_tiny):
     bridge = make_tiny("llama")
     intervened = placed(bridge)
     bridge.unembed.original_component.to("meta")
-    with pytest.raises(ValueError, match="spread over cpu, meta"):
+    with pytest.raises(ValueError, match="weights are on cpu, meta, and nothing moves"):
         train(intervened, ROWS, progress=False)
-    with pytest.raises(ValueError, match="spread over cpu, meta"):
+    with pytest.raises(ValueError, match="weights are on cpu, meta, and nothing moves"):
         fit_reft(bridge, ROWS, LoReFT(2), Site("resid_post", 1), "l1")
 
 
