@@ -20,6 +20,10 @@ from reft_interp.runtime.activations import activations_each
 from reft_interp.sites import Site
 from reft_interp.subspace import Subspace, check_rank
 
+# Equal activations that were computed in batches of other shapes differ by less, as a share of
+# what activations vary by.
+_ROUNDING = 1e-10
+
 
 class ReadingMethod(ABC):
     """A method (see `methods.Method`) that is fitted to activations and the variable's values."""
@@ -68,16 +72,16 @@ class DifferenceOfMeans(ReadingMethod):
     name: str = "difference of means"
 
     def from_activations(self, held: Float[Tensor, "n d"], values: np.ndarray) -> Intervention:
-        means = torch.stack(
-            [held[torch.as_tensor(values == value)].mean(0) for value in np.unique(values)]
-        )
+        means, _ = _class_means(held, values)
         return _spanned(self, (means[1:] - means[0]).float())
 
 
 @dataclass(frozen=True)
 class LinearDiscriminant(ReadingMethod):
     """The directions that a linear discriminant analysis reads (scikit-learn's, its covariance
-    shrunk as Ledoit and Wolf have it: there are fewer examples than dimensions).
+    shrunk as Ledoit and Wolf have it: there are fewer examples than dimensions). Where activations
+    do not differ within a value, as at a token before which all prompts of a value are the same,
+    these are the differences between the values' means, to which shrinking leads.
 
     Args:
         rank: only so many of the directions, the longest; all by default (values − 1).
@@ -87,6 +91,10 @@ class LinearDiscriminant(ReadingMethod):
     name: str = "LDA"
 
     def from_activations(self, held: Float[Tensor, "n d"], values: np.ndarray) -> Intervention:
+        means, of_examples = _class_means(held, values)
+        within = (held.double() - of_examples).square().sum()
+        if within <= _ROUNDING * (held.double() - held.double().mean(0)).square().sum():
+            return _spanned(self, (means[1:] - means[0]).float())
         # Not shrinkage="auto", which scales every dimension by its own spread first.
         fitted = LinearDiscriminantAnalysis(solver="eigen", covariance_estimator=LedoitWolf()).fit(
             held.double().numpy(), values
@@ -160,6 +168,17 @@ def labelled_activations_each(
         (torch.cat(held).cpu(), np.repeat(said, [len(one) for one in held]))
         for held in activations_each(model, [prompt for prompt, _ in prompts.values()], places)
     ]
+
+
+def _class_means(
+    held: Float[Tensor, "n d"], values: np.ndarray
+) -> tuple[Float[Tensor, "k d"], Float[Tensor, "n d"]]:
+    """The mean of each value, in their order, and of each example that of its value."""
+    present, which = np.unique(values, return_inverse=True)
+    means = torch.stack(
+        [held[torch.as_tensor(which == i)].double().mean(0) for i in range(len(present))]
+    )
+    return means, means[torch.as_tensor(which)]
 
 
 def _between(weights: np.ndarray) -> np.ndarray:

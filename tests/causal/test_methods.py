@@ -180,3 +180,19 @@ def test_a_probe_says_where_there_is_nothing_to_read():
     held = torch.ones(6, 4)
     with pytest.raises(ValueError, match="logistic probe finds no direction: activations do not"):
         ri.LogisticProbe().from_activations(held, np.array(list("ababab")))
+
+
+@pytest.mark.parametrize("noise", [0.0, 1e-7, 1e-3])
+def test_lda_finds_values_that_hardly_vary_within(noise):
+    generator = torch.Generator().manual_seed(0)
+    values = np.array([0, 1] * 20)
+    between = torch.randn(16, generator=generator)
+    held = torch.outer(torch.as_tensor(values).float(), between)
+    held += noise * torch.randn(40, 1, generator=generator) * torch.eye(16)[3]
+    found = ri.LinearDiscriminant().from_activations(held, values)
+    expected = between.clone()
+    if noise == 1e-3:  # along this dimension alone means are told apart no better
+        expected[3] = 0
+    assert found.subspace.principal_angles(ri.Subspace.from_matrix(expected[None])).max() < 3
+    with pytest.raises(ValueError, match="LDA finds no direction"):
+        ri.LinearDiscriminant().from_activations(held[:1].expand(40, -1), values)
