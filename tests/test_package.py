@@ -40,6 +40,15 @@ def test_every_public_name_is_there_and_documented(name):
     assert thing.__doc__ and len(thing.__doc__) > 20
 
 
+@pytest.mark.parametrize(
+    ("wrong", "meant"), [("LoReft", "LoReFT"), ("loadmodel", "load_model"), ("xyzzy", None)]
+)
+def test_a_misspelt_name_is_told_what_it_may_mean(wrong, meant):
+    with pytest.raises(AttributeError, match=f"^reft_interp has no {wrong!r}") as told:
+        getattr(ri, wrong)
+    assert (f"did you mean {meant!r}" in str(told.value)) == (meant is not None)
+
+
 def test_the_public_names_are_in_dir():
     assert set(PUBLIC) <= set(dir(ri))
     assert {"load_model", "fit_das", "fit_reft", "probe", "Site", "Subspace"} <= set(PUBLIC)

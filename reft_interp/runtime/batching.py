@@ -1,5 +1,6 @@
 """Rows of data as tokenized batches on the model's device, sorted so that little is padding."""
 
+import warnings
 from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import replace
 from typing import Any, Literal, cast
@@ -165,6 +166,24 @@ def _check_lengths(model: TransformerBridge, batch: TokenizedBatch) -> None:
         f"{model.cfg.model_name} can read {most}. Cut prompts with max_length= of fit_reft, or "
         "truncate_prompts(model, rows, max_length)"
     )
+
+
+def warn_of_glued_answers(rows: Sequence[Mapping[str, Any]]) -> None:
+    """Warn where every answer begins with a letter that runs into its prompt's last one: "The key"
+    and "is" make "The keyis". Single letters, as toy tasks have them, are left alone."""
+
+    def glued(row: Mapping[str, Any]) -> bool:
+        met = row["prompt"][-2:] + row["answer"][:2]
+        return len(met) == 4 and met.isascii() and met.isalpha()
+
+    if all(map(glued, rows)):
+        prompt, answer = rows[0]["prompt"], rows[0]["answer"]
+        warnings.warn(
+            f"no answer begins with a blank, and no prompt ends with one: the model reads "
+            f"{(prompt + answer)[-len(answer) - 12 :]!r}. An answer is mostly meant to begin with "
+            f"one: {' ' + answer!r}",
+            stacklevel=2,
+        )
 
 
 def by_length(rows: Sequence[Mapping[str, Any]], size: int) -> Iterator[list[int]]:

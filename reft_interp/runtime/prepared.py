@@ -16,7 +16,7 @@ from transformer_lens.model_bridge import TransformerBridge
 
 from reft_interp.encoding import TokenizedBatch
 from reft_interp.positions import Positions, PositionSelector, check_alignment
-from reft_interp.runtime.batching import Rows, as_list, encode
+from reft_interp.runtime.batching import Rows, as_list, encode, warn_of_glued_answers
 from reft_interp.runtime.constants import FrozenRows, RecordedSources, SourceReads, regions_of
 from reft_interp.runtime.intervened import IntervenedModel, common_model
 from reft_interp.runtime.placement import Placement, check_names
@@ -319,6 +319,8 @@ class _Encoded:
         if key not in self._batches:
             batch = encode(self._model, rows, answers=answers, max_length=self._max_length)
             self._batches[key] = rows, batch
+            if answers:
+                warn_of_glued_answers(self.listed(rows))
         return self._batches[key][1]
 
     def choices(self, rows: Rows) -> Int[Tensor, "n k"]:

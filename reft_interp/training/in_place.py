@@ -5,6 +5,7 @@ Next door: `trainer`, whose Trainer runs the steps; `reft`, which places the int
 
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
+from difflib import get_close_matches
 from inspect import signature
 from pathlib import Path
 from typing import Any
@@ -45,8 +46,12 @@ def check_arguments(
     known = {one.name for one in fields(TrainingArguments)} | set(signature(train).parameters)
     unknown = [name for name in arguments if name not in known]
     if unknown:
+        # What it is called in torch's optimisers.
+        close = {"lr": ["learning_rate"]}.get(unknown[0]) or get_close_matches(unknown[0], known, 1)
+        meant = f"; did you mean {close[0]!r}?" if close else ""
         raise TypeError(
-            f"{unknown[0]!r} is neither an argument here nor one of transformers' TrainingArguments"
+            f"{unknown[0]!r} is neither an argument here nor one of transformers' "
+            f"TrainingArguments{meant}"
         )
     for name, number in (("epochs", epochs), ("batch_size", batch_size)):
         if not number > 0:

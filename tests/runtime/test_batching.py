@@ -8,7 +8,13 @@ from datasets import Dataset
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reft_interp.runtime.batching import as_list, by_length, device_of, encode
+from reft_interp.runtime.batching import (
+    as_list,
+    by_length,
+    device_of,
+    encode,
+    warn_of_glued_answers,
+)
 
 
 def test_strings_mappings_and_datasets_are_rows():
@@ -55,3 +61,17 @@ def test_groups_hold_each_row_once_and_similar_lengths(lengths, size):
 def test_a_group_holds_at_least_one_row():
     with pytest.raises(ValueError, match="batch_size must be at least 1, got 0"):
         list(by_length([{"prompt": "x"}], 0))
+
+
+def test_answers_that_run_into_their_prompts_are_warned_of(recwarn):
+    glued = {"prompt": "The key", "answer": "is"}
+    with pytest.warns(UserWarning, match=r"reads 'The keyis'.*begin with one: ' is'"):
+        warn_of_glued_answers([glued, glued])
+    for other in (
+        {"prompt": "The key", "answer": " is"},
+        {"prompt": "The key ", "answer": "is"},
+        {"prompt": "3 + 4 =", "answer": "7"},
+        {"prompt": "\u4f60", "answer": "\u597d"},  # a language without blanks
+    ):
+        warn_of_glued_answers([glued, other])
+    assert len(recwarn) == 0

@@ -20,7 +20,7 @@ def test_splits_are_no_rows(tiny):
 
 def test_an_argument_that_nobody_knows_is_named(tiny):
     rows = [{"prompt": "The key", "answer": " is"}]
-    with pytest.raises(TypeError, match="'lr' is neither an argument here"):
+    with pytest.raises(TypeError, match=r"'lr' is neither .*did you mean 'learning_rate'"):
         ri.fit_reft(tiny("llama"), rows, ri.LoReFT(1), SITE, "last", lr=1e-3)
     pairs = [{"base": "The key", "source": "The keys", "label": " are"}]
     with pytest.raises(TypeError, match="'ranks' is neither an argument here"):
