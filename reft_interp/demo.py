@@ -106,7 +106,9 @@ def run_demo(
     _print(console, learned.metric, learned.to_frame())
 
     console.rule("3. What do their subspaces encode?")
-    probes = probe_each(refts, against=das, data=counterfactuals.test, task=task.test, seed=seed)
+    probes = probe_each(
+        refts, against=das, data=counterfactuals.test, task=task.test, variable="number", seed=seed
+    )
     for one in probes:
         for note in one.notes:
             console.print(note, highlight=False, markup=False)

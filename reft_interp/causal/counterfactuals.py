@@ -133,10 +133,13 @@ class Counterfactuals:
         shares = [f"{share:.1%} of {name}" for name, share in self.changed.items()]
         yield f"the label differs from the base's own answer in {', '.join(shares)} rows"
         if self.model_accuracy is not None:
-            yield (
-                f"{self.model or 'the model'} gets {self.model_accuracy:.1%} of prompts right; "
+            left_out = (
                 f"{self.dropped} of {self.generated} rows dropped because base or source is wrong"
+                if self.dropped
+                else "rows are made of those alone"
             )
+            who = self.model or "the model"
+            yield f"{who} gets {self.model_accuracy:.1%} of prompts right; {left_out}"
         if self.held_out:
             yield f"held out: {self.held_out}"
 

@@ -209,12 +209,30 @@ def _shuffled(rows: Sequence[Mapping[str, Any]], seed: int) -> list[dict[str, An
     keeps an answer that fits it. The rows of each true label get all labels in the proportion in
     which there are: dealt freely, a few more would be right than wrong by chance, and a search that
     amplifies this finds the variable after all.
+
+    Raises:
+        ValueError: all labels are the same, or stand at the same place among sorted choices.
     """
     rng = np.random.default_rng(seed)
     offered = all(row.get("choices") for row in rows)
+    choices = [list(row["choices"]) if offered else [] for row in rows]
+    if (
+        offered
+        and len({of.index(row["answer"]) for of, row in zip(choices, rows, strict=True)}) < 2
+    ):
+        # Whoever made the rows put the label at one place, from which no other can be dealt.
+        choices = [sorted(of) for of in choices]
     places = np.array(
-        [list(row["choices"]).index(row["answer"]) if offered else row["answer"] for row in rows]
+        [
+            of.index(row["answer"]) if offered else row["answer"]
+            for of, row in zip(choices, rows, strict=True)
+        ]
     )
+    if len(np.unique(places)) < 2:
+        raise ValueError(
+            f"pairs: labels cannot be shuffled, as {rows[0]['answer']!r} and all others "
+            + ("stand at one place among their sorted choices" if offered else "are the same")
+        )
     _, labels, counts = np.unique(places, return_inverse=True, return_counts=True)
     # Label after label, in any order within; and the labels evenly spaced, whatever their number.
     receiving = rng.permutation(len(rows))
@@ -226,8 +244,8 @@ def _shuffled(rows: Sequence[Mapping[str, Any]], seed: int) -> list[dict[str, An
         ) / count
     dealt: list[dict[str, Any]] = [dict(row) for row in rows]
     for to, of in zip(receiving, np.argsort(spaced, kind="stable"), strict=True):
-        row, place = rows[to], places[of]
-        dealt[to]["answer"] = row["choices"][place] if offered else str(place)
+        place = places[of]
+        dealt[to]["answer"] = choices[to][place] if offered else str(place)
     return dealt
 
 

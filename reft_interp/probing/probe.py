@@ -111,6 +111,7 @@ def probe(
     against: DASResult,
     data: Pairs,
     task: Rows,
+    variable: str | None = None,
     draws: int = 3,
     seed: int = 0,
     progress: bool = True,
@@ -126,15 +127,26 @@ def probe(
             keep nouns apart; else they keep apart what `against` selects.
         task: held-out rows of the task that the ReFT was trained on; their `subject`, where
             there is one, keeps folds apart.
+        variable: what linear probes read at the tokens of `against`: the column `base_<variable>`
+            of `data`. By default the base's answer, by its place among the choices; that is the
+            variable only where each of its values has one place.
         draws: random subspaces for each comparison.
         seed: of the random subspaces, the folds and the shuffles.
         progress: show a progress bar.
 
     Raises:
-        ValueError: a placement of another width than the DAS subspace.
+        ValueError: a placement of another width than the DAS subspace; `data` without a column for
+            `variable`, or in which it never varies.
     """
     (report,) = probe_each(
-        [reft], against=against, data=data, task=task, draws=draws, seed=seed, progress=progress
+        [reft],
+        against=against,
+        data=data,
+        task=task,
+        variable=variable,
+        draws=draws,
+        seed=seed,
+        progress=progress,
     )
     return report
 
@@ -145,6 +157,7 @@ def probe_each(
     against: DASResult,
     data: Pairs,
     task: Rows,
+    variable: str | None = None,
     draws: int = 3,
     seed: int = 0,
     progress: bool = True,
@@ -156,13 +169,13 @@ def probe_each(
         against: as in `probe`.
         data: as in `probe`.
         task: as in `probe`.
+        variable: as in `probe`.
         draws: as in `probe`.
         seed: as in `probe`.
         progress: show a progress bar.
 
     Raises:
-        ValueError: none given; one is of another model than the first; a placement of another
-            width than the DAS subspace.
+        ValueError: none given; one is of another model than the first; what `probe` refuses.
     """
     if not isinstance(against, DASResult):
         raise TypeError(f"against must be what fit_das gave, got {type(against).__name__}")
@@ -183,7 +196,7 @@ def probe_each(
                 f"{one.label} is {one.subspace.width} wide, the DAS subspace "
                 f"{width}: probe against one of the same width"
             )
-    questions = _Questions(model, against, data, as_list(task, "task"), draws, seed)
+    questions = _Questions(model, against, data, as_list(task, "task"), variable, draws, seed)
     steps = sum(len(found) + 2 for found, _ in subspaces)
     with tqdm(total=steps, disable=not progress, desc="probing", leave=False) as bar:
         return [
@@ -201,13 +214,15 @@ class _Questions:
         against: DASResult,
         data: Pairs,
         task: Sequence[Mapping[str, Any]],
+        variable: str | None,
         draws: int,
         seed: int,
     ):
         self.model, self.against, self.draws, self.seed = model, against, draws, seed
         # Once: a result computes its subspace anew whenever it is asked for it.
         self.sought = against.subspace
-        self.examples = _examples(data, against.on)
+        self.examples = _examples(data, against.on, variable)
+        self.variable = "base's answer" if variable is None else variable
         self.task = {
             "rows": task,
             "labels": [row["answer"] for row in task],
@@ -241,7 +256,7 @@ class _Questions:
         for one in found:
             at_variable, at_task = self.held(one.site)
             asked = (
-                (f"causal variable, on {against.on}", at_variable, self.examples),
+                (f"{self.variable}, on {against.on}", at_variable, self.examples),
                 ("task answer, last token", at_task, self.task),
             )
             for read, h, of in asked:
@@ -324,29 +339,38 @@ def _subspaces(intervened: IntervenedModel) -> tuple[list[Probed], list[str]]:
     return found, notes
 
 
-def _examples(data: Pairs, on: PositionSelector) -> Mapping[str, Any]:
-    """Each distinct base, with the causal variable's value as its label, and its group.
+def _examples(data: Pairs, on: PositionSelector, variable: str | None) -> Mapping[str, Any]:
+    """Each distinct base, with the variable's value as its label, and its group.
 
     Raises:
-        ValueError: a row has no `base_answer`, which says what the variable is.
+        ValueError: a row has no `base_answer`, or no column for the variable, or all values are
+            the same.
     """
+    wanted = "base_answer" if variable is None else f"base_{variable}"
     bases, _ = interchange_rows(data)
     rows, labels, groups, seen = [], [], [], set()
     pairs = cast("Sequence[Mapping[str, Any]]", data)
     for i, (pair, base) in enumerate(zip(pairs, bases, strict=True)):
-        if "base_answer" not in pair:
-            raise ValueError(f"data: row {i} has no 'base_answer', only {sorted(pair)}")
+        if wanted not in pair:
+            raise ValueError(f"data: row {i} has no {wanted!r}, only {sorted(pair)}")
         if base["prompt"] in seen:
             continue
         seen.add(base["prompt"])
         rows.append(base)
         # Templates differ in their verbs, so the answer itself says more than the variable:
         # its place among the choices is what answers have in common.
-        said, choices = pair["base_answer"], list(pair.get("choices") or [])
-        labels.append(choices.index(said) if choices else said)
+        said, choices = pair[wanted], list(pair.get("choices") or [])
+        labels.append(choices.index(said) if variable is None and choices else said)
         span = (base["spans"] or {}).get(on.name) if isinstance(on, Span) else None
         text = base["prompt"] if span is None else base["prompt"][slice(*span)]
         groups.append(str(pair.get("base_subject") or text))
+    if len(set(labels)) < 2:
+        raise ValueError(
+            f"data: {wanted!r} is the same in all rows, {labels[0]!r}"
+            if variable is not None
+            else "data: 'base_answer' stands at one place among its choices in all rows, which "
+            "says nothing of the variable: name it (variable=)"
+        )
     return {"rows": rows, "labels": labels, "groups": groups}
 
 

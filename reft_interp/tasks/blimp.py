@@ -10,6 +10,7 @@ import json
 import os
 import random
 from collections.abc import Mapping, Sequence
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ def blimp(
     *,
     n: int = 600,
     seed: int = 0,
+    minimum_accuracy: float = 0.7,
     batch_size: int = 64,
 ) -> Counterfactuals:
     """Pairs of prompts with the same two choices, of one paradigm.
@@ -41,14 +43,16 @@ def blimp(
         model: is asked first; prompts that it gets wrong are left out. None: no model is asked.
         n: pairs of train and test together, two thirds of them in train; even.
         seed: of the split and of the draw.
+        minimum_accuracy: share of prompts that the model must get right, where chance is 0.5.
         batch_size: prompts that the model reads at once.
 
     Returns:
         Rows with the columns `base_word` and `source_word`, for methods that read.
 
     Raises:
-        ValueError: no such file or paradigm, n odd or below 6, or too few prompts that have the
-            same choices and want different ones.
+        ValueError: no such file or paradigm, n odd or below 6, a model that is less accurate than
+            `minimum_accuracy`, or too few prompts that have the same choices and want different
+            ones.
     """
     if n < 6 or n % 2:
         raise ValueError(f"n must be an even number, at least 6, got {n}")
@@ -59,11 +63,18 @@ def blimp(
         wanted.setdefault(prompt["prompt"], set()).add(prompt["answer"])
     unique = {p["prompt"]: p for p in prompts if len(wanted[p["prompt"]]) == 1}
     asked = list(unique.values())
-    accuracy = None
+    accuracy, left = None, ""
     if model is not None:
         right = answers_correctly(model, asked, batch_size=batch_size)
         accuracy = float(right.mean())
+        if accuracy < minimum_accuracy:
+            raise ValueError(
+                f"model must get a share of {minimum_accuracy} of the prompts right "
+                f"(minimum_accuracy), got {accuracy:.3f} of {len(right)}; chance is 0.5. What a "
+                "model does not do, no subspace of it explains"
+            )
         asked = [prompt for prompt, is_right in zip(asked, right, strict=True) if is_right]
+        left = f"; of {len(right)} prompts those {len(asked)} are left that the model gets right"
     rng = random.Random(f"blimp {seed}")
     rng.shuffle(asked)
     cut = round(len(asked) * 2 / 3)
@@ -79,7 +90,7 @@ def blimp(
         kept=len(train) + len(test),
         model_accuracy=accuracy,
         model=None if model is None else getattr(model.cfg, "model_name", None),
-        held_out="no prompt of test is in train",
+        held_out=f"no prompt of test is in train{left}",
     )
 
 
@@ -130,18 +141,16 @@ def _draw(
         if len(set(prompt["choices"])) == 2:
             answers = of.setdefault(tuple(prompt["choices"]), {})
             answers.setdefault(prompt["answer"], []).append(prompt)
-    bases = [
-        prompt
-        for answers in of.values()
-        if len(answers) == 2
-        for some in answers.values()
-        for prompt in some
-    ]
+    groups = [some for answers in of.values() if len(answers) == 2 for some in answers.values()]
+    for some in groups:
+        rng.shuffle(some)
+    # Answers and choices take turns, so that few pairs have as many of each as can be.
+    bases = [prompt for turn in zip_longest(*groups) for prompt in turn if prompt is not None]
     rows: dict[tuple[str, str], dict[str, Any]] = {}
+    tries = 0
     for changes in (True, False):
         # Each base in turn, so that none is there twice before all are there once.
-        tries = 0
-        while len(rows) < (n // 2 if changes else n) and tries < 20 * n:
+        while len(rows) < (n // 2 if changes else n) and tries < (20 if changes else 40) * n:
             base = bases[tries % len(bases)] if bases else {}
             tries += 1
             if not bases:
