@@ -4,6 +4,7 @@
 """
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -29,8 +30,8 @@ class Study:
         pairs: how many are made, where they are made.
         components: of the model, as in "resid_post".
         layers: numbers, or "all".
-        heads: numbers, or "all": one site for each head, for components that have heads ("z");
-            the whole component by default.
+        heads: numbers, or "all": one site for each head where the component is "z"; the whole
+            component by default, and for other components.
         tokens: selectors, as in "subject" or "last".
         ranks: of the subspaces.
         seeds: of the searches.
@@ -61,13 +62,30 @@ class Study:
     screen: int | float = 1
 
     def __post_init__(self) -> None:
+        for name in ("model", "counterfactuals"):
+            given = getattr(self, name)
+            if not isinstance(given, str) or not given:
+                raise ValueError(f"{name} must be a name or a folder, got {given!r}")
         for name in ("components", "tokens", "ranks", "seeds"):
-            if isinstance(getattr(self, name), str) or not getattr(self, name):
-                raise ValueError(f"{name} must be a list of at least one, got {self!r}")
+            given = getattr(self, name)
+            if not _is_list(given) or not given:
+                raise ValueError(f"{name} must be a list of at least one, got {given!r}")
         for name in ("layers", "heads"):
             given = getattr(self, name)
-            if given not in ("all", None) and (isinstance(given, str) or not given):
+            if given not in ("all", None) and (not _is_list(given) or not given):
                 raise ValueError(f'{name} must be a list of numbers, or "all", got {given!r}')
+        for name, least in (("ranks", 1), ("seeds", 0), ("layers", 0), ("heads", 0)):
+            given = getattr(self, name)
+            for one in given if _is_list(given) else ():
+                _check_whole(f"each of {name}", one, least)
+        for name, least in (("pairs", 1), ("epochs", 1), ("batch_size", 1), ("seed", 0)):
+            _check_whole(name, getattr(self, name), least)
+        for name in ("learning_rate", "screen"):
+            given = getattr(self, name)
+            if isinstance(given, bool) or not isinstance(given, int | float):
+                raise ValueError(f"{name} must be a number, got {given!r}")
+        if not self.learning_rate > 0:
+            raise ValueError(f"learning_rate must be above 0, got {self.learning_rate}")
         if not 0 < self.screen <= 1:
             raise ValueError(f"screen must be above 0 and at most 1, got {self.screen}")
 
@@ -93,6 +111,11 @@ class Study:
             raise ValueError(
                 f"{path}: {unknown[0]!r} is no key of a study; they are {', '.join(known)}"
             )
+        # YAML takes 5e-3 for text; with a dot, 5.0e-3, it would be a number.
+        for name in ("learning_rate", "screen"):
+            with suppress(ValueError):
+                if isinstance(held.get(name), str):
+                    held[name] = float(held[name])
         try:
             return cls(**held)
         except (TypeError, ValueError) as error:
@@ -116,7 +139,8 @@ class Study:
             Site(component, layer, head)
             for component in self.components
             for layer in layers
-            for head in heads
+            # A study of heads beside whole components: only this one has heads.
+            for head in (heads if component == "z" else [None])
         ]
         for site in sites:
             site.check(model)
@@ -138,3 +162,12 @@ class Study:
         """
         cells = self.cells(model)
         return cells if self.screen == 1 else screen_cells(model, pairs.train, cells, self.screen)
+
+
+def _is_list(given: Any) -> bool:
+    return isinstance(given, Sequence) and not isinstance(given, str)
+
+
+def _check_whole(name: str, given: Any, least: int) -> None:
+    if isinstance(given, bool) or not isinstance(given, int) or given < least:
+        raise ValueError(f"{name} must be a whole number, at least {least}, got {given!r}")

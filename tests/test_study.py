@@ -4,6 +4,7 @@ from dataclasses import fields
 
 import pytest
 
+import reft_interp as ri
 from reft_interp.study import Study
 from reft_interp.tasks import plantings
 
@@ -41,6 +42,16 @@ def test_heads_are_sites_of_their_own(tiny):
     assert cell.site.heads == (2,)
 
 
+def test_only_components_that_have_heads_are_cut_into_them(tiny):
+    cells = Study(components=["resid_post", "z"], layers=[1], heads="all").cells(tiny("llama"))
+    sites = [ri.Site("resid_post", 1), *(ri.Site("z", 1, head) for head in range(4))]
+    assert [cell.site for cell in cells] == sites
+
+
+def test_a_number_without_a_dot_is_a_number(tmp_path):
+    assert Study.read(write(tmp_path, "learning_rate: 5e-3")).learning_rate == 5e-3
+
+
 def test_a_screening_leaves_a_share_of_the_places(tiny):
     planting = plantings()[0]
     pairs = planting.counterfactuals(60)
@@ -72,10 +83,18 @@ def test_pairs_are_read_from_a_folder(tmp_path):
         ("ranks: []", "ranks must be a list of at least one"),
         ("heads: many", 'heads must be a list of numbers, or "all", got'),
         ("screen: 0.0", "screen must be above 0 and at most 1, got 0"),
+        ("layers: 3", 'layers must be a list of numbers, or "all", got 3'),
+        ("ranks: 4", "ranks must be a list of at least one, got 4"),
+        ("ranks: [1.5]", "each of ranks must be a whole number, at least 1, got 1.5"),
+        ("epochs: 0", "epochs must be a whole number, at least 1, got 0"),
+        ('pairs: "100"', "pairs must be a whole number, at least 1, got '100'"),
+        ("model: null", "model must be a name or a folder, got None"),
+        ("learning_rate: fast", "learning_rate must be a number, got 'fast'"),
+        ("learning_rate: 0", "learning_rate must be above 0, got 0"),
         ("layers: some", 'layers must be a list of numbers, or "all", got'),
     ],
 )
-def test_says_what_is_wrong(tmp_path, text, message):
+def test_says_what_is_wrong(tmp_path, no_type_checks, text, message):
     with pytest.raises(ValueError, match=message):
         Study.read(write(tmp_path, text))
 

@@ -24,7 +24,7 @@ from reft_interp.evaluation.predicting import choice_tokens
 from reft_interp.evaluation.results import mean_and_interval
 from reft_interp.positions import PositionSelector, parse_positions
 from reft_interp.runtime.batching import by_length, encode
-from reft_interp.runtime.running import record
+from reft_interp.runtime.running import answer_starts, is_causal, prompt_ends, record
 from reft_interp.selector import check_alignment
 from reft_interp.sites import Site
 
@@ -157,7 +157,10 @@ def _estimates(
     sites: Sequence[Site],
     selectors: Sequence[PositionSelector],
 ) -> Float[np.ndarray, "sites on rows"]:
-    base, source = encode(model, bases), encode(model, sources)
+    # An encoder answers in the place of a mask, which is there only with an answer.
+    base = encode(model, bases, answers=not is_causal(model))
+    source = encode(model, sources)
+    answered = prompt_ends(base) if is_causal(model) else answer_starts(base)
     at_base = [select(base) for select in selectors]
     at_source = [select(source) for select in selectors]
     for ours, theirs in zip(at_base, at_source, strict=True):
@@ -179,8 +182,7 @@ def _estimates(
     names = list(dict.fromkeys(site.hook_name for site in sites))
     with torch.enable_grad(), model.hooks(fwd_hooks=[keeper(name) for name in names]):
         logits = model(base.input_ids, attention_mask=base.attention_mask, return_type="logits")
-        every = torch.arange(len(bases), device=logits.device)
-        last = logits[every, base.prompt_end - 1]
+        last = answered.read(logits)
         difference = torch.stack(
             [
                 of[label] - of[others].mean()

@@ -104,6 +104,12 @@ class Counterfactuals:
         }
 
     @property
+    def seen(self) -> float:
+        """Share of test's rows whose base is a prompt of train, with other partners there."""
+        prompts = {one for row in rows_of(self.train) for one in _prompts(row)}
+        return sum(row["base"] in prompts for row in rows_of(self.test)) / len(self.test)
+
+    @property
     def hash(self) -> str:
         """SHA-256 of the rows of both splits; the same wherever the rows are the same."""
         return content_hash(self.train, self.test)
@@ -142,6 +148,8 @@ class Counterfactuals:
             yield f"{who} gets {self.model_accuracy:.1%} of prompts right; {left_out}"
         if self.held_out:
             yield f"held out: {self.held_out}"
+        if self.seen:
+            yield f"in {self.seen:.1%} of test rows the base is a prompt of train, too"
 
     def save(self, folder: str | os.PathLike[str]) -> Path:
         """Write `config.json`, `train.jsonl` and `test.jsonl` into a folder, and make it if needed.

@@ -14,6 +14,7 @@ from reft_interp.evaluation import Accuracy, accuracy, prepared_accuracies, prep
 from reft_interp.interventions import Interchange, Intervention
 from reft_interp.positions import PositionSelector, parse_positions
 from reft_interp.runtime import IntervenedModel, Placement
+from reft_interp.runtime.batching import check_several
 from reft_interp.runtime.planning import Engine
 from reft_interp.runtime.prepared import PreparedRows, prepare_each
 from reft_interp.sites import Site
@@ -31,12 +32,15 @@ def interchange_rows(
     Sources are by name where the pairs have several (a column `sources`).
 
     Raises:
-        TypeError: `Counterfactuals` in place of one of its splits.
-        ValueError: no rows, one that lacks a column, or one whose sources have other names than
-            those of the first.
+        TypeError: `Counterfactuals` in place of one of its splits, or what is no list of rows.
+        ValueError: no rows, one that lacks a column, one whose label is not among its choices, or
+            one whose sources have other names than those of the first.
     """
     if isinstance(pairs, Counterfactuals):
         raise TypeError("pairs must be rows, got Counterfactuals: give its .train or its .test")
+    check_several(pairs, "pairs")
+    if not isinstance(pairs, Dataset | Sequence):
+        raise TypeError(f"pairs must be a list or a Dataset, got {type(pairs).__name__}")
     if len(pairs) == 0:
         raise ValueError("pairs must hold at least one row, got none")
     listed = list(cast("Sequence[Mapping[str, Any]]", pairs))
@@ -47,8 +51,15 @@ def interchange_rows(
         if missing:
             raise ValueError(f"pairs: row {i} lacks {sorted(missing)}; it has {sorted(pair)}")
         base = {"prompt": pair["base"], "spans": pair.get("base_spans"), "answer": pair["label"]}
-        if pair.get("choices"):
-            base["choices"] = pair["choices"]
+        # A list, also of what a DataFrame or a formatted Dataset holds as an array.
+        choices = [] if pair.get("choices") is None else list(pair["choices"])
+        if choices:
+            if pair["label"] not in choices:
+                raise ValueError(
+                    f"pairs: row {i} must have its label among its choices, {choices}, "
+                    f"got {pair['label']!r}"
+                )
+            base["choices"] = choices
         bases.append(base)
         if named and set(pair["sources"]) != set(named):
             raise ValueError(

@@ -7,7 +7,7 @@ arXiv:2106.02997). Here: the variables alone. Next door, `prompts` writes them a
 
 import inspect
 import itertools
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping, Sequence
 from graphlib import CycleError, TopologicalSorter
 from typing import TYPE_CHECKING, Any
 
@@ -37,7 +37,8 @@ class CausalModel:
     Raises:
         TypeError: a mechanism is no function, or takes arguments without names.
         ValueError: no variables, an empty domain or one with a value twice, a mechanism for a
-            variable without domain, a parent that is no variable, a cycle, or inputs only.
+            variable without domain, a parent that is no variable or has a default, a cycle, or
+            inputs only.
     """
 
     def __init__(
@@ -55,7 +56,9 @@ class CausalModel:
                 "implies nothing"
             )
         self.parents: dict[str, tuple[str, ...]] = {
-            name: _parents(name, self.mechanisms[name]) if name in self.mechanisms else ()
+            name: _parents(name, self.mechanisms[name], self.domains)
+            if name in self.mechanisms
+            else ()
             for name in self.domains
         }
         for name in self.mechanisms:
@@ -219,7 +222,9 @@ def _domain(name: str, values: Sequence[Hashable]) -> tuple[Hashable, ...]:
     return domain
 
 
-def _parents(name: str, mechanism: Callable[..., Any]) -> tuple[str, ...]:
+def _parents(
+    name: str, mechanism: Callable[..., Any], variables: Collection[str]
+) -> tuple[str, ...]:
     named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
     try:
         arguments = inspect.signature(mechanism).parameters.values()
@@ -233,6 +238,11 @@ def _parents(name: str, mechanism: Callable[..., Any]) -> tuple[str, ...]:
             raise TypeError(
                 f"mechanisms: {name!r} takes {argument}; each argument must have the name of one "
                 "of its parents"
+            )
+        if argument.name in variables and argument.default is not inspect.Parameter.empty:
+            raise ValueError(
+                f"mechanisms: {name!r} takes the variable {argument.name!r} with a default, "
+                f"{argument.default!r}; a parent has none"
             )
     return tuple(
         argument.name

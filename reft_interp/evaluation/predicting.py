@@ -15,7 +15,13 @@ from reft_interp.evaluation.results import Accuracy
 from reft_interp.runtime import IntervenedModel
 from reft_interp.runtime.batching import Rows, as_list, by_length, encode
 from reft_interp.runtime.placement import Edit
-from reft_interp.runtime.running import answer_positions, is_causal, prompt_ends, run
+from reft_interp.runtime.running import (
+    answer_positions,
+    answer_starts,
+    is_causal,
+    prompt_ends,
+    run,
+)
 from reft_interp.runtime.sources import Sources, listed_sources, named_sources, take_sources
 
 Model = TransformerBridge | IntervenedModel
@@ -173,11 +179,12 @@ def divergences(
     """How far interventions move what comes after each prompt, whatever the answer is.
 
     KL divergence (nats) of the distribution of the next token under the interventions from that of
-    the untouched model, D(untouched ‖ intervened).
+    the untouched model, D(untouched ‖ intervened). Of an encoder: of the first token of the
+    answer, in whose place it has a mask.
 
     Args:
         intervened: the model with its interventions.
-        rows: with `prompt`.
+        rows: with `prompt`, and for an encoder with `answer`.
         sources: for each row the prompt that is read, where an intervention needs it.
         batch_size: rows run at once.
     """
@@ -250,9 +257,10 @@ def _log_probabilities_after(
     model: Model, rows: Sequence[Any], sources: Sources | None
 ) -> Float[Tensor, "n vocab"]:
     bridge = model.model if isinstance(model, IntervenedModel) else model
-    batch = encode(bridge, rows)
+    batch = encode(bridge, rows, answers=not is_causal(bridge))
     bridge, edits = _edits(model, batch, sources)
-    logits = run(bridge, batch, edits, at=prompt_ends(batch))
+    at = prompt_ends(batch) if is_causal(bridge) else answer_starts(batch)
+    logits = run(bridge, batch, edits, at=at)
     return logits.float().log_softmax(-1).cpu()
 
 

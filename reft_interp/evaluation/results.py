@@ -128,7 +128,9 @@ def paired_difference(
 ) -> tuple[float, tuple[float, float]]:
     """The mean of `first − second` over the same rows, with its 95 % interval.
 
-    Percentile bootstrap over rows (scipy, 2,000 resamples).
+    Percentile bootstrap over rows (scipy, 2,000 resamples). Where all differences are the same
+    there is nothing to resample, which of few rows says little: the interval is then as wide as
+    Wilson's of a share of which no row was seen (for scores in [0, 1]).
 
     Args:
         first: a score of each row.
@@ -142,8 +144,9 @@ def paired_difference(
         raise ValueError(f"first and second must score the same rows: {len(first)}, {len(second)}")
     differences = first - second
     value = float(differences.mean())
-    if len(differences) < 2 or np.ptp(differences) == 0:
-        return value, (value, value)
+    if np.ptp(differences) == 0:
+        unseen = Accuracy(0, len(differences)).interval[1]
+        return value, (max(value - unseen, -1.0), min(value + unseen, 1.0))
     interval = bootstrap(
         (differences,), np.mean, n_resamples=2000, method="percentile",
         rng=np.random.default_rng(seed),

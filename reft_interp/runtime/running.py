@@ -39,6 +39,12 @@ def prompt_ends(batch: TokenizedBatch) -> Positions:
     return Positions(rows, batch.prompt_end - 1)
 
 
+def answer_starts(batch: TokenizedBatch) -> Positions:
+    """The first token of each answer."""
+    rows = torch.arange(len(batch), device=batch.input_ids.device)
+    return Positions(rows, (batch.labels != IGNORED).int().argmax(1))
+
+
 def answer_positions(model: TransformerBridge, batch: TokenizedBatch) -> Positions:
     """Where a model predicts the answer tokens of a batch, in the order of their labels.
 

@@ -93,10 +93,28 @@ class CausalTask:
                     f"templates: {template!r} must name variables ({', '.join(model.domains)}), "
                     f"it names {unknown or 'none'}"
                 )
+            formatted = [
+                name
+                for _, name, spec, conversion in Formatter().parse(template)
+                if spec or conversion
+            ]
+            if formatted:
+                raise ValueError(
+                    f"templates: {template!r} formats {formatted[0]!r}; how a value is written is "
+                    "a matter of words"
+                )
             if template[-1].isspace():
                 raise ValueError(
                     f"templates: {template!r} ends in a space; answers bring their own"
                 )
+        for name, words in self.words.items():
+            if name not in model.domains:
+                raise ValueError(
+                    f"words must name variables ({', '.join(model.domains)}), got {name!r}"
+                )
+            lacking = [] if callable(words) else [v for v in model.domains[name] if v not in words]
+            if lacking:
+                raise ValueError(f"words: {name!r} has none for {lacking[0]!r}")
         twice = [text for text, n in Counter(self.choices).items() if n > 1]
         if twice:
             raise ValueError(f"words: two values of {self.output!r} are both written {twice[0]!r}")
@@ -282,7 +300,13 @@ class CausalTask:
         """Two thirds and one third of the values, so that both have every value of what is
         computed from them alone, as far as there are enough."""
         model = self.causal_model
-        alone = [child for child, parents in model.parents.items() if parents == (name,)]
+        alone = [
+            child
+            for child, parents in model.parents.items()
+            # What is another name of the value itself leaves nothing to share.
+            if parents == (name,)
+            and len({model.mechanisms[child](**{name: v}) for v in values}) < len(values)
+        ]
         groups: dict[Value, list[Any]] = {}
         for value in values:
             key = tuple(model.mechanisms[child](**{name: value}) for child in alone)
@@ -293,4 +317,8 @@ class CausalTask:
             kept = len(group) - round(len(group) / 3)
             train += group[:kept]
             test += group[kept:]
+        if not test:  # every group is too small to be in both
+            rng.shuffle(train)
+            kept = len(train) - round(len(train) / 3)
+            train, test = train[:kept], train[kept:]
         return train, test

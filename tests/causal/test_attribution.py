@@ -71,6 +71,33 @@ def test_it_is_the_slope_of_a_small_patch(make_tiny, architecture, component):
             )
 
 
+@pytest.mark.parametrize("component", ["resid_pre", "mlp_out"])
+def test_of_an_encoder_it_is_the_slope_at_the_mask_where_it_answers(make_tiny, component):
+    model = make_tiny("bert").to(torch.float64)
+    site = ri.Site(component, 1)
+    rows = pairs(model)
+    found = ri.attribution_patching(model, rows, [site], ["every"], progress=False)
+    first, second = choice_ids(model)
+    for i, row in enumerate(rows):
+        source = ri.activations(model, [row["source"]], site, "every")[0]
+        ids = model.tokenizer(row["base"])["input_ids"]
+        # The answer's mask follows the prompt with its special tokens.
+        masked = torch.tensor([[*ids, model.tokenizer.mask_token_id]])
+        values = []
+        for step in (1e-3, -1e-3):
+
+            def write(activation, hook, step=step, source=source):
+                edited = activation.clone()
+                edited[0, : len(source)] += step * (source - activation[0, : len(source)])
+                return edited
+
+            with torch.no_grad():
+                logits = model.run_with_hooks(masked, fwd_hooks=[(site.hook_name, write)])[0, -1]
+            values.append(float(logits[first] - logits[second]))
+        slope = (values[0] - values[1]) / 2e-3
+        assert found.estimate[0, 0, i] == pytest.approx(slope, rel=2e-2, abs=2e-4)
+
+
 def test_heads_and_mlps_are_those_of_transformer_lens(make_tiny):
     model = make_tiny("gpt2")
     for parameter in model.parameters():  # its backward pass begins at the weights

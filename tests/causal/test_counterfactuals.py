@@ -61,6 +61,13 @@ def test_says_what_it_holds():
     assert "dropped" not in str(data(model_accuracy=None, generated=5, held_out=""))
 
 
+def test_says_how_much_of_test_was_seen_in_train():
+    seen = data(test=[row("The cars", "The film"), row("The cat"), row("The cow")])
+    assert seen.seen == pytest.approx(1 / 3)  # the source of train's rows
+    assert "in 33.3% of test rows the base is a prompt of train, too" in str(seen)
+    assert data().seen == 0 and "of train, too" not in str(data())
+
+
 def test_html_shows_rows_and_escapes_what_they_say():
     shown = data(
         test=[row("The <b>key</b>", base_spans={"subject": [4, 5]})], variable="<i>"

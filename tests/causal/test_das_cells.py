@@ -98,6 +98,25 @@ def test_shuffled_labels_are_the_same_labels_dealt_out_again(tiny, pairs):
     assert not torch.allclose(true.subspace.basis, control.subspace.basis, atol=1e-3)
 
 
+@pytest.mark.parametrize("place", [0, 1])
+def test_labels_are_shuffled_wherever_they_stand_among_choices(place):
+    answers = [(" is", " are")[i % 2] for i in range(40)]
+    rows = []
+    for i, answer in enumerate(answers):
+        choices = [answer, " are" if answer == " is" else " is"]
+        choices = choices if place == 0 else choices[::-1]
+        rows.append({"prompt": str(i), "answer": answer, "choices": choices})
+    dealt = _shuffled(rows, seed=0)
+    right = [new["answer"] == old for new, old in zip(dealt, answers, strict=True)]
+    assert sum(right) == 20
+    assert all(new["choices"] == row["choices"] for new, row in zip(dealt, rows, strict=True))
+    one = {"prompt": "a", "answer": " are", "choices": [" is", " are"]}
+    with pytest.raises(ValueError, match=r"cannot be shuffled, as ' are' .* one place among"):
+        _shuffled([one, one], seed=0)
+    with pytest.raises(ValueError, match="cannot be shuffled, as 'x' and all others are the same"):
+        _shuffled([{"prompt": "a", "answer": "x"}] * 2, seed=0)
+
+
 @pytest.mark.parametrize("seed", range(5))
 @pytest.mark.parametrize("counts", [(30, 30), (10, 45), (20, 7, 33)])
 def test_shuffled_labels_say_nothing_about_the_true_ones(counts, seed):

@@ -52,6 +52,13 @@ def test_every_control_is_there_and_scored_on_the_same_pairs(true):
     assert frame.loc["shuffled labels", "draws"] == frame.loc["untrained model", "draws"] == 3
 
 
+def test_the_claim_has_the_interval_of_its_own_pairs(true):
+    frame = true.to_frame().set_index("method")
+    assert tuple(frame.loc["DAS", ["value", "low", "high"]]) == (true.iia.value, *true.iia.interval)
+    assert frame.loc["DAS", "draws"] == 1
+    assert frame.loc["DAS, other seeds", "draws"] == len(true.found) - 1
+
+
 def test_holds_is_what_the_intervals_say(true):
     best = max(one.interval[1] for name in CONTROLS for one in true.comparison[name])
     assert true.holds == (true.iia.interval[0] > best)

@@ -1,5 +1,7 @@
 """Counterfactual pairs as rows that a model runs, and how often an interchange gives the label."""
 
+from typing import Any
+
 import pytest
 import torch
 from datasets import Dataset
@@ -57,6 +59,21 @@ def test_says_which_columns_are_missing():
         interchange_rows(Dataset.from_dict({"base": BASES}))
     with pytest.raises(ValueError, match="pairs must hold at least one row, got none"):
         interchange_rows([])
+    with pytest.raises(ValueError, match=r"row 0 must have its label among its choices.* got '7'"):
+        interchange_rows([{**pairs(list("7123")).to_list()[0], "choices": ["x", "y"]}])
+    rows: Any = pairs(list("0123"))
+    generator: Any = (row for row in rows)
+    with pytest.raises(TypeError, match=r'got a DataFrame: give its .to_dict\("records"\)'):
+        interchange_rows(rows.to_pandas())
+    with pytest.raises(TypeError, match="pairs must be a list or a Dataset, got generator"):
+        interchange_rows(generator)
+
+
+def test_choices_may_be_arrays():
+    rows = pairs(list("0123"), choices=[CHOICES] * 4)
+    frame: Any = rows.to_pandas()
+    arrays = frame.to_dict("records")
+    assert interchange_rows(arrays)[0] == interchange_rows(rows)[0]
 
 
 def test_a_list_of_rows_is_as_good_as_a_dataset():

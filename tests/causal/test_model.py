@@ -110,6 +110,11 @@ def test_the_drawing_has_every_variable_and_arrow():
         ({"x": [0, 0], "y": [0]}, {"y": lambda x: 0}, "value twice"),
         ({"x": [0]}, {"y": lambda x: 0}, "'y' has no domain"),
         ({"x": [0], "y": [0]}, {"y": lambda z: 0}, "takes 'z', which is no variable"),
+        (
+            {"x": [0], "y": [0], "z": [0]},
+            {"y": lambda x: 0, "z": lambda x, y=0: 0},
+            "'z' takes the variable 'y' with a default, 0",
+        ),
         ({"x": [0], "y": [0]}, {"x": lambda y: 0, "y": lambda x: 0}, "no cycle, got"),
     ],
 )

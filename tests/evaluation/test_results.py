@@ -96,7 +96,12 @@ def test_a_paired_difference_has_the_interval_of_its_mean():
     # By the central limit theorem; the bootstrap does not know it.
     spread = 1.96 * (first - second).std() / 2000**0.5
     assert high - low == pytest.approx(2 * spread, rel=0.1)
-    assert paired_difference(first, first) == (0.0, (0.0, 0.0))
+    # As wide as Wilson's interval of none of so many, z² / (n + z²).
+    wide = 1.96**2 / (2000 + 1.96**2)
+    value_of_same, same = paired_difference(first, first)
+    assert value_of_same == 0 and same == pytest.approx((-wide, wide), rel=1e-3)
+    wide = 1.96**2 / (5 + 1.96**2)
+    assert paired_difference(np.ones(5), np.zeros(5))[1] == pytest.approx((1 - wide, 1), rel=1e-3)
     assert paired_difference(first, second) == (value, (low, high))
     with pytest.raises(ValueError, match="the same rows: 2000, 3"):
         paired_difference(first, second[:3])

@@ -1,6 +1,7 @@
 """The probe as a whole, on a tiny model: every answer is there, consistent, and saved."""
 
 import dataclasses
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -213,6 +214,28 @@ def test_sites_are_told_apart(fitted, pairs):
     own = prepared.score(ri.DistributedInterchange(das.subspace))
     assert report.interchange[f"DAS at {SITE}"] == (own,)
     assert any("different sites" in note for note in report.notes)
+
+
+def test_a_variable_is_read_from_its_column(fitted, pairs):
+    reft, das, task = fitted
+    # Each noun's own number has nothing to do with the answer here.
+    rows = [
+        {**row, "base_parity": "even" if len(row["base"]) % 2 else "odd"} for row in pairs.to_list()
+    ]
+    asked: Any = {"against": das, "task": task, "draws": 1, "progress": False}
+    by_name = ri.probe(reft, data=rows, variable="parity", **asked)
+    assert {f"parity, on {das.on}"} < set(by_name.linear["read"])
+    by_answer = ri.probe(reft, data=rows, **asked)
+    assert f"base's answer, on {das.on}" in set(by_answer.linear["read"])
+    with pytest.raises(ValueError, match="data: row 0 has no 'base_colour'"):
+        ri.probe(reft, data=rows, variable="colour", **asked)
+    with pytest.raises(ValueError, match="'base_parity' is the same in all rows, 'odd'"):
+        ri.probe(
+            reft, data=[{**row, "base_parity": "odd"} for row in rows], variable="parity", **asked
+        )
+    first = [{**row, "choices": [row["base_answer"], "x", row["label"]]} for row in rows]
+    with pytest.raises(ValueError, match="stands at one place among its choices in all rows"):
+        ri.probe(reft, data=first, **asked)
 
 
 def test_rows_must_say_what_the_variable_is(fitted, pairs):

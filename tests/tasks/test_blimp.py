@@ -1,6 +1,7 @@
 """BLiMP's sentences as pairs of prompts."""
 
 import json
+from collections import Counter
 from importlib import import_module
 
 import numpy as np
@@ -46,6 +47,24 @@ def test_prompts_that_want_the_one_are_sources_of_those_that_want_the_other(tmp_
     assert blimp(tmp_path / "paradigm.jsonl", n=36).hash == pairs.hash
 
 
+def test_answers_and_choices_take_turns_and_bases_repeat_last(tmp_path):
+    verbs = [("is", "are"), ("was", "were"), ("has", "have")]
+    sentences = [
+        {
+            "sentence_good": f"The {noun}{s} {good} here.",
+            "sentence_bad": f"The {noun}{s} {bad} here.",
+        }
+        for i, noun in enumerate([f"{noun}{n}" for n in range(6) for noun in NOUNS])
+        for singular, plural in (verbs[i % 3],)
+        for s, good, bad in (("", singular, plural), ("s", plural, singular))
+    ]
+    pairs = blimp(write(tmp_path, sentences), n=72)
+    for split, most in ((pairs.train, 10), (pairs.test, 6)):
+        counts = Counter(split["base_answer"])
+        assert len(counts) == 6 and max(counts.values()) <= most
+        assert len(set(split["base"])) == len(split)
+
+
 def test_what_the_model_gets_wrong_is_left_out(tmp_path, tiny, monkeypatch):
     asked = []
 
@@ -56,6 +75,10 @@ def test_what_the_model_gets_wrong_is_left_out(tmp_path, tiny, monkeypatch):
     monkeypatch.setattr(import_module("reft_interp.tasks.blimp"), "answers_correctly", answers)
     pairs = blimp(write(tmp_path, SENTENCES), tiny("llama"), n=36)
     assert pairs.model_accuracy == pytest.approx(11 / 12)
+    assert "of 24 prompts those 22 are left" in pairs.held_out
+    assert "rows are made of those alone" in str(pairs)
+    with pytest.raises(ValueError, match=r"share of 0.95 .* got 0.917 of 24; chance is 0.5"):
+        blimp(tmp_path / "paradigm.jsonl", tiny("llama"), n=36, minimum_accuracy=0.95)
     assert {(row["answer"], *row["choices"]) for row in asked} == {
         (" is", " are", " is"),
         (" are", " are", " is"),

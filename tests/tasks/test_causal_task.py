@@ -84,6 +84,18 @@ def test_what_a_held_out_input_alone_determines_is_in_both_splits():
         assert {kind for _, kind in seen} == {"a", "b"}
 
 
+def test_another_name_of_a_held_out_input_leaves_it_held_out():
+    made = task(
+        causal_model=CausalModel(
+            {"x": range(12), "y": range(12), "z": range(3), "same": range(12), "above": [0, 1]},
+            {"same": lambda x: x, "above": lambda same, y: int(same > y)},
+        ),
+        words={"above": {1: "yes", 0: " no"}},
+    ).counterfactuals(None, "same", n=60)
+    train, test = ({row["base_x"] for row in rows_of(split)} for split in (made.train, made.test))
+    assert test and not train & test
+
+
 def test_one_difference_leaves_the_other_inputs_alike():
     pairs = task().counterfactuals(None, "x", n=60, differ="one")
     assert all(row["base_y"] == row["source_y"] for row in rows_of(pairs.train))
@@ -123,6 +135,9 @@ def test_a_model_that_cannot_do_the_task_is_said_to(tiny):
         ({"templates": ["{w}:"]}, r"names \['w'\]"),
         ({"templates": ["hello"]}, "it names none"),
         ({"templates": ["{x} "]}, "ends in a space"),
+        ({"templates": ["{x:03d}:"]}, "formats 'x'; how a value is written is a matter of words"),
+        ({"words": {"w": str}}, "words must name variables .* got 'w'"),
+        ({"words": {"x": {0: "nil"}}}, "words: 'x' has none for 1"),
         ({"words": {"above": {True: "no", False: " no"}}}, "both written ' no'"),
         ({"held_out": ("above",)}, "inputs of three values or more"),
     ],
