@@ -73,12 +73,17 @@ class Sweep:
         return Subspace.load(path)
 
     def plot(self, *, method: str = "DAS", ax: "Axes | None" = None, **chosen: Any) -> "Axes":
-        """A heat map of IIA: layers up, tokens across, means over whatever else varies.
+        """A heat map of IIA: layers up (sites, where a layer has several), tokens across.
+
+        Of cells that differ in what is not drawn (ranks, seeds), the mean, and an interval that
+        reaches from the lowest lower bound to the highest upper bound.
 
         Args:
             method: "DAS" or "whole vector".
             ax: where to draw; a figure of its own by default.
-            chosen: only cells with these values of columns, as `rank=1`.
+            chosen: only cells with these values of columns, as `rank=1`. Cells with shuffled
+                labels are left out unless they are asked for, by
+                `**{"shuffled labels": True}`.
 
         Raises:
             ValueError: an unknown column, or no such cells.
@@ -86,16 +91,30 @@ class Sweep:
         from reft_interp import plotting
 
         some: Any = self.frame[self.frame["method"] == method]
+        if "shuffled labels" not in chosen:
+            some = some[some["shuffled labels"] != True]  # noqa: E712 (None: the whole vector)
         for column, value in chosen.items():
             if column not in some:
                 raise ValueError(f"{column!r} is no column of the sweep; it has {list(some)}")
             some = some[some[column] == value]
         if some.empty:
             raise ValueError(f"no cells of method {method!r} with {chosen}")
-        mean = some.groupby(["layer", "tokens"], sort=False)["iia"].mean().reset_index()
+        several = (some.groupby("layer")["site"].nunique() > 1).any()
+        row = "site" if several else "layer"
+        drawn = some.groupby([row, "tokens"], sort=False).agg(
+            {"iia": "mean", "low": "min", "high": "max"}
+        )
         words = ", ".join([method, *(f"{name} {value}" for name, value in chosen.items())])
         return plotting.heatmap(
-            mean, x="tokens", y="layer", value="iia", title=words, value_label="IIA", ax=ax
+            drawn.reset_index(),
+            x="tokens",
+            y=row,
+            value="iia",
+            low="low",
+            high="high",
+            title=words,
+            value_label="IIA [95 %]",
+            ax=ax,
         )
 
     def save(self) -> tuple[Path, Path]:

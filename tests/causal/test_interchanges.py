@@ -52,7 +52,7 @@ def test_spans_and_choices_may_be_missing():
     assert sources[0] == {"prompt": "The films are", "spans": None}
 
 
-def test_says_which_columns_are_missing():
+def test_says_which_columns_are_missing(no_type_checks):
     with pytest.raises(
         ValueError, match=r"pairs: row 0 lacks \['label', 'source'\]; it has \['base"
     ):

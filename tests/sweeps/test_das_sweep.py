@@ -1,5 +1,6 @@
 """Sweeps: cells are those of `fit_das`; killing, sharing and failing change none of them."""
 
+import dataclasses
 import json
 import os
 import signal
@@ -154,12 +155,28 @@ def test_an_error_in_a_joint_run_is_that_of_its_cell(planted, pairs, tmp_path, m
 def test_the_heat_map_shows_the_cells(undisturbed):
     ax = undisturbed.plot(rank=1, seed=0)
     assert [label.get_text() for label in ax.get_xticklabels()] == ["l1", "indices:0"]
+    one = undisturbed.frame.query("method == 'DAS' and rank == 1 and seed == 0").iloc[0]
+    texts = [text.get_text() for text in ax.texts]
+    assert any(f"{one['iia']:.2f}"[-3:] in text and "[" in text for text in texts)
     assert undisturbed.plot(method="whole vector").get_title(loc="left")
     with pytest.raises(ValueError, match="'colour' is no column"):
         undisturbed.plot(colour=1)
     with pytest.raises(ValueError, match="no cells of method 'DAS'"):
         undisturbed.plot(rank=7)
     assert "no intervention" in str(undisturbed) and "<table" in undisturbed._repr_html_()
+
+
+def test_the_heat_map_keeps_apart_what_is_not_alike(undisturbed):
+    frame = undisturbed.frame[undisturbed.frame["method"] == "DAS"].iloc[[0, 0, 0]].copy()
+    frame["site"] = ["whole", "head", "head"]
+    frame["shuffled labels"] = [False, False, True]
+    frame["iia"], frame["low"], frame["high"] = [0.9, 0.5, 0.1], [0.8, 0.4, 0.0], [1.0, 0.6, 0.2]
+    some = dataclasses.replace(undisturbed, frame=frame)
+    ax = some.plot()
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["whole", "head"]
+    assert [text.get_text().split("\n")[0] for text in ax.texts] == ["0.90", "0.50"]
+    shuffled = some.plot(**{"shuffled labels": True})
+    assert [text.get_text() for text in shuffled.texts] == ["0.10\n[0.00, 0.20]"]
 
 
 def test_a_folder_holds_one_sweep(planted, pairs, cells, undisturbed):
