@@ -18,7 +18,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 from transformer_lens.model_bridge import TransformerBridge
 
-from reft_interp.causal.interchanges import On, Pairs, interchange_rows
+from reft_interp.causal.interchanges import On, Pairs, rows_of_one_source
 from reft_interp.causal.patching import Patching
 from reft_interp.evaluation.predicting import choice_tokens
 from reft_interp.evaluation.results import mean_and_interval
@@ -114,9 +114,7 @@ def attribution_patching(
         raise ValueError(f"sites and on must not be empty, got {len(sites)} and {len(on)}")
     for site in sites:
         site.check(model)
-    bases, sources = interchange_rows(pairs)
-    if isinstance(sources, dict):
-        raise ValueError(f"pairs must have one source each, got several: {', '.join(sources)}")
+    bases, sources = rows_of_one_source(pairs)
     targets = [_targets(i, row, ids) for i, (row, ids) in enumerate(_with_tokens(model, bases))]
     selectors = [parse_positions(one) for one in on]
     found = np.zeros((len(sites), len(selectors), len(bases)))

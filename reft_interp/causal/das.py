@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 from transformer_lens.model_bridge import TransformerBridge
 
-from reft_interp.causal.interchanges import On, Pairs, PreparedPairs, interchange_rows
+from reft_interp.causal.interchanges import On, Pairs, PreparedPairs, rows_of_one_source
 from reft_interp.evaluation import Comparison, control_subspaces, named_metric
 from reft_interp.interventions import DistributedInterchange, Interchange
 from reft_interp.positions import PositionSelector, parse_positions
@@ -161,7 +161,7 @@ def fit_das(
         start = Subspace.random(site.width(model), 1 if rank is None else rank, seed=seed)
     elif rank not in (None, start.rank):
         raise ValueError(f"rank must be that of start ({start.rank}) or left out, got {rank}")
-    bases, sources = interchange_rows(pairs)
+    bases, sources = rows_of_one_source(pairs)
     interchange = DistributedInterchange(start, trainable=True)
     intervened = IntervenedModel(model, Placement(interchange, site, parse_positions(on)))
     settings = {

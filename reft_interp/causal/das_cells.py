@@ -14,7 +14,7 @@ import numpy as np
 from transformer_lens.model_bridge import TransformerBridge
 
 from reft_interp.causal.das import DASResult
-from reft_interp.causal.interchanges import On, Pairs, interchange_rows
+from reft_interp.causal.interchanges import On, Pairs, rows_of_one_source
 from reft_interp.interventions import DistributedInterchange
 from reft_interp.runtime import IntervenedModel, Placement
 from reft_interp.runtime.planning import Engine
@@ -128,7 +128,7 @@ def prepare_das(
     """
     if not cells:
         raise ValueError("cells must hold at least one cell, got none")
-    bases, sources = interchange_rows(pairs)
+    bases, sources = rows_of_one_source(pairs)
     known: dict[tuple[int | None, int | None], tuple[Sequence[Any], Sources]] = {}
     placed = [place_das(model, cell) for cell in cells]
     wanted = []

@@ -9,7 +9,13 @@ import pandas as pd
 from jaxtyping import Float
 from transformer_lens.model_bridge import TransformerBridge
 
-from reft_interp.causal.interchanges import On, Pairs, interchange_rows, prepare_interchanges
+from reft_interp.causal.interchanges import (
+    On,
+    Pairs,
+    interchange_rows,
+    prepare_interchanges,
+    rows_of_one_source,
+)
 from reft_interp.evaluation import (
     answer_log_probabilities,
     choice_scores,
@@ -77,7 +83,7 @@ def effects(
         site: where.
         on: which tokens of base and source.
     """
-    bases, sources = interchange_rows(pairs)
+    bases, sources = rows_of_one_source(pairs)
     answers = [pair["base_answer"] for pair in cast("Sequence[Mapping[str, Any]]", pairs)]
     own = [{**base, "answer": said} for base, said in zip(bases, answers, strict=True)]
     changing = np.array(

@@ -18,7 +18,7 @@ from reft_interp.causal.counterfactuals import Counterfactuals
 from reft_interp.causal.das import DASResult
 from reft_interp.causal.das_cells import DASCell, fit_das_each
 from reft_interp.causal.effects import Effects, effects
-from reft_interp.causal.interchanges import On, Pairs, prepare_interchanges
+from reft_interp.causal.interchanges import On, Pairs, prepare_interchanges, rows_of_one_source
 from reft_interp.evaluation import (
     Accuracy,
     Comparison,
@@ -65,6 +65,8 @@ class Evidence:
     effects: Effects = field(repr=False)
     """How far the first seed's interchange moves the answer, beside the whole vector's."""
     model: str
+    seen: float = 0.0
+    """Share of held-out pairs whose base is a prompt of the training pairs, too."""
 
     @property
     def subspace(self) -> Subspace:
@@ -172,6 +174,11 @@ class Evidence:
             found.append(f"seeds differ: IIA {min(spread):.3f} to {max(spread):.3f}")
         if self.gap > 0.1:
             found.append(f"IIA on training pairs is {self.gap:.3f} higher than on held-out pairs")
+        if self.seen:
+            found.append(
+                f"in {self.seen:.1%} of held-out pairs the base is a prompt of the training pairs, "
+                "with other partners"
+            )
         return tuple(found)
 
     def to_frame(self) -> pd.DataFrame:
@@ -272,6 +279,7 @@ def gather_evidence(
     ):
         if number < least:
             raise ValueError(f"{name} must be at least {least}, got {number}")
+    rows_of_one_source(pairs.train)
     budget: dict[str, Any] = {
         "epochs": epochs,
         "learning_rate": learning_rate,
@@ -332,6 +340,7 @@ def gather_evidence(
             on,
         ),
         model=identify(model).name,
+        seen=pairs.seen,
     )
 
 

@@ -78,6 +78,19 @@ def interchange_rows(
     }
 
 
+def rows_of_one_source(pairs: Pairs) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """`interchange_rows` for those who read one source a pair.
+
+    Raises:
+        TypeError: as `interchange_rows`.
+        ValueError: as `interchange_rows`, and for pairs with several sources.
+    """
+    bases, sources = interchange_rows(pairs)
+    if isinstance(sources, dict):
+        raise ValueError(f"pairs must have one source each, got several: {', '.join(sources)}")
+    return bases, sources
+
+
 class PreparedPairs:
     """Counterfactual pairs at one site and on one selection of tokens, ready to be scored.
 
@@ -105,7 +118,7 @@ class PreparedPairs:
         self.model = model
         self.site = site
         self.on = parse_positions(on)
-        self.bases, sources = interchange_rows(pairs)
+        self.bases, sources = rows_of_one_source(pairs)
         self._batch_size = batch_size
         placed = IntervenedModel(model, Placement(Interchange(), site, self.on))
         self._prepared = PreparedRows(
@@ -172,7 +185,7 @@ def prepare_interchanges(
     """
     if not interchanges:
         raise ValueError("interchanges must hold at least one, got none")
-    bases, sources = interchange_rows(pairs)
+    bases, sources = rows_of_one_source(pairs)
     placed = [
         IntervenedModel(model, Placement(intervention, site, on))
         for intervention, site, on in interchanges

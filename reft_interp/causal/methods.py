@@ -13,7 +13,13 @@ from transformer_lens.model_bridge import TransformerBridge
 
 from reft_interp.causal.counterfactuals import Counterfactuals
 from reft_interp.causal.das import fit_das
-from reft_interp.causal.interchanges import On, Pairs, interchange_rows, prepare_interchanges
+from reft_interp.causal.interchanges import (
+    On,
+    Pairs,
+    interchange_rows,
+    prepare_interchanges,
+    rows_of_one_source,
+)
 from reft_interp.causal.reading_methods import labelled_activations
 from reft_interp.evaluation import Accuracy, Comparison, accuracy, prepared_accuracies
 from reft_interp.interventions import (
@@ -306,7 +312,7 @@ def _trained(
     site: Site,
     on: On,
 ) -> Intervention:
-    bases, sources = interchange_rows(pairs)
+    bases, sources = rows_of_one_source(pairs)
     placed = IntervenedModel(model, Placement(edit, site, on))
     train(
         placed,

@@ -14,7 +14,7 @@ from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
-from reft_interp.causal.interchanges import On, Pairs
+from reft_interp.causal.interchanges import On, Pairs, rows_of_one_source
 from reft_interp.interventions import DistributedInterchange, Intervention
 from reft_interp.runtime.activations import activations_each
 from reft_interp.sites import Site
@@ -133,7 +133,8 @@ def labelled_activations(
     A prompt counts once, however many pairs it is in; each of its selected tokens is an example.
 
     Raises:
-        ValueError: rows have no column with the variable's value, or it never varies.
+        ValueError: rows have no column with the variable's value, or several sources, or the
+            variable never varies.
     """
     (found,) = labelled_activations_each(model, pairs, variable, [(site, on)])
     return found
@@ -147,6 +148,7 @@ def labelled_activations_each(
     Raises:
         ValueError: as `labelled_activations`.
     """
+    rows_of_one_source(pairs)
     rows = list(cast("Sequence[Mapping[str, Any]]", pairs))
     names = variable.split(" and ")
     prompts: dict[str, tuple[dict[str, Any], str]] = {}

@@ -129,3 +129,22 @@ def test_no_control_is_refused(planted, arguments, match):
     one = planted["one layer"]
     with pytest.raises(ValueError, match=match):
         ri.gather_evidence(one.model, one.counterfactuals(12), one.site, one.on, **arguments)
+
+
+def test_evidence_is_of_one_source_and_says_so(planted, tiny):
+    task = ri.tasks.hierarchical_equality()
+    pairs = task.counterfactuals(None, ["left", "right"], n=12, own_sources=True)
+    model, site = tiny("llama"), ri.Site("resid_post", 0)
+    several = r"pairs must have one source each, got several: left, right"
+    with pytest.raises(ValueError, match=several):
+        ri.gather_evidence(model, pairs, site, "last")
+    with pytest.raises(ValueError, match=several):
+        ri.compare_methods(model, pairs, site, "last", [ri.DifferenceOfMeans()])
+    with pytest.raises(ValueError, match=several):
+        ri.fit_das(model, pairs.train, site, "last", progress=False)
+
+
+def test_bases_that_training_has_seen_are_flagged(true):
+    assert true.seen == 0
+    seen = dataclasses.replace(true, seen=0.25)
+    assert any("in 25.0% of held-out pairs the base is a prompt" in flag for flag in seen.flags)
