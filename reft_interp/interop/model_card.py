@@ -26,14 +26,15 @@ _ALONE = """\
 Without reft_interp, on a plain transformers model (torch, safetensors and transformers only):
 
 ```python
-import sys
+import runpy
 
 from huggingface_hub import snapshot_download
 
-sys.path.append(snapshot_download({repo!r}))
-import edits  # a file of this repository, which runs on your machine: read it first
+folder = snapshot_download({repo!r})
+# A file of this repository, which runs on your machine: read it first.
+edits = runpy.run_path(f"{{folder}}/edits.py")
 
-with edits.attach(model):
+with edits["attach"](model, folder):
     model.generate(**inputs)
 ```
 """

@@ -43,6 +43,11 @@ class PEFT(PlainMethod):
             own = type(self.config).__name__.removesuffix("Config")
             name = own if self.reft is None else f"{own} and {self.reft.name}"
             object.__setattr__(self, "name", name)
+        if self.reft is not None and getattr(self.config, "is_prompt_learning", False):
+            raise ValueError(
+                f"reft: {type(self.config).__name__} puts tokens of its own before the prompt, "
+                "whose positions an intervention would take for the prompt's"
+            )
 
     def adapt(self, model):
         config = copy.deepcopy(self.config)

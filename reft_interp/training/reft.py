@@ -9,6 +9,7 @@ import pandas as pd
 import torch
 from datasets import IterableDataset
 from transformer_lens.model_bridge import TransformerBridge
+from transformers import TrainerCallback
 
 from reft_interp.evaluation import Comparison, accuracy, named_metric
 from reft_interp.interventions import Intervention
@@ -22,7 +23,7 @@ from reft_interp.sites import Site
 from reft_interp.subspace import Subspace
 from reft_interp.training.in_place import check_arguments, train
 from reft_interp.training.processes import check_devices
-from reft_interp.training.results import load_result
+from reft_interp.training.results import load_result, saved_settings
 from reft_interp.whole_files import write_whole
 
 
@@ -138,6 +139,7 @@ def fit_reft(
     engine: Engine = "auto",
     memory_budget: int | None = None,
     over: Over = "vocabulary",
+    callbacks: Sequence[TrainerCallback] = (),
     **arguments: Any,
 ) -> ReFTResult:
     """Train a ReFT by cross-entropy of the answer tokens, the model frozen.
@@ -169,9 +171,11 @@ def fit_reft(
         memory_budget: bytes that constants of the rows may take; see `PreparedRows`.
         over: "vocabulary" compares the answer with all tokens, "choices" with the row's choices
             alone: another loss, and less work.
-        arguments: further arguments of `train`.
+        callbacks: transformers' callbacks, for instance EarlyStoppingCallback.
+        arguments: further arguments of `train`; they are saved with the result.
 
     Raises:
+        TypeError: an argument that cannot be saved as JSON.
         ValueError: a site that the model lacks, a row without answer, positions that a row
             does not have: all before the first step.
     """
@@ -180,23 +184,23 @@ def fit_reft(
     if streamed and over != "vocabulary":
         raise ValueError(f'over must be "vocabulary" where rows are a stream, got {over!r}')
     count = None if streamed else len(as_list(rows))
-    intervened = place_reft(model, intervention, site, on, shared=shared, seed=seed)
-    settings = {
-        "epochs": epochs,
-        "learning_rate": learning_rate,
-        "batch_size": batch_size,
-        "seed": seed,
-        "rows": count,
-        "shared": shared,
-        "engine": engine,
-        "over": over,
+    settings = saved_settings(
+        epochs=epochs,
+        learning_rate=learning_rate,
+        batch_size=batch_size,
+        seed=seed,
+        rows=count,
+        shared=shared,
+        engine=engine,
+        over=over,
         **(
             {}
             if max_length is None
             else {"max_length": max_length, "truncation_side": truncation_side}
         ),
         **arguments,
-    }
+    )
+    intervened = place_reft(model, intervention, site, on, shared=shared, seed=seed)
 
     def fitting(given: Rows) -> Rows:
         if max_length is None:
@@ -219,6 +223,7 @@ def fit_reft(
         progress=progress,
         checkpoints=checkpoints,
         resume=resume,
+        callbacks=callbacks,
         **arguments,
     )
     return ReFTResult(intervened.eval(), losses, settings)

@@ -1,5 +1,6 @@
-"""Read a saved training back: the interventions, their losses, their settings."""
+"""What a training is saved with, and read back: interventions, losses, settings."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -27,3 +28,23 @@ def load_result(
             "read it with IntervenedModel.load"
         )
     return intervened, pd.read_csv(Path(folder) / "losses.csv"), notes["training"]
+
+
+def saved_settings(**settings: Any) -> dict[str, Any]:
+    """What a training is told, as JSON has it: numpy's numbers as Python's.
+
+    Raises:
+        TypeError: an argument that JSON cannot hold, by its name: a result could not be saved.
+    """
+    plain = {}
+    for name, value in settings.items():
+        value = value.item() if getattr(value, "ndim", None) == 0 else value
+        try:
+            json.dumps(value)
+        except TypeError:
+            raise TypeError(
+                f"{name} must be a number, a text, or a list or mapping of them, as a result is "
+                f"saved with it, got {value!r}"
+            ) from None
+        plain[name] = value
+    return plain

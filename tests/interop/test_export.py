@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -15,7 +16,7 @@ from torch.testing import assert_close
 from trained import PROMPTS, RANK, SOURCELESS, trained
 
 from reft_interp.interop import export_to_transformers
-from reft_interp.interventions import DistributedInterchange, Interchange, LoReFT
+from reft_interp.interventions import DistributedInterchange, Interchange, LoReFT, VectorAddition
 from reft_interp.interventions.edits import Add
 from reft_interp.interventions.rows import GivenRows
 from reft_interp.interventions.values import Constant
@@ -329,3 +330,27 @@ def test_a_folder_of_another_format_is_refused(tmp_path, tiny, tiny_parts):
     (tmp_path / "edits.json").write_text(json.dumps(config | {"format": 9}))
     with pytest.raises(ValueError, match="has format 9; this file reads 1"):
         imported(tmp_path).attach(tiny_parts("llama")[0])
+
+
+def test_two_snapshots_in_one_process_keep_their_own_edits(tmp_path, tiny, tiny_parts):
+    tokens = torch.arange(4, 10)[None]
+    for name, strength in (("one", 1.0), ("two", -3.0)):
+        steering = VectorAddition(torch.ones(32), strength=strength)
+        placed = IntervenedModel(tiny("llama"), Placement(steering, Site("resid_post", 0), "every"))
+        export_to_transformers(placed, tmp_path / name)
+    found = []
+    for name in ("one", "two"):
+        folder = str(tmp_path / name)
+        # As the generated model card has it.
+        edits = runpy.run_path(f"{folder}/edits.py")
+        model, _ = tiny_parts("llama")
+        with torch.no_grad(), edits["attach"](model, folder):
+            found.append(model(tokens).logits)
+    for logits, strength in zip(found, (1.0, -3.0), strict=True):
+        model, _ = tiny_parts("llama")
+        hook = model.model.layers[0].register_forward_hook(
+            lambda module, given, output, by=strength: output + by
+        )
+        with torch.no_grad():
+            assert_close(logits, model(tokens).logits)
+        hook.remove()

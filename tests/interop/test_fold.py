@@ -182,8 +182,10 @@ class Scaled(nn.Module):
         return 0.5 * self.mlp(h)
 
 
-def test_an_architecture_that_scales_the_sum_is_noticed_and_undone(tiny, tiny_parts):
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_an_architecture_that_scales_the_sum_is_noticed_and_undone(tiny, tiny_parts, dtype):
     model, tokenizer = tiny_parts("llama")
+    model.to(dtype)
     block = model.model.layers[0]
     block.mlp = Scaled(block.mlp)
     before = logits_of(model, tokenizer)[0]

@@ -83,7 +83,7 @@ def test_the_card_says_what_it_is(hub, intervened):
         "| task | accuracy | n |",
         "| sst2\\|dev | 0.9144 | 872 |",
         "ri.from_pretrained('someone/number', model)",
-        "edits.attach(model)",
+        'edits["attach"](model, folder)',
     ):
         assert line in card.text
 

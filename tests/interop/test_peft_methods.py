@@ -110,6 +110,12 @@ def test_both_are_trained_and_saved(tiny, tmp_path):
     assert torch.equal(loaded.rows(), placed.intervention.rows())
 
 
+def test_prompts_that_peft_learns_have_no_interventions_beside_them():
+    beside = ReFT(LoReFT(rank=2), (1,), "f1")
+    with pytest.raises(ValueError, match="PromptTuningConfig puts tokens of its own before"):
+        replace(prompt_tuning(4), reft=beside)
+
+
 def test_an_intervention_that_reads_a_source_has_no_place_beside_adapters(tiny):
     swap = DistributedInterchange(Subspace.random(32, 1, seed=0), trainable=True)
     with pytest.raises(ValueError, match="must edit resid_post and read no source, got Distrib"):

@@ -1,5 +1,6 @@
 """The one call that trains a ReFT, and what it gives back."""
 
+import numpy as np
 import pytest
 import torch
 from datasets import Dataset
@@ -76,6 +77,27 @@ def test_saves_what_it_was_trained_with(tiny, tmp_path):
     }
     loaded = IntervenedModel.load(tmp_path, tiny("llama"))
     assert torch.equal(loaded.logits(ROWS[:3]), result.intervened.logits(ROWS[:3]))
+
+
+def test_callbacks_are_no_setting_and_what_cannot_be_saved_is_refused_first(
+    tiny, tmp_path, no_type_checks
+):
+    begun = []
+
+    class Counts(TrainerCallback):
+        def on_step_begin(self, args, state, control, **kwargs):
+            begun.append(state.global_step)
+
+    model = tiny("llama")
+    result = fit(model, epochs=1, learning_rate=np.float32(0.25), callbacks=[Counts()])
+    result.save(tmp_path)
+    assert ReFTResult.load(tmp_path, model).settings == result.settings
+    assert result.settings["learning_rate"] == 0.25 and "callbacks" not in result.settings
+    steps = len(begun)
+    assert steps == 2
+    with pytest.raises(TypeError, match="debug must be a number, a text"):
+        fit(model, epochs=1, callbacks=[Counts()], debug=[object()])
+    assert len(begun) == steps
 
 
 def test_a_saved_result_is_read_back_whole(tiny, tmp_path):

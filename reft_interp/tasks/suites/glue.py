@@ -19,7 +19,6 @@ from reft_interp.evaluation.metrics import (
     spearman,
 )
 from reft_interp.tasks.suites.glue_reading import LAYOUTS, read_glue
-from reft_interp.tasks.suites.numbers import last_number
 from reft_interp.tasks.suites.paper_recipes import paper_recipe
 from reft_interp.tasks.suites.reading import Record, as_dataset
 from reft_interp.tasks.suites.recipe import Recipe
@@ -153,15 +152,21 @@ def _extractor(task: str) -> Callable[[str], str | None]:
 
     def extract(output: str) -> str | None:
         found = pattern.search(output)
+        # "not positive", "neither positive nor negative": no label is named, but one denied.
+        if found and re.search(r"\b(?:not|neither|nor|n't)\s+$", output[: found.start()], re.I):
+            return None
         return labels[words.index(found[1].lower())] if found else None
 
     return extract
 
 
 def _score(output: str) -> str | None:
-    """The number on the first line with text, drawn into the scale."""
-    number = last_number(next(iter(output.strip().split("\n"))))
-    return None if number is None else str(min(max(float(number), 0.0), 5.0))
+    """The first number on the first line with text, drawn into the scale: what follows it may be
+    the scale ("3.8 out of 5", "4/5")."""
+    found = re.search(r"(?<![\w.])[-−]?\d+(?:\.\d+)?", output.strip().split("\n")[0])
+    if found is None:
+        return None
+    return str(min(max(float(found[0].replace("−", "-")), 0.0), 5.0))
 
 
 def _metrics(task: str) -> list[Metric]:

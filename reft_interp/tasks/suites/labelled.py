@@ -1,5 +1,6 @@
 """A labelled task as a suite, so that ways to finetune can be compared on it."""
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -52,7 +53,16 @@ def _row(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _said(output: str, answers: Sequence[str]) -> str | None:
-    """The longest answer that the output begins with, whatever the case and space before it."""
+    """The longest answer that the output begins with, whatever the case and space before it; not
+    one that goes on as another word or number ("no" in "nothing", "1" in "1.5")."""
     text = output.strip().lower()
-    found = [one.strip() for one in answers if text.startswith(one.strip().lower())]
+
+    def begins(answer: str) -> bool:
+        rest = text.removeprefix(answer) if text.startswith(answer) else None
+        if rest is None or not answer:
+            return False
+        joins = answer[-1].isalnum() and re.match(r"\w", rest)
+        return not joins and not (answer[-1].isdigit() and re.match(r"[.,]\d", rest))
+
+    found = [one.strip() for one in answers if begins(one.strip().lower())]
     return max(found, key=len, default=None)

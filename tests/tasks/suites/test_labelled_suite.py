@@ -1,8 +1,9 @@
 """A labelled task as a suite."""
 
 import pytest
+from datasets import Dataset
 
-from reft_interp.tasks import number_naming
+from reft_interp.tasks import LabelledTask, number_naming
 from reft_interp.tasks.suites import labelled_suite
 
 
@@ -20,5 +21,19 @@ def test_rows_are_the_tasks_and_outputs_begin_with_an_answer():
     assert suite.answers([" one", "Many of them", "\n many", "none", "", "the one"]) == [
         "one", "many", "many", None, None, None
     ]  # fmt: skip
+    assert suite.answers(["manyfold", "ones", "many, I think", "One."]) == [
+        None, None, "many", "one"
+    ]  # fmt: skip
     with pytest.raises(ValueError, match="n_development must be between 0 and"):
         labelled_suite(task, n_development=40)
+
+
+def test_a_number_is_not_the_beginning_of_another():
+    rows = [
+        {"prompt": f"{n}:", "answer": f" {n}", "choices": [" 1", " 2", " 12"]} for n in (1, 2, 12)
+    ] * 4
+    splits = {"train": Dataset.from_list(rows), "test": Dataset.from_list(rows)}
+    suite = labelled_suite(LabelledTask("numbers", "digits", **splits), n_development=2)
+    assert suite.answers([" 12", " 1.", " 15", " 1.5", " 200 km", "1,000"]) == [
+        "12", "1", None, None, None, None
+    ]  # fmt: skip
