@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from jaxtyping import Float
@@ -19,6 +20,7 @@ from transformer_lens.model_bridge import TransformerBridge
 from transformers.cache_utils import DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
 
 from reft_interp.encoding import TokenizedBatch
+from reft_interp.models.consistency import sample_tokens
 from reft_interp.models.devices import devices_of_attention
 from reft_interp.positions import Positions
 from reft_interp.runtime.attention import grouped
@@ -26,6 +28,11 @@ from reft_interp.runtime.frozen import Region, padded_cache
 from reft_interp.runtime.placement import Edit
 from reft_interp.runtime.regions import at_entrance
 from reft_interp.runtime.running import hooked, is_causal
+
+# How long a tuple a model's blocks return; None where they return the stream itself.
+_returned: "WeakKeyDictionary[TransformerBridge, int | None]" = WeakKeyDictionary()
+# What is handed to blocks beside the stream with the same rows in every batch: MPT's, one a head.
+_NOT_OF_ROWS = ("position_bias",)
 
 
 def can_replay(model: TransformerBridge) -> bool:
@@ -118,12 +125,13 @@ def _rows_joining(
     rows whose regions have begun."""
     blocks = list(model.blocks)
     shadowed: list[nn.Module] = []
+    pass_on = _passing_on(_length_returned(model))
     try:
         for layer, block in enumerate(blocks):
             running = sum(region.layer <= layer for region in regions)
             joining = [region for region in regions if region.layer == layer]
             if running == 0:
-                forward = _pass_on
+                forward = pass_on
             elif joining or running < len(regions):
                 forward = _of_rows(block, _padded_streams(joining, width), running, len(regions))
             else:
@@ -137,8 +145,31 @@ def _rows_joining(
             block.__dict__.pop("forward", None)
 
 
-def _pass_on(hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-    return hidden_states
+def _passing_on(length: int | None) -> Callable[..., Any]:
+    """A block's forward that returns what it is given, in the form that the model unpacks."""
+
+    def forward(hidden_states: Tensor, *args: Any, **kwargs: Any) -> Any:
+        # What stands behind the stream are attention patterns and the like, which nobody asked for.
+        return hidden_states if length is None else (hidden_states, *[None] * (length - 1))
+
+    return forward
+
+
+@torch.no_grad()
+def _length_returned(model: TransformerBridge) -> int | None:
+    """How many things a block returns, the stream first, or None for the stream alone; found out
+    once a model."""
+    if model not in _returned:
+
+        def note(block: nn.Module, inputs: Any, output: Any) -> None:
+            _returned[model] = len(output) if isinstance(output, tuple) else None
+
+        handle = model.blocks[0].register_forward_hook(note)
+        try:
+            model(sample_tokens(model))
+        finally:
+            handle.remove()
+    return _returned[model]
 
 
 def _of_rows(
@@ -146,9 +177,13 @@ def _of_rows(
 ) -> Callable[..., Any]:
     """A block's forward on its first rows, the last of which join here."""
 
-    def some(value: Any) -> Any:
+    def some(value: Any, name: str = "") -> Any:
         if isinstance(value, tuple):
             return tuple(some(one) for one in value)
+        if name in _NOT_OF_ROWS:
+            return value
+        if name == "alibi" and isinstance(value, Tensor):  # one row a head of each row
+            return value[: len(value) // rows * running]
         # What the model hands to its blocks has one row a row of the batch (masks, rotary
         # angles), or is the same for all.
         if isinstance(value, Tensor) and value.ndim > 1 and len(value) == rows:
@@ -160,7 +195,10 @@ def _of_rows(
         parts = [hidden_states[:before], *([] if joining is None else [joining.to(hidden_states)])]
         stream = torch.cat(parts) if before else parts[-1]
         return type(block).forward(
-            block, stream, *map(some, args), **{name: some(arg) for name, arg in kwargs.items()}
+            block,
+            stream,
+            *map(some, args),
+            **{name: some(arg, name) for name, arg in kwargs.items()},
         )
 
     return forward

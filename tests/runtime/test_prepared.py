@@ -115,6 +115,25 @@ def test_dropout_is_no_reason_to_run_in_full(tiny):
     assert intervened.training
 
 
+@pytest.mark.parametrize("error", [RuntimeError, IndexError, TypeError, ValueError])
+def test_a_replay_that_fails_is_announced_and_not_used(make_tiny, error):
+    model = make_tiny("gpt2")
+    placed = Placement(VectorAddition(torch.ones(32)), Site("resid_post", 1), "l1")
+    intervened = IntervenedModel(model, placed)
+    columns = max(len(model.tokenizer(row["prompt"] + row["answer"])["input_ids"]) for row in ROWS)
+
+    def refuse_a_part(stream, hook):
+        if stream.shape[1] < columns:
+            raise error("a part of the text")
+
+    expected = intervened.loss(ROWS)
+    with model.hooks(fwd_hooks=[("blocks.1.hook_mlp_out", refuse_a_part)]):
+        with pytest.warns(UserWarning, match="did not give what the plain run gives; running in"):
+            prepared = PreparedRows(intervened, ROWS)
+        assert not prepared.plan.replays
+        assert_close(intervened(**prepared.inputs(range(len(ROWS))))["loss"], expected)
+
+
 def test_a_replay_that_goes_wrong_is_announced_and_not_used(make_tiny):
     model = make_tiny("gpt2")
     # A hook that counts columns of the batch does not survive a replay, which has others.

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -90,21 +91,25 @@ REGIONS = [
 def decoder(request, tiny_parts) -> TransformerBridge:
     """A random decoder of three layers, of each architecture that a replay is claimed for."""
     name: str = request.param
+    return wrap_model(*_random(name, CONFIGS[name], tiny_parts), name=f"tiny-{name}")
+
+
+def _random(name: str, settings: dict[str, Any], tiny_parts: Any) -> tuple[Any, Any]:
     model_class = getattr(transformers, name)
     config_class = CONFIG_CLASSES.get(name)
     config_class = getattr(transformers, config_class) if config_class else model_class.config_class
     _, tokenizer = tiny_parts("llama")  # whose prompts begin with BOS
     config = config_class(
-        **CONFIGS[name],
+        **{"initializer_range": 0.2, **settings},
         vocab_size=len(tokenizer),
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
     )
+    config.architectures = [name]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        hf_model = model_class(config).eval()
-    return wrap_model(hf_model, tokenizer, name=f"tiny-{name}")
+        return model_class(config).eval(), tokenizer
 
 
 def stirred(intervention: nn.Module, seed: int = 0) -> Any:
@@ -317,6 +322,78 @@ def test_an_interchange_replays(freeze_batch, decoder):
         plain = run(decoder, batch, edits, at=at)
         replayed = replay(decoder, batch, edits, freeze_batch(decoder, batch, edits), at)
         assert (plain - run(decoder, batch, at=at)).abs().max() > 0.1
+    assert_close(replayed, plain, atol=2e-5 * float(plain.abs().max()), rtol=0)
+
+
+_SIX: dict[str, Any] = {"hidden_size": 32, "num_hidden_layers": 6, "num_attention_heads": 4}
+_SIX_AS_IN_GPT2 = {"n_embd": 32, "n_layer": 6, "n_head": 4, "n_positions": 128}
+# Architectures whose blocks return tuples, of which models take the first.
+TUPLES: dict[str, tuple[str, dict[str, Any]]] = {
+    "gpt_neo": (
+        "GPTNeoForCausalLM",
+        {
+            "hidden_size": 32,
+            "num_layers": 6,
+            "num_heads": 4,
+            "attention_types": [[["global", "local"], 3]],
+            "window_size": WINDOW,
+            "max_position_embeddings": 128,
+            "intermediate_size": 64,
+        },
+    ),
+    "falcon": ("FalconForCausalLM", _SIX),
+    "falcon with alibi": ("FalconForCausalLM", _SIX | {"alibi": True}),
+    "bloom": ("BloomForCausalLM", {"hidden_size": 32, "n_layer": 6, "n_head": 4}),
+    "gptj": ("GPTJForCausalLM", _SIX_AS_IN_GPT2 | {"rotary_dim": 8}),
+    "codegen": ("CodeGenForCausalLM", _SIX_AS_IN_GPT2 | {"rotary_dim": 8}),
+    # As many heads as rows: what is one a head is not one a row.
+    "mpt": ("MptForCausalLM", {"d_model": 48, "n_layers": 6, "n_heads": len(ROWS)}),
+}
+
+
+@pytest.fixture(scope="module", params=list(TUPLES))
+def tuple_decoder(request, tiny_parts) -> TransformerBridge:
+    """A random decoder of six layers whose blocks return tuples."""
+    name, settings = TUPLES[request.param]
+    return wrap_model(*_random(name, settings, tiny_parts), name=f"tiny-{request.param}")
+
+
+@pytest.mark.parametrize("layer", [0, 1, 3, 5])
+@pytest.mark.parametrize("padding_side", ["left", "right"])
+def test_blocks_that_return_tuples_are_passed_over(
+    freeze_batch, tuple_decoder, layer, padding_side
+):
+    model, width = tuple_decoder, tuple_decoder.cfg.d_model
+    site = Site("resid_pre", layer)
+    placed = Placement(stirred(LoReFT(2, width=width)), site, "l2")
+    intervened = IntervenedModel(model, placed)
+    batch = encode(model, ROWS, answers=True, padding_side=padding_side)
+    edits, at = intervened.edits(batch), answers_at(batch)
+    plain = run(model, batch, edits, at=at)
+    with torch.no_grad():
+        assert (plain - run(model, batch, at=at)).abs().max() > 0.1  # the edits matter
+    replayed = replay(model, batch, edits, freeze_batch(model, batch, edits), at)
+    assert_close(replayed, plain, atol=2e-5 * float(plain.detach().abs().max()), rtol=0)
+    expected, found = gradients(plain, intervened), gradients(replayed, intervened)
+    assert (found - expected).norm() <= 1e-4 * expected.norm()
+
+
+def test_rows_join_at_their_own_layers_where_blocks_return_tuples(freeze_batch, tuple_decoder):
+    model, vector = tuple_decoder, torch.linspace(-2, 2, tuple_decoder.cfg.d_model)
+    batch = encode(model, ROWS, answers=True, padding_side="left")
+    edits, regions = [], []
+    for row, layer in enumerate([4, 2, 5]):
+        placed = Placement(VectorAddition(vector), Site("resid_pre", layer), "l1")
+        (of_all,) = IntervenedModel(model, placed).edits(batch)
+        regions.append(freeze_batch(model, batch, [of_all])[row])
+        own = of_all.positions.rows == row
+        positions = Positions(of_all.positions.rows[own], of_all.positions.columns[own])
+        edits.append(replace(of_all, positions=positions))
+    at = answers_at(batch)
+    with torch.no_grad():
+        plain = run(model, batch, edits, at=at)
+        replayed = replay(model, batch, edits, regions, at)
+        assert (plain - run(model, batch, at=at)).abs().max() > 0.1
     assert_close(replayed, plain, atol=2e-5 * float(plain.abs().max()), rtol=0)
 
 
