@@ -4,7 +4,8 @@ The loop, sampling and stopping are transformers' own `generate`, which runs thr
 bridge's hooks.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, Literal
 
 import torch
@@ -18,6 +19,9 @@ from reft_interp.runtime.attention import grouped
 from reft_interp.runtime.placement import Edit
 
 When = Literal["prompt", "every token"]
+
+# What models are given from one pass to the next; recurrent ones call it otherwise.
+_CACHES = ("past_key_values", "cache_params", "state")
 
 
 @torch.no_grad()
@@ -44,15 +48,32 @@ def generate(
         The new text of each prompt, without special tokens.
     """
     prompts, width = batch.input_ids.shape
-    hooks = [
-        (
-            edit.site.hook_name,
-            EditWhileGenerating(edit, prompts, width, every_token=when == "every token"),
-        )
-        for edit in edits
-    ]
-    with grouped(model), model.hooks(fwd_hooks=hooks):
-        return continuations(model.original_model, model.tokenizer, batch, **options)
+    every_token = when == "every token"
+    with grouped(model), _cache_noted(model.original_model) as cached:
+        hooks = [
+            (
+                edit.site.hook_name,
+                EditWhileGenerating(edit, prompts, width, every_token=every_token, cached=cached),
+            )
+            for edit in edits
+        ]
+        with model.hooks(fwd_hooks=hooks):
+            return continuations(model.original_model, model.tokenizer, batch, **options)
+
+
+@contextmanager
+def _cache_noted(model: nn.Module) -> Iterator[Callable[[], bool]]:
+    """Within it, what it gives says whether the pass that runs was given a cache."""
+    given = [False]
+
+    def note(module: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
+        given[0] = any(kwargs.get(name) is not None for name in _CACHES)
+
+    handle = model.register_forward_pre_hook(note, with_kwargs=True)
+    try:
+        yield lambda: given[0]
+    finally:
+        handle.remove()
 
 
 @torch.no_grad()
@@ -82,29 +103,59 @@ def continuations(
 
 
 class EditWhileGenerating:
-    """A hook that edits the prompt when the model reads it, and new tokens where asked for."""
+    """A hook that edits the prompt when the model reads it, and new tokens where asked for.
 
-    def __init__(self, edit: Edit, prompts: int, width: int, *, every_token: bool):
+    Args:
+        edit: on the prompt.
+        prompts: how many there are.
+        width: how many columns they take.
+        every_token: whether new tokens are edited, too.
+        cached: whether the pass that runs was given a cache. Without, passes that are no longer
+            than the prompt are taken to have one, which several candidates for the next tokens
+            of a short prompt can belie.
+    """
+
+    def __init__(
+        self,
+        edit: Edit,
+        prompts: int,
+        width: int,
+        *,
+        every_token: bool,
+        cached: Callable[[], bool] | None = None,
+    ):
         self.edit = edit
         self.prompts = prompts
         self.width = width
         self.every_token = every_token
-        self.prompt_was_read = False
+        self.cached = cached
+        self.read = 0
+        """Columns that earlier passes read, or more: candidates that were dropped count too."""
 
     def __call__(self, activation: Tensor, hook: Any) -> Tensor:
         columns = activation.shape[1]
-        # With a key-value cache the prompt passes once and then one token at a time; without,
-        # everything passes each time. A prompt of one token looks like a new token but for
-        # being the first.
-        if columns > self.width or not self.prompt_was_read:
-            self.prompt_was_read = True
-            activation = self._repeated(len(activation) // self.prompts).apply(activation)
-            new = range(self.width, columns)
-        else:
-            new = range(columns)
+        # With a cache each token passes once: the prompt at once or in parts, then one token or
+        # several candidates. Without, everything passes each time.
+        goes_on = columns <= self.width if self.cached is None else self.cached()
+        past = self.read if goes_on else 0
+        self.read = past + columns
+        if past < self.width:
+            activation = self._on_prompt(past, activation)
+        new = range(max(self.width - past, 0), columns)
         if self.every_token and new:
             activation = self._on_columns(new, activation)
         return activation
+
+    def _on_prompt(self, past: int, activation: Tensor) -> Tensor:
+        """The edit of those of its tokens that are in this pass."""
+        edit = self._repeated(len(activation) // self.prompts)
+        columns = edit.positions.columns - past
+        here = (columns >= 0) & (columns < activation.shape[1])
+        if not here.any():
+            return activation
+        source = None if edit.source is None else edit.source[here]
+        positions = Positions(edit.positions.rows[here], columns[here])
+        return Edit(edit.intervention, edit.site, positions, source).apply(activation)
 
     def _repeated(self, copies: int) -> Edit:
         """The edit where generation runs each prompt several times, one copy after the other."""

@@ -160,6 +160,45 @@ def test_beams_that_change_places_keep_their_edits(tiny):
     ]
 
 
+@pytest.mark.parametrize("when", ["prompt", "every token"])
+@pytest.mark.parametrize("prompt", ["Q", "The", "When Mary and John went to the store, John gave"])
+@pytest.mark.parametrize("architecture", ["gpt2", "llama"])
+def test_candidates_looked_up_in_the_text_are_new_tokens(tiny, architecture, prompt, when):
+    """Several pass at once, more than a short prompt has."""
+    model = tiny(architecture)
+    passes: list[int] = []
+
+    def count(stream, hook):
+        passes.append(stream.shape[1])
+
+    with model.hooks(fwd_hooks=[("blocks.0.hook_in", count)]):
+        said = placed_on(model).generate(
+            [prompt], when=when, max_new_tokens=24, prompt_lookup_num_tokens=6
+        )
+    assert any(columns > 1 for columns in passes[1:])
+    assert said == placed_on(model).generate(
+        [prompt], when=when, max_new_tokens=24, use_cache=False
+    )
+
+
+@pytest.mark.parametrize("when", ["prompt", "every token"])
+@pytest.mark.parametrize("on", ["f1+l1", "every", "l3"])
+@pytest.mark.parametrize("chunk", [1, 4])
+def test_prompts_may_be_read_in_parts(causal_model, chunk, on, when):
+    intervened = placed_on(causal_model, on)
+    prompts, options = [PROMPTS[0], PROMPTS[2]], {"when": when, "max_new_tokens": NEW}
+    in_parts = intervened.generate(prompts, prefill_chunk_size=chunk, **options)
+    assert in_parts == intervened.generate(prompts, **options)
+
+
+def test_sources_are_read_in_parts_too(tiny):
+    placed = Placement(Interchange(), Site("resid_post", 1), "f2+l2")
+    intervened = IntervenedModel(tiny("llama"), placed)
+    prompts, sources = [PROMPTS[0], PROMPTS[2]], [PROMPTS[2], PROMPTS[0]]
+    whole = intervened.generate(prompts, sources, max_new_tokens=NEW)
+    assert whole == intervened.generate(prompts, sources, max_new_tokens=NEW, prefill_chunk_size=4)
+
+
 def test_new_tokens_have_no_source(tiny):
     intervened = IntervenedModel(
         tiny("gpt2"), Placement(Interchange(), Site("resid_post", 0), "last")
