@@ -171,7 +171,10 @@ class Attached:
         return module.register_forward_pre_hook(before, with_kwargs=True)
 
     def _edited(self, edit: Edit, activation: Tensor) -> Tensor:
-        """The activation [batch, pos, d] of a module, edited."""
+        """The activation [batch, pos, d] of a module, or [batch * pos, d], edited."""
+        if activation.ndim == 2:  # OPT's from before its MLP on
+            by_row = activation.view(len(self._mask), -1, activation.shape[1])
+            return self._edited(edit, by_row).view(activation.shape)
         key = json.dumps(edit.settings["positions"])
         if key not in self._places:
             self._places[key] = self._tokens(edit.settings["positions"])

@@ -5,6 +5,7 @@ import json
 import runpy
 import subprocess
 import sys
+from copy import deepcopy
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -14,12 +15,14 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch.testing import assert_close
 from trained import PROMPTS, RANK, SOURCELESS, trained
+from transformers import OPTConfig, OPTForCausalLM
 
 from reft_interp.interop import export_to_transformers
 from reft_interp.interventions import DistributedInterchange, Interchange, LoReFT, VectorAddition
 from reft_interp.interventions.edits import Add
 from reft_interp.interventions.rows import GivenRows
 from reft_interp.interventions.values import Constant
+from reft_interp.models import wrap_model
 from reft_interp.runtime import IntervenedModel, Placement
 from reft_interp.sites import Site
 from reft_interp.subspace import Subspace
@@ -85,6 +88,33 @@ def test_each_site_of_each_architecture(tmp_path, tiny, tiny_parts, architecture
     edit = trained(site.width(model))["LoReFT gelu"]
     intervened = IntervenedModel(model, Placement(edit, site, "every"))
     check(tmp_path, tiny_parts(architecture), intervened)
+
+
+@pytest.mark.parametrize(
+    "component", ["resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out", "mlp_post"]
+)
+def test_opt_whose_mlp_sees_no_rows(tmp_path, tiny_parts, component):
+    """Tokens of all rows stand one after the other there."""
+    _, tokenizer = tiny_parts("llama")
+    config = OPTConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        ffn_dim=128,
+        max_position_embeddings=128,
+        word_embed_proj_dim=32,
+        init_std=0.1,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    config.architectures = ["OPTForCausalLM"]
+    torch.manual_seed(0)
+    plain = OPTForCausalLM(config).eval()
+    model, site = wrap_model(deepcopy(plain), tokenizer, name="tiny-opt"), Site(component, 1)
+    edit = trained(site.width(model))["LoReFT gelu"]
+    check(tmp_path, (plain, tokenizer), IntervenedModel(model, Placement(edit, site, "f1+l2")))
 
 
 def test_an_encoder(tmp_path, tiny, tiny_parts):
