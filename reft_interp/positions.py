@@ -8,16 +8,16 @@ tokenizing a piece again: a piece alone need not give the tokens that it gives i
 import json
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from difflib import get_close_matches
 from operator import index
-from typing import Any, Literal, SupportsIndex
+from typing import Any, Literal, SupportsIndex, get_args
 
 from reft_interp.selector import Part, PositionSelector, Row
 from reft_interp.selector import Positions as Positions
 from reft_interp.selector import check_alignment as check_alignment
 
-Rounding = Literal["paper", "pyreft"]
+Rounding = Literal["paper", "pyreft", "paired"]
 
 
 @dataclass(frozen=True)
@@ -34,17 +34,37 @@ class FirstLast(PositionSelector):
             raise ValueError(
                 f"first and last must be 0 or more, and not both 0, got {self.first}, {self.last}"
             )
-        if self.rounding not in ("paper", "pyreft"):
-            raise ValueError(f'rounding must be "paper" or "pyreft", got {self.rounding!r}')
+        if self.rounding not in get_args(Rounding):
+            raise ValueError(
+                f'rounding must be "paper", "pyreft" or "paired", got {self.rounding!r}'
+            )
 
     def pick(self, row: Row) -> Iterable[int]:
         n = len(row)
         most_first, most_last = n, n
         if self.rounding == "pyreft":
             most_first, most_last = n // 2, n // 2
-        elif self.first and self.last:
+        elif self.rounding == "paired" or (self.first and self.last):
             most_first, most_last = n // 2, n - n // 2
         return [*range(min(self.first, most_first)), *range(n - min(self.last, most_last), n)]
+
+    def ends(self) -> "tuple[FirstLast, FirstLast]":
+        """The first tokens and the last ones by themselves: together what this selects.
+
+        Raises:
+            ValueError: there are no first tokens, or no last ones.
+        """
+        if not (self.first and self.last):
+            raise ValueError(f"{str(self)!r} has one end only, and ends takes both, as f3+l3 has")
+        rounding: Rounding = "paired" if self.rounding == "paper" else self.rounding
+        return (
+            replace(self, last=0, rounding=rounding),
+            replace(self, first=0, rounding=rounding),
+        )
+
+    def _may_miss(self, row: Row) -> bool:
+        # The only token of a row belongs to the last ones, which a selector of its own edits.
+        return self.rounding == "paired" and len(row) == 1
 
     def _head(self) -> str:
         sides = (("f", self.first), ("l", self.last))
@@ -159,7 +179,9 @@ def first_last(
         first: how many at the start.
         last: how many at the end.
         rounding: "pyreft" takes ⌊n/2⌋ at most of either, alone or not, as pyreft's code does:
-            what was trained there runs on the same tokens here.
+            what was trained there runs on the same tokens here. "paired" is for one end whose
+            other end is edited by another intervention: as if both stood here, so none of a
+            single token for the first ones.
         of: the prompt's tokens, or the answer's.
     """
     return FirstLast(first, last, rounding=rounding, of=of)

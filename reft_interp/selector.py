@@ -157,6 +157,10 @@ class PositionSelector(ABC):
     @abstractmethod
     def _head(self) -> str: ...
 
+    def _may_miss(self, row: Row) -> bool:
+        """Whether selecting nothing in `row` is right, rather than a mistake."""
+        return False
+
     def __str__(self) -> str:
         words = [self._head()]
         for option in (f for f in fields(self) if f.kw_only):
@@ -188,7 +192,7 @@ class PositionSelector(ABC):
             if not self._asked_for(row):
                 continue
             found = sorted(set(self.pick(row)))
-            if not found:
+            if not found and not self._may_miss(row):
                 raise ValueError(f"{self} selects nothing in {row}")
             rows += [row.number] * len(found)
             columns += [start + i for i in found]

@@ -1,6 +1,7 @@
 """Position selectors against a naive reference, token by token, and against planted answers."""
 
 import re
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -37,7 +38,7 @@ selectors = st.one_of(
         FirstLast,
         counts,
         counts.map(lambda n: n + 1),
-        rounding=st.sampled_from(["paper", "pyreft"]),
+        rounding=st.sampled_from(["paper", "pyreft", "paired"]),
         of=parts,
     ),
     st.builds(first, counts.map(lambda n: n + 1), of=parts),
@@ -68,7 +69,7 @@ def naive(s, text: str, offsets: list[tuple[int, int]], subject: tuple[int, int]
             behind = n - i  # the last token is 1
             if s.rounding == "pyreft":
                 hit = (i < s.first and i < half_down) or (behind <= s.last and behind <= half_down)
-            elif s.first == 0 or s.last == 0:
+            elif s.rounding == "paper" and (s.first == 0 or s.last == 0):
                 hit = i < s.first or behind <= s.last
             else:
                 hit = (i < s.first and i < half_down) or (behind <= s.last and behind <= half_up)
@@ -264,6 +265,37 @@ def test_alone_f3_takes_up_to_three_tokens_and_in_pyreft_up_to_half():
     assert first_last(0, 3, rounding="pyreft")(batch).columns.tolist() == [2]
 
 
+@pytest.mark.parametrize("n", range(1, 9))
+@pytest.mark.parametrize("on", ["f3+l3", "f1+l4 of=answer", "f3+l2 rounding=pyreft edit=x"])
+def test_two_ends_select_together_what_the_pair_does_and_nothing_twice(on, n):
+    pair = parse_positions(on)
+    assert isinstance(pair, FirstLast)
+    head, tail = pair.ends()
+    for end in (head, tail):
+        assert (end.of, end.edit) == (pair.of, pair.edit)
+        assert parse_positions(str(end)) == end
+    plain = tokenize(TOKENIZERS["bpe"](), ["T" * n], ["T" * n])
+    batch = replace(plain, edits=(frozenset({"x"}),))
+    if pair.rounding == "pyreft" and n == 1:  # nothing is selected there, by either
+        for selector in (pair, head, tail):
+            with pytest.raises(ValueError, match="selects nothing"):
+                selector(batch)
+        return
+    columns = [selector(batch).columns.tolist() for selector in (head, tail)]
+    start = n if pair.of == "answer" else 0
+    half = n // 2 if pair.rounding == "pyreft" else n - n // 2
+    assert columns == [
+        [start + i for i in range(n) if i < min(pair.first, n // 2)],
+        [start + i for i in range(n) if n - i <= min(pair.last, half)],
+    ]
+    assert columns[0] + columns[1] == pair(batch).columns.tolist()
+
+
+def test_one_end_has_no_two():
+    with pytest.raises(ValueError, match=r"'l3' has one end only"):
+        last(3).ends()
+
+
 def test_bos_is_the_first_token():
     with_bos = tokenize(TOKENIZERS["bpe with BOS"](), ["TT"])
     (column,) = first()(with_bos).columns.tolist()
@@ -369,7 +401,7 @@ def test_the_text_of_a_selector_is_short(selector, text):
         ("", "positions '': cannot be read; write \"f7+l7\""),
         ('"my subject"', "cannot be read"),
         ("f0", "first and last must be 0 or more, and not both 0, got 0, 0"),
-        ("f3 rounding=up", 'rounding must be "paper" or "pyreft", got \'up\''),
+        ("f3 rounding=up", 'rounding must be "paper", "pyreft" or "paired", got \'up\''),
         ("f3 of=question", 'of must be "prompt" or "answer", got \'question\''),
         ("f3 all", "'all' is not an option here (options: of=, edit=, rounding=)"),
         ("subject all=yes", "'all=yes' is not an option here (options: of=, edit=, all)"),

@@ -277,7 +277,7 @@ def _pick(positions: dict[str, Any], n: int, row: int) -> list[int]:
     most_first, most_last = n, n
     if positions["rounding"] == "pyreft":
         most_first, most_last = n // 2, n // 2
-    elif first and last:
+    elif positions["rounding"] == "paired" or (first and last):
         most_first, most_last = n // 2, n - n // 2
     first, last = min(first, most_first), min(last, most_last)
     return sorted({*range(first), *range(n - last, n)})

@@ -10,7 +10,7 @@ from transformer_lens.model_bridge import TransformerBridge
 from reft_interp.encoding import IGNORED
 from reft_interp.interventions import Intervention
 from reft_interp.models.devices import device_of
-from reft_interp.positions import FirstLast, PositionSelector, first, last, parse_positions
+from reft_interp.positions import FirstLast, PositionSelector, parse_positions
 from reft_interp.runtime import IntervenedModel, Placement
 from reft_interp.sites import Component, Site
 from reft_interp.training.finetuning import (
@@ -65,7 +65,7 @@ class ReFT(FinetuningMethod):
         layers: of the model, from 0; "all", or those of these that it has.
         on: which tokens of the prompt, as "f7+l7".
         tied: one intervention a layer for the first tokens and the last ones, rather than one for
-            each.
+            each. Either way the same tokens are edited, none of them twice.
         component: of the model.
         candidates: learning rates to choose from, the best guess first.
         name: in tables; the intervention's class by default.
@@ -139,4 +139,4 @@ class ReFT(FinetuningMethod):
             raise ValueError(
                 f'tied=False needs first and last tokens, as on="f3+l3", got {str(on)!r}'
             )
-        return [first(on.first), last(on.last)]
+        return list(on.ends())

@@ -26,6 +26,7 @@ from reft_interp.models import wrap_model
 from reft_interp.runtime import IntervenedModel, Placement
 from reft_interp.sites import Site
 from reft_interp.subspace import Subspace
+from reft_interp.training.reft_method import ReFT
 
 # float32: two implementations of attention differ by 1e-6 and less.
 CLOSE = {"atol": 1e-5, "rtol": 0}
@@ -143,6 +144,13 @@ def test_each_kind_of_positions(tmp_path, tiny, tiny_parts, on):
     edit = trained()["ConsReFT"]
     intervened = IntervenedModel(tiny("gpt2"), Placement(edit, POST, on))
     check(tmp_path, tiny_parts("gpt2"), intervened)
+
+
+def test_two_ends_of_short_prompts(tmp_path, tiny, tiny_parts):
+    model = tiny("gpt2")
+    placements = ReFT(trained()["ConsReFT"], (0,), "f3+l3", tied=False).placements(model)
+    assert {1, 2} & {len(model.tokenizer(prompt)["input_ids"]) for prompt in PROMPTS}
+    check(tmp_path, tiny_parts("gpt2"), IntervenedModel(model, placements))
 
 
 def test_edits_at_one_place_keep_their_order_and_may_share_an_intervention(

@@ -76,10 +76,33 @@ def test_untied_weights_are_one_intervention_for_each_end(tiny):
     untied = ReFT(LoReFT(rank=2), on="f2+l3", tied=False).placements(model)
     assert [str(one.on) for one in tied] == ["f2+l3"] * 2
     assert [(one.site.layer, str(one.on)) for one in untied] == [
-        (0, "f2"), (0, "l3"), (1, "f2"), (1, "l3")
+        (layer, f"{end} rounding=paired") for layer in (0, 1) for end in ("f2", "l3")
     ]  # fmt: skip
     with pytest.raises(ValueError, match=r"tied=False needs first and last tokens.*got 'l3'"):
         ReFT(LoReFT(rank=2), on="l3", tied=False)
+
+
+@pytest.mark.parametrize("on", ["f3+l3", "f2+l1 of=answer", "f1+l2 rounding=pyreft edit=x"])
+def test_untied_copies_of_one_intervention_do_what_it_does_tied(tiny, tmp_path, on):
+    model, made = tiny("llama"), DiReFT(rank=2, width=32)
+    with torch.no_grad():
+        for parameter in made.parameters():
+            parameter.copy_(torch.randn_like(parameter))
+    rows = [{**row, "edits": "x"} for row in ROWS]
+    if "pyreft" not in on:  # which edits nothing of a single token, and says so
+        rows.append({"prompt": "Yes", "answer": " is", "edits": "x"})
+    tied, untied = (
+        IntervenedModel(model, ReFT(made, on=on, tied=tied).placements(model))
+        for tied in (True, False)
+    )
+    losses = [tied.loss([row]).item() for row in rows]
+    plain = [Prompted(model).loss([row]) for row in rows]
+    assert [untied.loss([row]).item() for row in rows] == pytest.approx(losses, abs=1e-5)
+    assert losses != pytest.approx(plain, abs=1e-2)
+    untied.save(tmp_path)
+    loaded = IntervenedModel.load(tmp_path, model)
+    assert [loaded.loss([row]).item() for row in rows] == pytest.approx(losses, abs=1e-5)
+    assert [str(one.on) for one in loaded.placements] == [str(one.on) for one in untied.placements]
 
 
 def test_what_is_saved_answers_the_same(tiny, tmp_path):
