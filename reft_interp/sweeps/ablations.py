@@ -1,5 +1,6 @@
 """What each setting of a ReFT is worth: the same ReFT with one of them changed at a time."""
 
+import inspect
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Literal
@@ -30,7 +31,8 @@ def ablations(
 
     Args:
         reft: what is changed, as `ReFT(LoReFT(rank=4), on="f3+l3")`.
-        interventions: kinds that are put in its place, with its rank and each of the changes.
+        interventions: kinds that are put in its place, with each of the changes; of its arguments
+            (rank, dropout, ...) they have all that they know.
         ranks: other ranks.
         layers: other layers.
         on: other tokens.
@@ -57,7 +59,7 @@ def ablations(
     for kind in dict.fromkeys(kinds):
         same = kind is type(reft.intervention)
         base = reft if same else replace(
-            reft, intervention=_ranked(kind, arguments["rank"]), name=kind.__name__
+            reft, intervention=_ranked(kind, arguments["rank"], reft), name=kind.__name__
         )  # fmt: skip
         found.append(base)
         found += [
@@ -126,10 +128,15 @@ def varied(settings: pd.DataFrame, setting: str) -> pd.DataFrame:
     return found.sort_values(setting, kind="stable") if setting == "rank" else found
 
 
-def _ranked(kind: type[Intervention], rank: int, base: ReFT | None = None) -> Intervention:
-    if base is None:
-        return kind(rank=rank)  # pyright: ignore[reportCallIssue]
-    return kind.from_arguments(base.intervention.arguments() | {"rank": rank})
+def _ranked(kind: type[Intervention], rank: int, base: ReFT) -> Intervention:
+    """One of a kind and rank, with all other arguments of the base's that the kind knows."""
+    given = base.intervention.arguments() | {"rank": rank}
+    if kind is type(base.intervention):
+        return kind.from_arguments(given)
+    known = inspect.signature(kind).parameters
+    if "rank" not in known:
+        raise ValueError(f"interventions: {kind.__name__} has no rank, as LoReFT(rank=4) has")
+    return kind.from_arguments({name: given[name] for name in given if name in known})
 
 
 def _changed(base: ReFT, what: str, **changes: Any) -> ReFT:

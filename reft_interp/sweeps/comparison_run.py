@@ -49,7 +49,7 @@ class Budget:
     seeds: tuple[int, ...] = (0, 1, 2)
     """Trainings that are reported."""
     warmup_ratio: float = 0.0
-    """Share of the steps in which the learning rate rises."""
+    """Share of the steps in which the learning rate rises, but for methods that have their own."""
     generated_at_once: int = 32
     """Prompts that are continued at once."""
 

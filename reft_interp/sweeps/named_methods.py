@@ -17,7 +17,7 @@ from reft_interp.interventions import (
     LoReFT,
     NoReFT,
 )
-from reft_interp.tasks.suites import Recipe
+from reft_interp.tasks.suites import PAPER_RECIPES, Recipe
 from reft_interp.training.finetuning import FinetuningMethod
 from reft_interp.training.linear_head import LinearHead
 from reft_interp.training.prompting import FewShot, MostFrequentAnswer, Untouched
@@ -46,9 +46,12 @@ NAMES = (*_REFTS, "NodiReFT", *_OTHERS, _BOTH)
 
 
 def named_method(name: str, recipe: Recipe, model: TransformerBridge) -> FinetuningMethod:
-    """A method with its usual settings; a ReFT with the recipe's rank, layers and positions.
+    """A method with its usual settings; a ReFT with the recipe's.
 
-    Positions of GLUE's recipes are for encoders: here they are "f3+l3".
+    Of the recipe are rank, dropout, layers (those that the model has), positions, the learning
+    rate that is tried first, warm-up and weight decay; the rows a step and how many steps are the
+    budget's. Positions of the paper's recipes for GLUE are for encoders: in their place a ReFT has
+    "f3+l3". Positions of a recipe that differs from the paper's in anything stay as they are.
 
     Raises:
         ValueError: an unknown name.
@@ -72,11 +75,17 @@ def named_method(name: str, recipe: Recipe, model: TransformerBridge) -> Finetun
     # Layers are those of the paper's models, which may have more.
     listed = "all" if recipe.layers == "all" else [i for i in recipe.layers if i < depth]
     # GLUE's recipes are for encoders, which read the first token; decoders read the last.
-    positions = recipe.positions if recipe.decoding is not None else _OF_DECODERS
+    for_encoders = recipe.decoding is None and recipe in PAPER_RECIPES
+    positions = _OF_DECODERS if for_encoders else recipe.positions
+    others = [rate for rate in ReFT.candidates if rate != recipe.learning_rate]
     return ReFT(
         _REFTS[wanted](rank=recipe.rank, dropout=recipe.dropout),  # pyright: ignore[reportCallIssue]
         listed or "all",
         positions,
         tied=recipe.tied or "+" not in positions,
+        candidates=(recipe.learning_rate, *others),
+        # A recipe without warm-up does not forbid that of the budget.
+        warmup_ratio=recipe.warmup_ratio or None,
+        weight_decay=recipe.weight_decay or None,
         name=name,
     )

@@ -1,7 +1,7 @@
 """ReFT as a method to compare with others: an intervention, on layers, on tokens."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import torch
@@ -68,6 +68,9 @@ class ReFT(FinetuningMethod):
             each. Either way the same tokens are edited, none of them twice.
         component: of the model.
         candidates: learning rates to choose from, the best guess first.
+        warmup_ratio: share of the steps in which the learning rate rises; the schedule's own by
+            default.
+        weight_decay: of AdamW; the schedule's own by default.
         name: in tables; the intervention's class by default.
     """
 
@@ -77,6 +80,8 @@ class ReFT(FinetuningMethod):
     tied: bool = field(default=True, kw_only=True)
     component: Component = field(default="resid_post", kw_only=True)
     candidates: tuple[float, ...] = field(default=(4e-3, 1e-2, 1e-3), kw_only=True)
+    warmup_ratio: float | None = field(default=None, kw_only=True)
+    weight_decay: float | None = field(default=None, kw_only=True)
     name: str = field(default="", kw_only=True)
 
     def __post_init__(self) -> None:
@@ -86,6 +91,7 @@ class ReFT(FinetuningMethod):
 
     def fit(self, model, rows, schedule, *, development=None, measured_after=(), constants=None):
         constants = constants or Constants()
+        schedule = replace(schedule, **self._own_schedule)
         with torch.random.fork_rng():
             torch.manual_seed(schedule.seed)
             intervened = IntervenedModel(model, self.placements(model))
@@ -129,7 +135,14 @@ class ReFT(FinetuningMethod):
             "on": str(parse_positions(self.on)),
             "tied": self.tied,
             "component": self.component,
+            **self._own_schedule,
         }
+
+    @property
+    def _own_schedule(self) -> dict[str, float]:
+        """What is said here of the schedule; nothing of it where that is left to the schedule."""
+        own = {"warmup_ratio": self.warmup_ratio, "weight_decay": self.weight_decay}
+        return {name: value for name, value in own.items() if value is not None}
 
     def _parts(self) -> list[PositionSelector]:
         on = parse_positions(self.on)

@@ -3,10 +3,11 @@
 from typing import Any
 
 import pytest
+import torch
 from datasets import Dataset
 
 from reft_interp.evaluation.metrics import exact_match
-from reft_interp.interventions import RED, DiReFT, LoReFT
+from reft_interp.interventions import RED, ConsReFT, DiReFT, LoReFT
 from reft_interp.sweeps import Budget, ablations, compare
 from reft_interp.tasks.suites import Suite, paper_recipe
 from reft_interp.training.reft_method import ReFT
@@ -52,7 +53,24 @@ def test_each_setting_is_changed_alone_for_each_intervention():
     assert found[0] is BASE and found[1].intervention.arguments()["dropout"] == 0.1
 
 
+def test_another_kind_has_every_argument_that_it_knows():
+    base = ReFT(LoReFT(rank=2, dropout=0.1, activation="gelu", dtype=torch.float64), (0,), "l1")
+    _, ranked, direft, direft_ranked, constant, _ = ablations(
+        base, interventions=[DiReFT, ConsReFT], ranks=(1,)
+    )
+    shared = {"rank": 2, "dropout": 0.1, "dtype": "float64", "width": None}
+    with_activation = {**shared, "activation": "gelu"}
+    assert ranked.intervention.arguments() == {**with_activation, "rank": 1}
+    assert direft.intervention.arguments() == {**with_activation, "orthonormal": False}
+    assert direft_ranked.intervention.arguments() == {
+        **with_activation, "orthonormal": False, "rank": 1,
+    }  # fmt: skip
+    assert constant.intervention.arguments() == shared
+
+
 def test_what_has_no_rank_is_refused():
+    with pytest.raises(ValueError, match="interventions: RED has no rank"):
+        ablations(BASE, interventions=[RED])
     with pytest.raises(ValueError, match="reft: RED has no rank"):
         ablations(ReFT(RED(), component="mlp_out"))
 

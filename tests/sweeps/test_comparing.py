@@ -2,12 +2,13 @@
 
 import json
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from datasets import Dataset
 from scipy.stats import binomtest
 
@@ -18,7 +19,7 @@ from reft_interp.sweeps import Budget, compare
 from reft_interp.sweeps.comparison import mean_score
 from reft_interp.sweeps.named_methods import NAMES, named_method
 from reft_interp.tasks.suites import Suite, paper_recipe
-from reft_interp.training.finetuning import Finetuned, FinetuningMethod, Fit
+from reft_interp.training.finetuning import Finetuned, FinetuningMethod, Fit, Schedule, plain_rows
 from reft_interp.training.reft_method import ReFT
 
 WORDS = {" key": " is", " keys": " are"}
@@ -259,6 +260,34 @@ def test_what_is_no_suite_and_what_is_misspelt_is_told_what_was_meant(tiny):
         compare(tiny("llama"), wrong)
     with pytest.raises(ValueError, match=r"got 'Lora'; did you mean 'LoRA'\?"):
         compare(tiny("llama"), suite(), ["Lora"])
+
+
+def test_a_recipe_of_ones_own_is_followed_to_the_letter(tiny, tmp_path):
+    model, paper = tiny("llama"), paper_recipe("glue/sst2")
+    mine = replace(
+        paper, positions="l1", learning_rate=1e-4, warmup_ratio=0.5, weight_decay=0.25, dropout=0.3
+    )
+    reft = named_method("LoReFT", mine, model)
+    assert isinstance(reft, ReFT)
+    assert reft.on == "l1" and reft.candidates == (1e-4, 4e-3, 1e-2, 1e-3)
+    assert reft.intervention.arguments()["dropout"] == 0.3
+    compare(
+        model, suite(recipe=mine), [reft], budget=Budget(4, 2, trials=1, seeds=(0,)),
+        folder=tmp_path, progress=False,
+    )  # fmt: skip
+    scheduled = Schedule(
+        4, 2, learning_rate=1e-4, warmup_ratio=0.5, weight_decay=0.25, seed=0
+    )  # fmt: skip
+    by_hand = ReFT(LoReFT(rank=1, dropout=0.3), on="l1")
+    ended = [{**row, "answer": row["answer"] + "</s>"} for row in plain_rows(rows(24))]
+    expected: Any = by_hand.fit(model, ended, scheduled).finetuned
+    found = IntervenedModel.load(tmp_path / "trained" / "01-seed-0", model).state_dict()
+    for name, tensor in expected.intervened.state_dict().items():
+        assert torch.equal(found[name], tensor), name
+    # The paper's own recipe is for an encoder.
+    untouched = named_method("LoReFT", paper, model)
+    assert isinstance(untouched, ReFT)
+    assert untouched.on == "f3+l3" and untouched.candidates[0] == paper.learning_rate
 
 
 def test_names_are_those_of_papers(tiny):
