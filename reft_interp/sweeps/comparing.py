@@ -29,7 +29,8 @@ def compare(
     Every method trains on `suite.train` for the same number of steps; the one setting that is
     tuned (its learning rate) takes the value with the lowest loss on `suite.development` among as
     many values as any other method tries; test rows are looked at once, by those that are
-    reported. Answers are generated greedily and scored by the suite's metric.
+    reported. Answers are generated greedily and scored by the suite's metric. An error of one
+    method is recorded in the table, and the others go on.
 
     Args:
         model: a TransformerBridge, as `load_model` gives it.
@@ -38,7 +39,8 @@ def compare(
             `ReFT(LoReFT(rank=8), layers=(8, 16), on="l4")`, `lora(16)`, `FewShot(4)`.
         budget: steps, rows a step, trials, seeds.
         folder: where everything is written as it is found: a comparison that was killed goes on
-            there, and several processes share one. By default a folder that is temporary.
+            there, several processes share one, and methods that failed are run again. By default a
+            folder that is temporary.
         progress: show a progress bar.
 
     Raises:

@@ -15,7 +15,7 @@ from tqdm.auto import tqdm
 from transformer_lens.model_bridge import TransformerBridge
 
 from reft_interp.models import identify
-from reft_interp.sweeps.folder import claim, locked, read_json, write_json
+from reft_interp.sweeps.folder import Failures, claim, locked, read_json, write_json
 from reft_interp.tasks.suites import Suite
 from reft_interp.training.finetuning import (
     Constants,
@@ -96,6 +96,7 @@ class ComparisonRun:
             for split in (suite.train, suite.development)
         )
         self._constants = Constants()
+        self._failures = Failures(())
         self.description = {
             "format": FORMAT_VERSION,
             "model": asdict(identify(model)),
@@ -105,9 +106,10 @@ class ComparisonRun:
         }
 
     def run(self, bar: "tqdm[Any]") -> None:
-        """Finish what nobody else is at, until all is finished."""
+        """Finish what nobody else is at, until all is finished; what failed before is run again."""
         claim(self.folder, self.description, "comparison")
         (self.folder / "runs").mkdir(exist_ok=True)
+        self._failures = Failures(self._summary(i) for i in range(len(self.methods)))
         while left := [i for i in range(len(self.methods)) if not self._done(i)]:
             worked = False
             for i in left:
@@ -116,6 +118,7 @@ class ComparisonRun:
                         continue
                     bar.set_postfix_str(self.methods[i].name)
                     self._run_method(i)
+                    self._failures.discard(self._summary(i))
                     worked = True
                 bar.update(len(self.methods) - len(left) + left.index(i) + 1 - bar.n)
             if not worked:
@@ -133,7 +136,8 @@ class ComparisonRun:
         return self.folder / "runs" / f"{i:02}.json"
 
     def _done(self, i: int) -> bool:
-        return self._summary(i).is_file()
+        summary = self._summary(i)
+        return summary.is_file() and summary not in self._failures
 
     def _run_method(self, i: int) -> None:
         """Tune, train and test one method; an error of its own is recorded, and ends only it."""
@@ -147,7 +151,7 @@ class ComparisonRun:
             found["runs"] = [
                 self._report(i, chosen, seed, kept if seed == seeds[0] else None) for seed in seeds
             ]
-        except (ValueError, TypeError, RuntimeError, ImportError) as error:
+        except Exception as error:
             found |= {"error": f"{type(error).__name__}: {error}", "runs": []}
         write_json(self._summary(i), found)
 
@@ -161,7 +165,7 @@ class ComparisonRun:
         best: _Measured | None = None
         for k, value in enumerate(values):
             path = self.folder / "runs" / f"{i:02}-trial-{k}.json"
-            if path.is_file():
+            if path.is_file() and read_json(path).get("error") is None:
                 tried.append(read_json(path))
                 continue
             try:

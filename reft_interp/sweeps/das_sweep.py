@@ -152,9 +152,12 @@ def sweep(
     *,
     rows_at_once: int = 128,
     memory_budget: int | None = None,
+    retry_failed: bool = True,
     progress: bool = True,
 ) -> Sweep:
     """Train and score every cell, and go on with what is in the folder already.
+
+    An error of a cell is recorded in the table, and the others go on.
 
     Several processes may run the same sweep at once.
 
@@ -165,6 +168,7 @@ def sweep(
         folder: of the sweep; made if needed.
         rows_at_once: pairs of one step, over the cells that share it.
         memory_budget: bytes that constants of all cells may take; see `PreparedRows`.
+        retry_failed: run cells of the folder again that failed, instead of keeping their errors.
         progress: show a progress bar, with the time left.
 
     Raises:
@@ -174,7 +178,7 @@ def sweep(
     run = SweepRun(model, pairs, list(cells), Path(folder), rows_at_once)
     run.claim()
     with tqdm(total=len(cells), disable=not progress, desc="sweep") as bar:
-        run.run(bar, memory_budget)
+        run.run(bar, memory_budget, retry_failed=retry_failed)
     return Sweep(run.folder, _frame(run.finished()), run.no_intervention())
 
 

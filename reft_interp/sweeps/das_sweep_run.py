@@ -22,7 +22,7 @@ from reft_interp.positions import parse_positions
 from reft_interp.runtime import IntervenedModel, Placement
 from reft_interp.runtime.prepared import PreparedRows, preparation_errors, prepare_each
 from reft_interp.runtime.sources import Sources
-from reft_interp.sweeps.folder import claim, locked, read_json, write_json
+from reft_interp.sweeps.folder import Failures, claim, locked, read_json, write_json
 from reft_interp.training.cells import groups_of
 from reft_interp.whole_files import replacing
 
@@ -64,6 +64,7 @@ class SweepRun:
             raise ValueError("cells of a sweep begin at random: leave start out")
         self.model, self.pairs, self.cells, self.folder = model, pairs, cells, folder
         self.rows_at_once = rows_at_once
+        self._failures = Failures(())
         # Always the same, whatever is done already, so that a sweep that was killed trains its
         # cells as one that was not.
         self.groups = groups_of(
@@ -83,21 +84,29 @@ class SweepRun:
         claim(self.folder, self.description, "sweep")
         (self.folder / "cells").mkdir(exist_ok=True)
 
-    def run(self, bar: "tqdm[Any]", memory_budget: int | None) -> None:
+    def run(
+        self, bar: "tqdm[Any]", memory_budget: int | None, *, retry_failed: bool = True
+    ) -> None:
         """Finish what nobody else is at, until all is finished."""
+        if retry_failed:
+            self._failures = Failures(self._file(i) for i in range(len(self.cells)))
         with locked(self.folder / "baselines.lock") as mine:
             if mine and not self._baselines.is_file():
                 write_json(self._baselines, self._score_baselines(memory_budget))
         ready: dict[int, _Ready] | None = None
-        while left := [group for group in self.groups if not self._done(group)]:
+        while left := [group for group in self.groups if self._unfinished(group)]:
             worked = False
             for group in left:
                 with locked(self.folder / f"group-{group[0]:05}.lock") as mine:
-                    if not mine or self._done(group):
+                    unfinished = self._unfinished(group)
+                    if not mine or not unfinished:
                         continue
                     if ready is None:
-                        ready = self._prepare([i for one in left for i in one], memory_budget)
-                    self._run_group(group, ready, memory_budget)
+                        every = [i for one in left for i in self._unfinished(one)]
+                        ready = self._prepare(every, memory_budget)
+                    self._run_group(unfinished, ready, memory_budget)
+                    for i in unfinished:
+                        self._failures.discard(self._file(i))
                     worked = True
                 bar.update(self._count() - bar.n)
             if not worked:
@@ -125,11 +134,18 @@ class SweepRun:
     def _baselines(self) -> Path:
         return self.folder / "baselines.json"
 
-    def _done(self, group: Sequence[int]) -> bool:
-        return all(cell_files(self.folder, i)[0].is_file() for i in group)
+    def _file(self, cell: int) -> Path:
+        return cell_files(self.folder, cell)[0]
+
+    def _unfinished(self, group: Sequence[int]) -> list[int]:
+        """What is to be run of a group: all of it where a cell is missing, since its cells train
+        together, and otherwise those that failed before."""
+        if not all(self._file(i).is_file() for i in group):
+            return list(group)
+        return [i for i in group if self._file(i) in self._failures]
 
     def _count(self) -> int:
-        return sum(self._done([i]) for i in range(len(self.cells)))
+        return sum(not self._unfinished([i]) for i in range(len(self.cells)))
 
     def _score_baselines(self, budget: int | None) -> dict[str, Any]:
         """The whole vector at every site and selection, and no intervention."""
@@ -160,12 +176,21 @@ class SweepRun:
 
     def _prepare(self, numbers: Sequence[int], budget: int | None) -> "dict[int, _Ready]":
         """The constants of all cells at once; of a cell that cannot be run, the error."""
+        try:
+            return self._prepare_together(numbers, budget)
+        except Exception as error:
+            if len(numbers) == 1:
+                return {numbers[0]: _Ready(error=error)}
+        # What breaks a preparation breaks it for all of its cells; alone, only one fails.
+        return {i: self._prepare([i], budget)[i] for i in numbers}
+
+    def _prepare_together(self, numbers: Sequence[int], budget: int | None) -> "dict[int, _Ready]":
         ready: dict[int, _Ready] = {}
         placed: dict[int, IntervenedModel] = {}
         for i in numbers:
             try:
                 placed[i] = place_das(self.model, self.cells[i])
-            except (ValueError, TypeError) as error:
+            except Exception as error:
                 ready[i] = _Ready(error=error)
         splits = [interchange_rows(split) for split in (self.pairs.train, self.pairs.test)]
         for bases, sources in splits:
@@ -207,7 +232,7 @@ class SweepRun:
                     if (held_out := ready[i].held_out) is not None
                 ]
             )
-        except (RuntimeError, ValueError) as error:
+        except Exception as error:
             # What breaks a joint run breaks it for all of its cells; alone, only one fails.
             if len(good) == 1:
                 self._write_error(good[0], error)

@@ -1,7 +1,7 @@
 """The folder of a sweep: whose it is, who is at which part of it, and what is finished."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -51,6 +51,32 @@ def locked(path: Path) -> Iterator[bool]:
         yield True
     finally:
         lock.release()
+
+
+class Failures:
+    """What failed before this process began, and is to be run again: once, by whoever is first.
+
+    The files of failures stay where they are until they are replaced, so that a process that reads
+    the whole folder finds all of it.
+
+    Args:
+        files: of what is finished, each with an `error`, which is None unless it failed.
+    """
+
+    def __init__(self, files: Iterable[Path]):
+        self._written = {
+            file: file.stat().st_mtime_ns
+            for file in files
+            if file.is_file() and read_json(file)["error"] is not None
+        }
+
+    def __contains__(self, file: Path) -> bool:
+        """Whether it failed, and nobody has run it again since."""
+        return file in self._written and file.stat().st_mtime_ns == self._written[file]
+
+    def discard(self, file: Path) -> None:
+        """Take it that it has been run again."""
+        self._written.pop(file, None)
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -158,6 +158,62 @@ def test_an_error_ends_its_own_method_only(tiny, tmp_path):
     assert trials[2] == {"value": 3.0, "loss": None, "error": "the loss became nan"}
 
 
+@pytest.mark.parametrize("error", [IndexError("out of range"), torch.OutOfMemoryError("full")])
+def test_what_failed_is_run_again_and_only_that(tiny, tmp_path, monkeypatch, error):
+    def go():
+        budget = Budget(2, 4, trials=2, seeds=(0, 1))
+        methods = [Planted("fails"), Planted("other")]
+        return compare(
+            tiny("llama"), suite(), methods, budget=budget, folder=tmp_path, progress=False
+        ).frame.set_index("method")
+
+    def failing(self, folder):
+        if self.seed == 1 and FITTED[-1][0] == "fails":
+            raise error
+        save(self, folder)
+
+    save = Answering.save
+    monkeypatch.setattr(Answering, "save", failing)
+    failed: Any = go()
+    assert failed.loc["fails", "error"] == f"{type(error).__name__}: {error}"
+    assert failed.loc["other", "score"] == 1.0
+    monkeypatch.undo()
+    FITTED.clear()
+    found: Any = go()
+    # Trials and the first seed were whole.
+    assert FITTED == [("fails", 2.0, 1)]
+    assert found["error"].isna().all() and list(found["score"])[1:] == [1.0, 1.0]
+
+
+def test_trials_that_failed_are_tried_again(tiny, tmp_path, monkeypatch):
+    def go():
+        return compare(
+            tiny("llama"), suite(), [Planted()], budget=Budget(2, 4, trials=2, seeds=(0,)),
+            folder=tmp_path, progress=False,
+        ).frame.set_index("method")  # fmt: skip
+
+    def nan(self, rows):
+        raise ValueError("the loss is nan")
+
+    monkeypatch.setattr(Answering, "loss", nan)
+    failed: Any = go()
+    assert failed.loc["planted", "error"] == "ValueError: the loss is nan"
+    monkeypatch.undo()
+    found: Any = go()
+    assert found.loc["planted", "chosen"] == 2.0 and found.loc["planted", "score"] == 1.0
+
+
+@pytest.mark.parametrize("stop", [KeyboardInterrupt(), SystemExit(1)])
+def test_an_interrupt_ends_the_comparison(tiny, tmp_path, monkeypatch, stop):
+    def fit(self, *given, **options):
+        raise stop
+
+    monkeypatch.setattr(Planted, "fit", fit)
+    with pytest.raises(type(stop)):
+        compare(tiny("llama"), suite(), [Planted()], folder=tmp_path, progress=False)
+    assert not (tmp_path / "runs" / "01.json").exists()
+
+
 def test_methods_learn_what_the_untouched_model_does_not_know(tiny, tmp_path):
     model = tiny("llama")
     found: Any = compare(

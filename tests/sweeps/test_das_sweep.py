@@ -152,6 +152,68 @@ def test_an_error_in_a_joint_run_is_that_of_its_cell(planted, pairs, tmp_path, m
     assert pd.isna(frame["error"].iloc[0]) and frame["iia"].iloc[0] >= 0.5
 
 
+def trains_again(monkeypatch, error: BaseException | None) -> list[int]:
+    """Let cells of rank 2 end in an error; what is trained, by its rank, as it happens."""
+    from reft_interp.sweeps import das_sweep_run
+
+    trained: list[int] = []
+
+    def train(prepared, **arguments):
+        trained.extend(one.cell.rank for one in prepared)
+        if error is not None and 2 in [one.cell.rank for one in prepared]:
+            raise error
+        return really(prepared, **arguments)
+
+    really = das_sweep_run.train_prepared
+    monkeypatch.setattr(das_sweep_run, "train_prepared", train)
+    return trained
+
+
+@pytest.mark.parametrize("error", [KeyError("no such hook"), TypeError("unexpected")])
+def test_what_failed_is_run_again_alone(planted, pairs, tmp_path, error):
+    cells = ri.grid([ri.Site("resid_post", 2)], ["last"], ranks=(1, 2), **SETTINGS)
+    with pytest.MonkeyPatch.context() as patch:
+        trains_again(patch, error)
+        failed = run(planted, pairs, cells, tmp_path).frame
+    assert failed["error"].iloc[1] == f"{type(error).__name__}: {error}"
+    assert failed["error"].isna().tolist() == [True, False, True]
+    kept = ri.sweep(
+        planted.model, pairs, cells, tmp_path, rows_at_once=32, retry_failed=False, progress=False
+    )
+    assert_frame_equal(kept.frame, failed)
+    with pytest.MonkeyPatch.context() as patch:
+        trained = trains_again(patch, None)
+        found: Any = run(planted, pairs, cells, tmp_path).frame
+    assert trained == [2]
+    assert found["iia"].iloc[0] == failed["iia"].iloc[0]
+    alone: Any = run(planted, pairs, cells[1:], tmp_path / "alone").frame
+    assert found["iia"].iloc[1] == alone["iia"].iloc[0] and found["error"].isna().all()
+
+
+def test_an_interrupt_ends_the_sweep(planted, pairs, tmp_path, monkeypatch):
+    cells = ri.grid([ri.Site("resid_post", 2)], ["last"], ranks=(2,), **SETTINGS)
+    trains_again(monkeypatch, KeyboardInterrupt())
+    with pytest.raises(KeyboardInterrupt):
+        run(planted, pairs, cells, tmp_path)
+    assert not list(tmp_path.glob("cells/*"))
+
+
+def test_a_preparation_that_fails_is_that_of_its_cell(planted, pairs, tmp_path, monkeypatch):
+    from reft_interp.sweeps import das_sweep_run
+
+    def prepare(model, rows, cells, **arguments):
+        if any(cell.rank == 2 for cell in cells):
+            raise IndexError("out of range")
+        return really(model, rows, cells, **arguments)
+
+    really = das_sweep_run.prepare_das
+    monkeypatch.setattr(das_sweep_run, "prepare_das", prepare)
+    cells = ri.grid([ri.Site("resid_post", 2)], ["last"], ranks=(1, 2), **SETTINGS)
+    frame = run(planted, pairs, cells, tmp_path).frame
+    assert frame["error"].iloc[1] == "IndexError: out of range"
+    assert pd.isna(frame["error"].iloc[0]) and frame["iia"].iloc[0] >= 0.5
+
+
 def test_the_heat_map_shows_the_cells(undisturbed):
     ax = undisturbed.plot(rank=1, seed=0)
     assert [label.get_text() for label in ax.get_xticklabels()] == ["l1", "indices:0"]
