@@ -8,7 +8,7 @@ the same for the whole installation. Not here: interventions, and anything that 
 from .checking import ModelCheck, SiteCheck, check
 from .consistency import Difference
 from .environment import Diagnosis, doctor
-from .identity import ModelIdentity, identify
+from .identity import ModelIdentity, fingerprint, identify
 from .loading import load_model, wrap_model
 from .untrained import untrained_copy
 
@@ -20,6 +20,7 @@ __all__ = [
     "SiteCheck",
     "check",
     "doctor",
+    "fingerprint",
     "identify",
     "load_model",
     "untrained_copy",

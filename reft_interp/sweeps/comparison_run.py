@@ -14,7 +14,7 @@ from typing import Any
 from tqdm.auto import tqdm
 from transformer_lens.model_bridge import TransformerBridge
 
-from reft_interp.models import identify
+from reft_interp.models import fingerprint, identify
 from reft_interp.sweeps.folder import Failures, claim, locked, read_json, write_json
 from reft_interp.tasks.suites import Suite
 from reft_interp.training.finetuning import (
@@ -100,6 +100,7 @@ class ComparisonRun:
         self.description = {
             "format": FORMAT_VERSION,
             "model": asdict(identify(model)),
+            "weights": fingerprint(model),
             "suite": [suite.name, suite.hash, suite.max_new_tokens],
             "budget": asdict(budget),
             "methods": [method.describe() for method in methods],

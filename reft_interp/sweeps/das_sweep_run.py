@@ -17,7 +17,7 @@ from reft_interp.causal import Counterfactuals, DASCell, interchange_rows
 from reft_interp.causal.das_cells import PreparedDAS, place_das, prepare_das, train_prepared
 from reft_interp.evaluation import Accuracy, accuracy, prepared_accuracies
 from reft_interp.interventions import Interchange
-from reft_interp.models import identify
+from reft_interp.models import fingerprint, identify
 from reft_interp.positions import parse_positions
 from reft_interp.runtime import IntervenedModel, Placement
 from reft_interp.runtime.prepared import PreparedRows, preparation_errors, prepare_each
@@ -73,6 +73,7 @@ class SweepRun:
         self.description = {
             "format": FORMAT_VERSION,
             "model": asdict(identify(model)),
+            "weights": fingerprint(model),
             "pairs": pairs.hash,
             "variable": pairs.variable,
             "rows at once": rows_at_once,

@@ -10,6 +10,9 @@ from filelock import FileLock, Timeout
 
 from reft_interp.whole_files import write_whole
 
+_LATER = ("weights",)
+"""Entries that the descriptions of older folders lack: such a folder is taken without them."""
+
 
 def claim(folder: Path, description: Mapping[str, Any], kind: str) -> None:
     """Make a folder that of one sweep, or see that it is.
@@ -30,7 +33,8 @@ def claim(folder: Path, description: Mapping[str, Any], kind: str) -> None:
             return
     held = read_json(path)
     wanted = json.loads(json.dumps(description))
-    other = [name for name in wanted if held.get(name) != wanted[name]]
+    compared = [name for name in wanted if name in held or name not in _LATER]
+    other = [name for name in compared if held.get(name) != wanted[name]]
     if other:
         raise ValueError(
             f"folder {str(folder)!r} holds another {kind}: {', '.join(other)} differ. Give a new "

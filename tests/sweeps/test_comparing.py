@@ -145,6 +145,15 @@ def test_what_is_on_disk_is_not_trained_again(tiny, tmp_path):
         go(Planted(), Planted("another"))
 
 
+def test_another_model_of_the_same_name_is_another_comparison(make_tiny, tmp_path):
+    budget = Budget(2, 4, trials=1, seeds=(0,))
+    options = {"budget": budget, "folder": tmp_path, "progress": False}
+    compare(make_tiny("llama"), suite(), [], **options)
+    compare(make_tiny("llama"), suite(), [], **options)
+    with pytest.raises(ValueError, match="holds another comparison: weights differ"):
+        compare(make_tiny("llama", seed=1), suite(), [], **options)
+
+
 def test_an_error_ends_its_own_method_only(tiny, tmp_path):
     found: Any = compare(
         tiny("llama"), suite(), ["BitFit", Planted("breaks")],

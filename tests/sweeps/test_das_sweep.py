@@ -1,5 +1,6 @@
 """Sweeps: cells are those of `fit_das`; killing, sharing and failing change none of them."""
 
+import copy
 import dataclasses
 import json
 import os
@@ -12,6 +13,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
+import torch
 from pandas.testing import assert_frame_equal
 
 import reft_interp as ri
@@ -247,6 +249,24 @@ def test_a_folder_holds_one_sweep(planted, pairs, cells, undisturbed):
     with pytest.raises(ValueError, match="holds another sweep: pairs differ"):
         run(planted, planted.counterfactuals(90, seed=1), cells, undisturbed.folder)
     assert json.loads((undisturbed.folder / "sweep.json").read_text())["pairs"] == pairs.hash
+
+
+def test_another_model_of_the_same_name_is_another_sweep(planted, pairs, cells, undisturbed):
+    retrained = copy.deepcopy(planted.model)
+    with torch.no_grad():
+        for parameter in retrained.parameters():
+            parameter.add_(1e-3)
+    with pytest.raises(ValueError, match="holds another sweep: weights differ"):
+        ri.sweep(retrained, pairs, cells, undisturbed.folder, rows_at_once=32, progress=False)
+
+
+def test_a_folder_that_does_not_say_which_weights_goes_on(planted, pairs, cells, tmp_path):
+    whole = run(planted, pairs, cells[:1], tmp_path).frame
+    path = tmp_path / "sweep.json"
+    older = json.loads(path.read_text())
+    del older["weights"]
+    path.write_text(json.dumps(older))
+    assert_frame_equal(run(planted, pairs, cells[:1], tmp_path).frame, whole)
 
 
 def test_what_is_no_sweep_is_refused(planted, pairs, tmp_path):
