@@ -6,7 +6,8 @@ the edited tokens of an activation. Which tokens those are is for `positions` to
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from operator import index
+from typing import Any, Literal, SupportsIndex, get_args
 
 import torch
 from jaxtyping import Float
@@ -69,24 +70,23 @@ class Site:
     def __init__(
         self,
         component: str,
-        layer: int,
-        heads: int | Iterable[int] | None = None,
-        neurons: int | Iterable[int] | None = None,
+        layer: SupportsIndex,
+        heads: SupportsIndex | Iterable[SupportsIndex] | None = None,
+        neurons: SupportsIndex | Iterable[SupportsIndex] | None = None,
     ):
         if component not in _HOOKS:
             raise ValueError(
                 f"component must be one of {', '.join(get_args(Component))}, got {component!r}"
             )
-        if isinstance(layer, bool) or not isinstance(layer, int):
-            raise TypeError(f"layer must be an integer, got {layer!r}")
-        if layer < 0:
+        number = _whole("layer", layer)
+        if number < 0:
             raise ValueError(f"layer must be at least 0, got {layer}")
         if heads is not None and component != "z":
             raise ValueError(f"heads can be chosen at component 'z' only, got {component!r}")
         if neurons is not None and component != "mlp_post":
             raise ValueError(f"neurons can be chosen at 'mlp_post' only, got {component!r}")
         object.__setattr__(self, "component", component)
-        object.__setattr__(self, "layer", layer)
+        object.__setattr__(self, "layer", number)
         object.__setattr__(self, "heads", _indices("heads", heads))
         object.__setattr__(self, "neurons", _indices("neurons", neurons))
 
@@ -189,10 +189,20 @@ class Site:
         return tokens if index is None else tokens[:, list(index)]
 
 
-def _indices(name: str, given: int | Iterable[int] | None) -> tuple[int, ...] | None:
+def _whole(name: str, given: SupportsIndex) -> int:
+    if isinstance(given, bool) or not hasattr(given, "__index__"):
+        raise TypeError(f"{name} must be an integer, got {given!r}")
+    return index(given)
+
+
+def _indices(
+    name: str, given: SupportsIndex | Iterable[SupportsIndex] | None
+) -> tuple[int, ...] | None:
     if given is None:
         return None
-    indices = (given,) if isinstance(given, int) else tuple(given)
+    # An array has `__index__` too, whatever its shape.
+    several = given if isinstance(given, Iterable) else (given,)
+    indices = tuple(_whole(name, one) for one in several)
     if not indices or len(set(indices)) < len(indices) or min(indices) < 0:
         raise ValueError(f"{name} must be different indices from 0 on, got {given!r}")
     return indices

@@ -7,7 +7,9 @@ start from a `Subspace` and are handed out as one.
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from operator import index
 from pathlib import Path
+from typing import SupportsIndex
 
 import numpy as np
 import torch
@@ -20,18 +22,19 @@ from torch import Tensor
 _TOLERANCE = 1e-4
 
 
-def check_rank(rank: int) -> int:
-    """The rank, if it can be that of some subspace.
+def check_rank(rank: SupportsIndex) -> int:
+    """The rank as an int, if it can be that of some subspace.
 
     Raises:
         TypeError: it is not a whole number.
         ValueError: it is below 1.
     """
-    if isinstance(rank, bool) or not isinstance(rank, int):
+    if isinstance(rank, bool) or not hasattr(rank, "__index__"):
         raise TypeError(f"rank must be a whole number, got {rank!r}")
-    if rank < 1:
+    whole = index(rank)
+    if whole < 1:
         raise ValueError(f"rank must be at least 1, got {rank}")
-    return rank
+    return whole
 
 
 @dataclass(frozen=True, eq=False, repr=False)

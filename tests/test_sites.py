@@ -3,6 +3,7 @@
 import json
 from typing import Any, cast, get_args
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -369,3 +370,17 @@ def test_an_edit_of_resid_mid_reaches_the_stream_through_the_mlp_alone(tiny, arc
     assert_close(mlp_attn, mlp_mid, atol=1e-5, rtol=0)
     moved = stream_attn - stream_mid
     assert_close(moved, (3.0 * torch.eye(32)[0]).expand_as(moved), atol=1e-5, rtol=0)
+
+
+@pytest.mark.usefixtures("no_type_checks")
+def test_numbers_of_numpy_are_numbers():
+    assert Site("resid_post", np.int64(3)).to_config() == {"component": "resid_post", "layer": 3}
+    expected = json.dumps({"component": "z", "layer": 0, "heads": [0, 1]})
+    assert json.dumps(Site("z", np.int64(0), np.arange(2)).to_config()) == expected
+    assert Site("z", 0, np.int64(1)) == Site("z", 0, 1)
+    wrong: Any
+    for wrong in (True, np.bool_(True), 1.0):
+        with pytest.raises(TypeError, match="layer must be an integer"):
+            Site("z", wrong)
+        with pytest.raises(TypeError, match="heads must be an integer"):
+            Site("z", 0, wrong)

@@ -17,6 +17,8 @@ under a bfloat16 model). All raise ValueError where neither rank nor start is gi
 contradict each other, where rank exceeds width, and for an unknown activation.
 """
 
+from typing import SupportsIndex
+
 import torch
 
 from reft_interp.interventions.edits import Add, Set
@@ -26,7 +28,7 @@ from reft_interp.subspace import Subspace, check_rank
 
 
 def _begin(
-    rank: int | None, width: int | None, start: Subspace | None, dtype: torch.dtype
+    rank: SupportsIndex | None, width: int | None, start: Subspace | None, dtype: torch.dtype
 ) -> tuple[int, Subspace | None]:
     """The rank, and where the rows begin; no subspace for a template."""
     if start is not None:
@@ -38,7 +40,7 @@ def _begin(
         return start.rank, start
     if rank is None:
         raise ValueError("give rank=, how many directions to learn, or start=, a Subspace")
-    check_rank(rank)
+    rank = check_rank(rank)
     if width is None:
         return rank, None
     seed = int(torch.randint(2**31, ()))
@@ -62,7 +64,7 @@ class LoReFT(Set):
 
     def __init__(
         self,
-        rank: int | None = None,
+        rank: SupportsIndex | None = None,
         width: int | None = None,
         *,
         start: Subspace | None = None,
@@ -98,7 +100,7 @@ class NoReFT(Set):
 
     def __init__(
         self,
-        rank: int | None = None,
+        rank: SupportsIndex | None = None,
         width: int | None = None,
         *,
         start: Subspace | None = None,
@@ -136,7 +138,7 @@ class ConsReFT(Set):
 
     def __init__(
         self,
-        rank: int | None = None,
+        rank: SupportsIndex | None = None,
         width: int | None = None,
         *,
         start: Subspace | None = None,
@@ -169,7 +171,7 @@ class DiReFT(Add):
 
     def __init__(
         self,
-        rank: int | None = None,
+        rank: SupportsIndex | None = None,
         width: int | None = None,
         *,
         start: Subspace | None = None,
@@ -219,7 +221,7 @@ class LobiReFT(Add):
 
     def __init__(
         self,
-        rank: int | None = None,
+        rank: SupportsIndex | None = None,
         width: int | None = None,
         *,
         start: Subspace | None = None,

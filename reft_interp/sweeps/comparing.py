@@ -46,13 +46,15 @@ def compare(
     Raises:
         ValueError: an unknown name, two methods of one name, a suite without rows that are needed,
             or a folder that holds another comparison.
-        TypeError: what is no suite.
+        TypeError: what is no suite, or a single method.
     """
     if not isinstance(suite, Suite):
         raise TypeError(
             f"suite must be a Suite, got {type(suite).__name__}: tasks.suites.labelled_suite(task) "
             "makes one of rows with answers"
         )
+    if isinstance(methods, str | FinetuningMethod):
+        raise TypeError(f"methods must be several, as [{methods!r}], got {methods!r}")
     budget = budget or Budget()
     given = [named_method(one, suite.recipe, model) if isinstance(one, str) else one
              for one in methods]  # fmt: skip

@@ -8,8 +8,9 @@ import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from operator import index
 from pathlib import Path
-from typing import Any
+from typing import Any, SupportsIndex
 
 from tqdm.auto import tqdm
 from transformer_lens.model_bridge import TransformerBridge
@@ -46,7 +47,7 @@ class Budget:
     trials: int = 3
     """Values of each method's tuned setting that are tried, with the first seed; the one with the
     lowest loss on the development rows is taken."""
-    seeds: tuple[int, ...] = (0, 1, 2)
+    seeds: Sequence[int] = (0, 1, 2)
     """Trainings that are reported."""
     warmup_ratio: float = 0.0
     """Share of the steps in which the learning rate rises, but for methods that have their own."""
@@ -55,8 +56,10 @@ class Budget:
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch_size", "trials", "generated_at_once"):
+            object.__setattr__(self, name, _whole(name, getattr(self, name)))
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        object.__setattr__(self, "seeds", tuple(_whole("seeds", seed) for seed in self.seeds))
         if not self.seeds or len(set(self.seeds)) < len(self.seeds):
             raise ValueError(f"seeds must be one or several different numbers, got {self.seeds}")
 
@@ -249,6 +252,12 @@ class _Measured:
     fit: Fit
     value: float | None = None
     loss: float = math.inf
+
+
+def _whole(name: str, given: SupportsIndex) -> int:
+    if isinstance(given, bool) or not hasattr(given, "__index__"):
+        raise TypeError(f"{name} must be whole numbers, got {given!r}")
+    return index(given)
 
 
 def _best(tried: Sequence[Mapping[str, Any]]) -> float | None:

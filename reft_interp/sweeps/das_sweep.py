@@ -7,6 +7,7 @@ work, and the table is the same as that of one. Cells train together in the engi
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from operator import index
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -43,7 +44,8 @@ def grid(
         arguments: further arguments of `DASCell`, the same for all.
     """
     return [
-        DASCell(site, tokens, rank, seed, **arguments)
+        # Numbers of an array are no int, which is what a cell says of itself as JSON.
+        DASCell(site, tokens, index(rank), index(seed), **arguments)
         for site, tokens, rank, seed in itertools.product(sites, on, ranks, seeds)
     ]
 

@@ -1,8 +1,9 @@
 """ReFT as a method to compare with others: an intervention, on layers, on tokens."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from operator import index
+from typing import Any, Literal, SupportsIndex
 
 import torch
 from transformer_lens.model_bridge import TransformerBridge
@@ -85,6 +86,10 @@ class ReFT(FinetuningMethod):
     name: str = field(default="", kw_only=True)
 
     def __post_init__(self) -> None:
+        if not isinstance(self.layers, str):
+            object.__setattr__(self, "layers", _numbers(self.layers))
+        elif self.layers != "all":
+            raise ValueError(f'layers must be "all" or numbers from 0, got {self.layers!r}')
         if not self.name:
             object.__setattr__(self, "name", type(self.intervention).__name__)
         self._parts()
@@ -153,3 +158,13 @@ class ReFT(FinetuningMethod):
                 f'tied=False needs first and last tokens, as on="f3+l3", got {str(on)!r}'
             )
         return list(on.ends())
+
+
+def _numbers(layers: SupportsIndex | Iterable[SupportsIndex]) -> tuple[int, ...]:
+    several = layers if isinstance(layers, Iterable) else (layers,)
+    found: list[int] = []
+    for one in several:
+        if isinstance(one, bool) or not hasattr(one, "__index__"):
+            raise TypeError(f'layers must be "all" or whole numbers, got {one!r} among {layers!r}')
+        found.append(index(one))
+    return tuple(found)

@@ -319,6 +319,38 @@ def test_a_budget_that_allows_nothing_is_refused(given, said):
 
 
 @pytest.mark.usefixtures("no_type_checks")
+def test_numbers_of_numpy_are_numbers(tiny, tmp_path):
+    one: Any = np.int64(1)
+    two: Any = np.int64(2)
+    some: Any = np.arange(2)
+    assert Budget(2, seeds=range(2)) == Budget(two, seeds=some) == Budget(2, seeds=(0, 1))
+    wrong: Any
+    for wrong in (True, 2.0):
+        with pytest.raises(TypeError, match=f"steps must be whole numbers, got {wrong}"):
+            Budget(wrong)
+    reft = ReFT(LoReFT(rank=one), some, "l1", candidates=(1e-3,))
+    assert reft.describe() == ReFT(LoReFT(rank=1), (0, 1), "l1", candidates=(1e-3,)).describe()
+    assert ReFT(LoReFT(rank=1), one).layers == (1,)
+    with pytest.raises(TypeError, match=r'layers must be "all" or whole numbers, got True'):
+        ReFT(LoReFT(rank=1), (True,))
+    with pytest.raises(ValueError, match=r'layers must be "all" or numbers from 0, got "?\'last'):
+        wrong = "last"
+        ReFT(LoReFT(rank=1), wrong)
+    found: Any = compare(
+        tiny("llama"), suite(), [reft], budget=Budget(one, 2, seeds=range(1)), folder=tmp_path,
+        progress=False,
+    )  # fmt: skip
+    assert found.frame["error"].isna().all()
+
+
+@pytest.mark.usefixtures("no_type_checks")
+@pytest.mark.parametrize("one", ["LoReFT", Planted()])
+def test_a_single_method_is_told_to_be_a_list(tiny, one):
+    with pytest.raises(TypeError, match=r"methods must be several, as \["):
+        compare(tiny("llama"), suite(), one)
+
+
+@pytest.mark.usefixtures("no_type_checks")
 def test_what_is_no_suite_and_what_is_misspelt_is_told_what_was_meant(tiny):
     wrong: Any = rows(4)
     with pytest.raises(TypeError, match=r"suite must be a Suite, got Dataset: .*labelled_suite"):

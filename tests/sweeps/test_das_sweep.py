@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -267,6 +268,16 @@ def test_a_folder_that_does_not_say_which_weights_goes_on(planted, pairs, cells,
     del older["weights"]
     path.write_text(json.dumps(older))
     assert_frame_equal(run(planted, pairs, cells[:1], tmp_path).frame, whole)
+
+
+@pytest.mark.usefixtures("no_type_checks")
+def test_a_grid_of_numpy_numbers_is_one_of_numbers():
+    numbers: Any = np.array([1, 2])
+    sites = [ri.Site("resid_post", 2)]
+    found = ri.grid(sites, ["last"], ranks=numbers, seeds=numbers)
+    assert json.dumps([(cell.rank, cell.seed) for cell in found]) == (
+        "[[1, 1], [1, 2], [2, 1], [2, 2]]"
+    )
 
 
 def test_what_is_no_sweep_is_refused(planted, pairs, tmp_path):
