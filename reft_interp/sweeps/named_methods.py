@@ -48,10 +48,12 @@ NAMES = (*_REFTS, "NodiReFT", *_OTHERS, _BOTH)
 def named_method(name: str, recipe: Recipe, model: TransformerBridge) -> FinetuningMethod:
     """A method with its usual settings; a ReFT with the recipe's.
 
-    Of the recipe are rank, dropout, layers (those that the model has), positions, the learning
-    rate that is tried first, warm-up and weight decay; the rows a step and how many steps are the
-    budget's. Positions of the paper's recipes for GLUE are for encoders: in their place a ReFT has
-    "f3+l3". Positions of a recipe that differs from the paper's in anything stay as they are.
+    Of the recipe are rank, dropout, layers (those that the model has), positions, learning rate,
+    warm-up and weight decay; the rows a step and how many steps are the budget's. The paper's own
+    recipes were searched for other models and longer trainings: of those the learning rate is
+    tried last and the schedule is the budget's, and in place of GLUE's positions, which are for
+    encoders, a ReFT has "f3+l3". A recipe that differs from the paper's in anything is followed:
+    its learning rate is tried first.
 
     Raises:
         ValueError: an unknown name.
@@ -75,17 +77,18 @@ def named_method(name: str, recipe: Recipe, model: TransformerBridge) -> Finetun
     # Layers are those of the paper's models, which may have more.
     listed = "all" if recipe.layers == "all" else [i for i in recipe.layers if i < depth]
     # GLUE's recipes are for encoders, which read the first token; decoders read the last.
-    for_encoders = recipe.decoding is None and recipe in PAPER_RECIPES
-    positions = _OF_DECODERS if for_encoders else recipe.positions
-    others = [rate for rate in ReFT.candidates if rate != recipe.learning_rate]
+    of_paper = recipe in PAPER_RECIPES
+    positions = _OF_DECODERS if of_paper and recipe.decoding is None else recipe.positions
+    usual = tuple(rate for rate in ReFT.candidates if rate != recipe.learning_rate)
+    own = (recipe.learning_rate,)
     return ReFT(
         _REFTS[wanted](rank=recipe.rank, dropout=recipe.dropout),  # pyright: ignore[reportCallIssue]
         listed or "all",
         positions,
         tied=recipe.tied or "+" not in positions,
-        candidates=(recipe.learning_rate, *others),
+        candidates=usual + own if of_paper else own + usual,
         # A recipe without warm-up does not forbid that of the budget.
-        warmup_ratio=recipe.warmup_ratio or None,
-        weight_decay=recipe.weight_decay or None,
+        warmup_ratio=None if of_paper else recipe.warmup_ratio or None,
+        weight_decay=None if of_paper else recipe.weight_decay or None,
         name=name,
     )

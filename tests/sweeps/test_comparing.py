@@ -384,7 +384,10 @@ def test_a_recipe_of_ones_own_is_followed_to_the_letter(tiny, tmp_path):
     # The paper's own recipe is for an encoder.
     untouched = named_method("LoReFT", paper, model)
     assert isinstance(untouched, ReFT)
-    assert untouched.on == "f3+l3" and untouched.candidates[0] == paper.learning_rate
+    assert untouched.on == "f3+l3" and untouched.candidates == (
+        *ReFT.candidates, paper.learning_rate
+    )  # fmt: skip
+    assert untouched.warmup_ratio is None and untouched.weight_decay is None
 
 
 def test_names_are_those_of_papers(tiny):
