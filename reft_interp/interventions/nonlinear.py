@@ -68,7 +68,7 @@ class NonlinearInterchange(WholeSpace):
         depth: int = 4,
         dtype: torch.dtype = torch.float32,
     ):
-        check_rank(rank)
+        rank = check_rank(rank)
         for name, size in (("hidden", hidden), ("depth", depth)):
             if size < 1:
                 raise ValueError(f"{name} must be at least 1, got {size}")

@@ -1,5 +1,9 @@
 """The invertible map: it begins as a rotation, and reaches what no rotation can."""
 
+import json
+from typing import Any
+
+import numpy as np
 import pytest
 import torch
 from torch.testing import assert_close
@@ -72,3 +76,11 @@ def test_a_template_has_no_subspace():
     with pytest.raises(ValueError, match="does not know its width yet"):
         _ = NonlinearInterchange(2).subspace
     assert NonlinearInterchange(2).for_width(8).subspace.rank == 8
+
+
+@pytest.mark.usefixtures("no_type_checks")
+def test_a_rank_of_numpy_is_saved_as_a_number():
+    rank: Any = np.int64(2)
+    assert json.dumps(NonlinearInterchange(rank).arguments()) == json.dumps(
+        NonlinearInterchange(2).arguments()
+    )
