@@ -89,7 +89,7 @@ class RandomSubspace:
     name: str = "random subspace"
 
     def __post_init__(self) -> None:
-        check_rank(self.rank)
+        object.__setattr__(self, "rank", check_rank(self.rank))
 
     def fit(self, model, pairs, variable, site, on) -> Intervention:
         # Far from the seeds with which a DAS begins.
@@ -119,7 +119,7 @@ class DAS:
     name: str = "DAS"
 
     def __post_init__(self) -> None:
-        check_rank(self.rank)
+        object.__setattr__(self, "rank", check_rank(self.rank))
 
     def fit(self, model, pairs, variable, site, on) -> Intervention:
         found = fit_das(
@@ -240,7 +240,7 @@ class NonlinearAlignment:
     beside_untrained = True
 
     def __post_init__(self) -> None:
-        check_rank(self.rank)
+        object.__setattr__(self, "rank", check_rank(self.rank))
 
     def fit(self, model, pairs, variable, site, on) -> Intervention:
         with torch.random.fork_rng():

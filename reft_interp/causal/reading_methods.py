@@ -32,7 +32,7 @@ class ReadingMethod(ABC):
 
     def __post_init__(self) -> None:
         if self.rank is not None:
-            check_rank(self.rank)
+            object.__setattr__(self, "rank", check_rank(self.rank))
 
     def fit(
         self, model: TransformerBridge, pairs: Pairs, variable: str, site: Site, on: On
