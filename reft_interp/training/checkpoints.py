@@ -9,19 +9,21 @@ import json
 import pickle
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 from warnings import warn
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from transformers import TrainingArguments
 from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME, TRAINER_STATE_NAME
 
 from reft_interp.runtime import IntervenedModel
 from reft_interp.runtime.prepared import PreparedRows
-from reft_interp.runtime.saving import TENSORS, check_same_placements, read_notes, read_tensors
+from reft_interp.runtime.saving import TENSORS, check_same_placements, read_notes
 from reft_interp.training.streaming import StreamedRows
 
 FINGERPRINT = "training that goes on"
@@ -41,31 +43,49 @@ def newest_checkpoint(folder: str | Path, intervened: IntervenedModel) -> Path:
         ValueError: no checkpoint there is whole; the newest is of another model or of other
             interventions than these.
     """
+    checkpoint = newest_whole(folder)
+    check_same_placements(checkpoint, intervened)
+    return checkpoint
+
+
+def newest_whole(folder: str | Path, tensors: Sequence[str] = (TENSORS,)) -> Path:
+    """The newest whole checkpoint in a folder; newer ones that are not whole are told of.
+
+    Args:
+        folder: of checkpoints.
+        tensors: the files of weights that one has.
+
+    Raises:
+        ValueError: no checkpoint there is whole.
+    """
     faults: list[str] = []
     for checkpoint in _checkpoints(folder):
-        fault = _fault(checkpoint)
+        fault = _fault(checkpoint, tensors)
         if fault is None:
             if faults:
                 warn(
                     f"going on from {checkpoint}, as {'; '.join(faults)} (a training that is "
                     "killed while it writes leaves such a folder)",
-                    stacklevel=3,
+                    stacklevel=4,
                 )
-            check_same_placements(checkpoint, intervened)
             return checkpoint
         faults.append(f"{checkpoint.name} cannot be used: {fault}")
     found = "; ".join(faults) or "there is no folder checkpoint-N in it"
     raise ValueError(f"resume=True: No valid checkpoint in {folder}: {found}")
 
 
-def refuse_other_training(folder: str | Path) -> None:
+def refuse_other_training(folder: str | Path, tensors: Sequence[str] = (TENSORS,)) -> None:
     """Raise where checkpoints of an earlier training would be mixed with those of a new one.
+
+    Args:
+        folder: of checkpoints.
+        tensors: the files of weights that one has.
 
     Raises:
         ValueError: there is a whole checkpoint in the folder.
     """
     for checkpoint in _checkpoints(folder):
-        if _fault(checkpoint) is None:
+        if _fault(checkpoint, tensors) is None:
             raise ValueError(
                 f"checkpoints: {folder} holds {checkpoint.name} of an earlier training. "
                 "resume=True goes on from it; for a new training give another folder, or empty "
@@ -93,13 +113,20 @@ def fingerprint(rows: PreparedRows | StreamedRows, args: TrainingArguments) -> d
     }
 
 
-def check_same_training(checkpoint: Path, here: Mapping[str, Any]) -> None:
+def check_same_training(
+    checkpoint: Path, here: Mapping[str, Any], notes: Mapping[str, Any] | None = None
+) -> None:
     """Raise where a checkpoint is of a training on other rows, in other steps or another order.
+
+    Args:
+        checkpoint: what would be gone on from.
+        here: what the training that goes on is, as `fingerprint` has it.
+        notes: of the checkpoint; by default those of its interventions.
 
     Raises:
         ValueError: the first that differs is named.
     """
-    saved = read_notes(checkpoint).get(FINGERPRINT, {})
+    saved = (read_notes(checkpoint) if notes is None else notes).get(FINGERPRINT, {})
     for name, value in here.items():
         if saved.get(name, value) != value:
             raise ValueError(
@@ -121,23 +148,24 @@ def _checkpoints(folder: str | Path) -> list[Path]:
     return sorted(found, key=lambda one: -int(one.name.split("-")[1]))
 
 
-def _fault(checkpoint: Path) -> str | None:
+def _fault(checkpoint: Path, tensors: Sequence[str] = (TENSORS,)) -> str | None:
     """Why a checkpoint cannot be gone on from; None if it can.
 
     All files are read: they are small, and a machine that lost power can leave whole names with
     half of the bytes.
     """
-    for name in (TENSORS, OPTIMIZER_NAME, SCHEDULER_NAME, TRAINER_STATE_NAME):
+    for name in (*tensors, OPTIMIZER_NAME, SCHEDULER_NAME, TRAINER_STATE_NAME):
         if not (checkpoint / name).is_file():
             return f"it lacks {name}"
     try:
         json.loads((checkpoint / TRAINER_STATE_NAME).read_text(encoding="utf-8"))
     except ValueError:
         return f"{TRAINER_STATE_NAME} is cut off or damaged"
-    try:
-        read_tensors(checkpoint)
-    except ValueError:
-        return f"{TENSORS} is damaged"
+    for name in tensors:
+        try:
+            load_file(str(checkpoint / name))
+        except SafetensorError:
+            return f"{name} is damaged"
     for name in (OPTIMIZER_NAME, SCHEDULER_NAME):
         try:
             torch.load(checkpoint / name, map_location="cpu", weights_only=True)

@@ -18,7 +18,7 @@ from transformer_lens.model_bridge import TransformerBridge
 
 from reft_interp.models import identify
 from reft_interp.runtime import IntervenedModel
-from reft_interp.runtime.saving import check_model, read_tensors
+from reft_interp.runtime.saving import TENSORS, check_model, read_tensors
 from reft_interp.whole_files import replacing, write_whole
 
 if TYPE_CHECKING:
@@ -60,6 +60,12 @@ def save_classifier(
         "notes": dict(notes or {}),
     }
     write_whole(folder / CONFIG, json.dumps(config, indent=2) + "\n")
+
+
+def weight_files(classifier: "Classifier") -> list[str]:
+    """The files of weights in a folder of this classifier, relative to it."""
+    placed = [] if classifier.intervened is None else [f"{INTERVENTIONS}/{TENSORS}"]
+    return [HEAD, *placed]
 
 
 def load_classifier(

@@ -4,7 +4,7 @@ A checkpoint is a folder that `Classifier.load` reads, with the Trainer's own st
 Below: `folder_trainer`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from reft_interp.encoding import TokenizedBatch
 from reft_interp.evaluation.metrics import Metric
 from reft_interp.positions import Positions
 from reft_interp.runtime.frozen import Region
+from reft_interp.training.checkpoints import FINGERPRINT
 from reft_interp.training.classifier import Classifier
 from reft_interp.training.collating import RowsDataset, collate_rows
 from reft_interp.training.folder_trainer import FolderTrainer
@@ -89,6 +90,8 @@ class ClassifierTrainer(FolderTrainer):
         train_rows: what is trained on.
         development: rows that the metric is computed of each epoch, where `args` asks for it.
         metric: of predicted and gold labels.
+        fingerprint: what a training that goes on from a checkpoint has to have in common with
+            this one; kept with each.
         callbacks: transformers' callbacks, for instance EarlyStoppingCallback.
     """
 
@@ -99,6 +102,7 @@ class ClassifierTrainer(FolderTrainer):
         train_rows: PreparedLabels,
         development: PreparedLabels | None,
         metric: Metric,
+        fingerprint: Mapping[str, Any],
         callbacks: Sequence[TrainerCallback] = (),
     ):
         def computed(found: EvalPrediction) -> dict[str, float]:
@@ -118,9 +122,10 @@ class ClassifierTrainer(FolderTrainer):
             compute_metrics=computed,
         )
         self._classifier = objective.classifier
+        self._fingerprint = dict(fingerprint)
 
     def write(self, folder: str | Path) -> None:
-        self._classifier.save(folder)
+        self._classifier.save(folder, {FINGERPRINT: self._fingerprint})
 
     def read(self, folder: str | Path) -> None:
         self._classifier.load_weights(folder)

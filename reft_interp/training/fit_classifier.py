@@ -4,9 +4,11 @@ As Wu et al. 2024 do it on GLUE (arXiv:2404.03592, section 4.5 and appendix D). 
 `reft` trains a model to answer in words.
 """
 
+import json
 import math
 import random
 from collections.abc import Mapping, Sequence
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -20,11 +22,17 @@ from reft_interp.evaluation.metrics import Metric, exact_match, pearson
 from reft_interp.interventions import Intervention
 from reft_interp.models.devices import device_of
 from reft_interp.positions import PositionSelector
-from reft_interp.runtime.batching import Rows
+from reft_interp.runtime.batching import Rows, as_list
 from reft_interp.runtime.planning import Engine
 from reft_interp.sites import Site
+from reft_interp.training.checkpoints import (
+    check_same_training,
+    newest_whole,
+    refuse_other_training,
+)
 from reft_interp.training.classifier import Classifier
 from reft_interp.training.classifier_result import ClassifierResult
+from reft_interp.training.classifier_saving import HEAD, read_config, weight_files
 from reft_interp.training.classifier_trainer import ClassifierTrainer, Objective
 from reft_interp.training.folder_trainer import training_arguments
 from reft_interp.training.in_place import check_arguments
@@ -118,7 +126,8 @@ def fit_classifier(
         shuffled_labels: a control: the training rows' labels are permuted by the seed.
         progress: show a progress bar.
         checkpoints: a folder for checkpoints, one an epoch; a temporary one by default.
-        resume: go on from the newest checkpoint there.
+        resume: go on from the newest whole checkpoint there, which must be of a training of the
+            same interventions, rows, labels, rows a step and seed.
         engine: "full" forces the plain run; see `PreparedRows`.
         memory_budget: bytes that constants of the rows may take; see `PreparedRows`.
         callbacks: transformers' callbacks, for instance EarlyStoppingCallback.
@@ -127,8 +136,8 @@ def fit_classifier(
     Raises:
         TypeError: an argument that nobody knows, or a label that is no number.
         ValueError: a site that the model lacks, a row without label, texts or tokens to edit,
-            validation rows beside a suite, settings that no training can have: all before the
-            first step.
+            validation rows beside a suite, settings that no training can have, checkpoints of
+            another training: all before the first step.
     """
     check_arguments(epochs, arguments, learning_rate=learning_rate, batch_size=batch_size)
     for name, ratio in (("warmup_ratio", warmup_ratio), ("weight_decay", weight_decay)):
@@ -136,6 +145,8 @@ def fit_classifier(
             raise ValueError(f"{name} must be at least 0 and below 1, got {ratio}")
     if resume and checkpoints is None:
         raise ValueError("resume=True needs checkpoints=, the folder to resume from")
+    if checkpoints is not None and not resume:
+        refuse_other_training(checkpoints, [HEAD])
     train, development, test = _splits(rows, validation, seed)
     labels = [labels_of(train, "rows")]
     labels += [labels_of(some, "validation") for some in (development, test) if some is not None]
@@ -203,8 +214,23 @@ def fit_classifier(
         checkpoints=checkpoints,
     ) as of_trainer:
         objective = Objective(classifier)
-        trainer = ClassifierTrainer(objective, of_trainer, train_rows, held_out, chosen, callbacks)
-        losses = trainer.fit(objective, resume=resume)
+        here = {
+            "interventions": _places(classifier),
+            "rows": _hash(train, labels[0]),
+            "rows to choose an epoch on": None
+            if development is None
+            else _hash(development, labels[1]),
+            "rows a step": batch_size,
+            "seed": seed,
+        }
+        trainer = ClassifierTrainer(
+            objective, of_trainer, train_rows, held_out, chosen, here, callbacks
+        )
+        start = None
+        if resume and checkpoints is not None:
+            start = newest_whole(checkpoints, weight_files(classifier))
+            check_same_training(start, here, read_config(start)["notes"])
+        losses = trainer.fit(objective, resume=False if start is None else str(start))
     found = None
     if test is not None:
         found = score(chosen, classifier.predict(test), labels[-1])
@@ -235,6 +261,16 @@ def _begin(
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         return Classifier(placed, classes, head_dropout=head_dropout, max_length=max_length)
+
+
+def _places(classifier: Classifier) -> list[str]:
+    intervened = classifier.intervened
+    return [] if intervened is None else [str(placement) for placement in intervened.placements]
+
+
+def _hash(rows: Rows, labels: Sequence[int | float]) -> str:
+    held = [[row, label] for row, label in zip(as_list(rows), labels, strict=True)]
+    return sha256(json.dumps(held, default=str).encode("utf-8")).hexdigest()
 
 
 def _splits(

@@ -10,7 +10,7 @@ from torch.testing import assert_close
 from transformers import TrainerCallback
 
 from reft_interp.evaluation.metrics import f1, matthews
-from reft_interp.interventions import LoReFT
+from reft_interp.interventions import DiReFT, LoReFT
 from reft_interp.runtime import IntervenedModel
 from reft_interp.sites import Site
 from reft_interp.training import Classifier, ClassifierResult, fit_classifier
@@ -195,6 +195,30 @@ def test_checkpoints_are_classifiers_and_a_training_resumes_from_them(hooked, tm
     resumed = fit(model, rows[:40], checkpoints=tmp_path, resume=True, **options)
     assert_close(weights(resumed), weights(whole), atol=0, rtol=0)
     assert resumed.epochs["score"].tolist() == whole.epochs["score"].tolist()
+
+
+def test_only_the_same_training_goes_on_from_a_checkpoint(hooked, tmp_path):
+    model, rows = hooked("bert"), planted(hooked("bert"), 80)
+    options: Any = {"validation": rows[40:], "epochs": 2, "batch_size": 20, "seed": 1}
+    options |= {"checkpoints": tmp_path, "progress": False}
+    loreft = LoReFT(rank=2)
+    whole = fit_classifier(model, rows[:40], loreft, SITES, **options)
+    with pytest.raises(ValueError, match="holds checkpoint-4 of an earlier training"):
+        fit_classifier(model, rows[:40], loreft, SITES, **options)
+    options |= {"resume": True, "callbacks": [NoStep()]}
+    with pytest.raises(ValueError, match="a training with other interventions"):
+        fit_classifier(model, rows[:40], DiReFT(rank=2), SITES, **options)
+    turned = [row | {"label": 1 - row["label"]} for row in rows[:40]]
+    with pytest.raises(ValueError, match="a training with other rows "):
+        fit_classifier(model, turned, loreft, SITES, **options)
+    # Another seed halves the validation rows in another way.
+    with pytest.raises(ValueError, match="with other rows to choose an epoch on"):
+        fit_classifier(model, rows[:40], loreft, SITES, **{**options, "seed": 2})
+    (tmp_path / "checkpoint-4" / "head.safetensors").write_bytes(b"cut off")
+    options["callbacks"] = []
+    with pytest.warns(UserWarning, match=r"going on from .*checkpoint-2, as checkpoint-4 cannot"):
+        again = fit_classifier(model, rows[:40], loreft, SITES, **options)
+    assert_close(weights(again), weights(whole), atol=0, rtol=0)
 
 
 def test_a_saved_result_predicts_the_same_and_says_how_it_was_trained(hooked, tmp_path):
