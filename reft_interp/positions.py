@@ -10,12 +10,12 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, fields, replace
 from difflib import get_close_matches
-from operator import index
 from typing import Any, Literal, SupportsIndex, get_args
 
 from reft_interp.selector import Part, PositionSelector, Row
 from reft_interp.selector import Positions as Positions
 from reft_interp.selector import check_alignment as check_alignment
+from reft_interp.whole_numbers import whole_number
 
 Rounding = Literal["paper", "pyreft", "paired"]
 
@@ -257,9 +257,9 @@ def parse_positions(on: str | SupportsIndex | Sequence[int] | PositionSelector) 
 
 
 def _index(value: SupportsIndex) -> int:
-    if isinstance(value, bool) or not hasattr(value, "__index__"):
-        raise TypeError(f"positions must be text, whole numbers or a selector, got {value!r}")
-    return index(value)
+    return whole_number(
+        value, f"positions must be text, whole numbers or a selector, got {value!r}"
+    )
 
 
 _TEXT = re.compile(

@@ -6,7 +6,6 @@ the edited tokens of an activation. Which tokens those are is for `positions` to
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from operator import index
 from typing import Any, Literal, SupportsIndex, get_args
 
 import torch
@@ -15,6 +14,7 @@ from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
 from reft_interp.positions import Positions
+from reft_interp.whole_numbers import whole_number
 
 Component = Literal["resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out", "z", "mlp_post"]
 
@@ -78,7 +78,7 @@ class Site:
             raise ValueError(
                 f"component must be one of {', '.join(get_args(Component))}, got {component!r}"
             )
-        number = _whole("layer", layer)
+        number = whole_number(layer, f"layer must be an integer, got {layer!r}")
         if number < 0:
             raise ValueError(f"layer must be at least 0, got {layer}")
         if heads is not None and component != "z":
@@ -189,12 +189,6 @@ class Site:
         return tokens if index is None else tokens[:, list(index)]
 
 
-def _whole(name: str, given: SupportsIndex) -> int:
-    if isinstance(given, bool) or not hasattr(given, "__index__"):
-        raise TypeError(f"{name} must be an integer, got {given!r}")
-    return index(given)
-
-
 def _indices(
     name: str, given: SupportsIndex | Iterable[SupportsIndex] | None
 ) -> tuple[int, ...] | None:
@@ -202,7 +196,7 @@ def _indices(
         return None
     # An array has `__index__` too, whatever its shape.
     several = given if isinstance(given, Iterable) else (given,)
-    indices = tuple(_whole(name, one) for one in several)
+    indices = tuple(whole_number(one, f"{name} must be an integer, got {one!r}") for one in several)
     if not indices or len(set(indices)) < len(indices) or min(indices) < 0:
         raise ValueError(f"{name} must be different indices from 0 on, got {given!r}")
     return indices

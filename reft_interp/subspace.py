@@ -7,7 +7,6 @@ start from a `Subspace` and are handed out as one.
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from operator import index
 from pathlib import Path
 from typing import SupportsIndex
 
@@ -17,6 +16,8 @@ from jaxtyping import Bool, Float
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
+
+from reft_interp.whole_numbers import whole_number
 
 # Rows written in float32 and orthonormalised there are off by a few 1e-7 in each inner product.
 _TOLERANCE = 1e-4
@@ -29,9 +30,7 @@ def check_rank(rank: SupportsIndex) -> int:
         TypeError: it is not a whole number.
         ValueError: it is below 1.
     """
-    if isinstance(rank, bool) or not hasattr(rank, "__index__"):
-        raise TypeError(f"rank must be a whole number, got {rank!r}")
-    whole = index(rank)
+    whole = whole_number(rank, f"rank must be a whole number, got {rank!r}")
     if whole < 1:
         raise ValueError(f"rank must be at least 1, got {rank}")
     return whole

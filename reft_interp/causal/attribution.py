@@ -24,7 +24,7 @@ from reft_interp.evaluation.predicting import choice_tokens
 from reft_interp.evaluation.results import mean_and_interval
 from reft_interp.positions import PositionSelector, parse_positions
 from reft_interp.runtime.batching import by_length, encode
-from reft_interp.runtime.running import answer_starts, is_causal, prompt_ends, record
+from reft_interp.runtime.running import answer_starts, is_causal, record
 from reft_interp.selector import check_alignment
 from reft_interp.sites import Site
 
@@ -158,7 +158,7 @@ def _estimates(
     # An encoder answers in the place of a mask, which is there only with an answer.
     base = encode(model, bases, answers=not is_causal(model))
     source = encode(model, sources)
-    answered = prompt_ends(base) if is_causal(model) else answer_starts(base)
+    answered = answer_starts(model, base)
     at_base = [select(base) for select in selectors]
     at_source = [select(source) for select in selectors]
     for ours, theirs in zip(at_base, at_source, strict=True):

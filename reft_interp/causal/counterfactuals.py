@@ -148,8 +148,8 @@ class Counterfactuals:
             yield f"{who} gets {self.model_accuracy:.1%} of prompts right; {left_out}"
         if self.held_out:
             yield f"held out: {self.held_out}"
-        if self.seen:
-            yield f"in {self.seen:.1%} of test rows the base is a prompt of train, too"
+        if seen := self.seen:
+            yield f"in {seen:.1%} of test rows the base is a prompt of train, too"
 
     def save(self, folder: str | os.PathLike[str]) -> Path:
         """Write `config.json`, `train.jsonl` and `test.jsonl` into a folder, and make it if needed.

@@ -214,20 +214,13 @@ def _shuffled(rows: Sequence[Mapping[str, Any]], seed: int) -> list[dict[str, An
         ValueError: all labels are the same, or stand at the same place among sorted choices.
     """
     rng = np.random.default_rng(seed)
+    answers = [row["answer"] for row in rows]
     offered = all(row.get("choices") for row in rows)
-    choices = [list(row["choices"]) if offered else [] for row in rows]
-    if (
-        offered
-        and len({of.index(row["answer"]) for of, row in zip(choices, rows, strict=True)}) < 2
-    ):
+    choices = [list(row["choices"]) for row in rows] if offered else []
+    if offered and len(set(_places(choices, answers))) < 2:
         # Whoever made the rows put the label at one place, from which no other can be dealt.
         choices = [sorted(of) for of in choices]
-    places = np.array(
-        [
-            of.index(row["answer"]) if offered else row["answer"]
-            for of, row in zip(choices, rows, strict=True)
-        ]
-    )
+    places = np.array(_places(choices, answers) if offered else answers)
     if len(np.unique(places)) < 2:
         raise ValueError(
             f"pairs: labels cannot be shuffled, as {rows[0]['answer']!r} and all others "
@@ -247,6 +240,10 @@ def _shuffled(rows: Sequence[Mapping[str, Any]], seed: int) -> list[dict[str, An
         place = places[of]
         dealt[to]["answer"] = choices[to][place] if offered else str(place)
     return dealt
+
+
+def _places(choices: Sequence[Sequence[str]], answers: Sequence[str]) -> list[int]:
+    return [of.index(answer) for of, answer in zip(choices, answers, strict=True)]
 
 
 def _settings(cell: DASCell, pairs: int, engine: Engine, over: Over) -> dict[str, Any]:

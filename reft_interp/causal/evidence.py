@@ -18,7 +18,7 @@ from reft_interp.causal.counterfactuals import Counterfactuals
 from reft_interp.causal.das import DASResult
 from reft_interp.causal.das_cells import DASCell, fit_das_each
 from reft_interp.causal.effects import Effects, effects
-from reft_interp.causal.interchanges import On, Pairs, prepare_interchanges, rows_of_one_source
+from reft_interp.causal.interchanges import On, Pairs, prepare_interchanges
 from reft_interp.evaluation import (
     Accuracy,
     Comparison,
@@ -279,7 +279,6 @@ def gather_evidence(
     ):
         if number < least:
             raise ValueError(f"{name} must be at least {least}, got {number}")
-    rows_of_one_source(pairs.train)
     budget: dict[str, Any] = {
         "epochs": epochs,
         "learning_rate": learning_rate,

@@ -91,13 +91,14 @@ class LinearDiscriminant(ReadingMethod):
     name: str = "LDA"
 
     def from_activations(self, held: Float[Tensor, "n d"], values: np.ndarray) -> Intervention:
+        held = held.double()
         means, of_examples = _class_means(held, values)
-        within = (held.double() - of_examples).square().sum()
-        if within <= _ROUNDING * (held.double() - held.double().mean(0)).square().sum():
+        within = (held - of_examples).square().sum()
+        if within <= _ROUNDING * (held - held.mean(0)).square().sum():
             return _spanned(self, (means[1:] - means[0]).float())
         # Not shrinkage="auto", which scales every dimension by its own spread first.
         fitted = LinearDiscriminantAnalysis(solver="eigen", covariance_estimator=LedoitWolf()).fit(
-            held.double().numpy(), values
+            held.numpy(), values
         )
         return _spanned(self, torch.from_numpy(_between(fitted.coef_)).float())
 

@@ -19,7 +19,6 @@ from reft_interp.runtime.running import (
     answer_positions,
     answer_starts,
     is_causal,
-    prompt_ends,
     run,
 )
 from reft_interp.runtime.sources import Sources, listed_sources, named_sources, take_sources
@@ -259,7 +258,7 @@ def _log_probabilities_after(
     bridge = model.model if isinstance(model, IntervenedModel) else model
     batch = encode(bridge, rows, answers=not is_causal(bridge))
     bridge, edits = _edits(model, batch, sources)
-    at = prompt_ends(batch) if is_causal(bridge) else answer_starts(batch)
+    at = answer_starts(bridge, batch)
     logits = run(bridge, batch, edits, at=at)
     return logits.float().log_softmax(-1).cpu()
 

@@ -12,7 +12,7 @@ from torch import nn
 from transformer_lens.model_bridge import TransformerBridge
 
 from reft_interp.encoding import TokenizedBatch
-from reft_interp.runtime.generation import EditWhileGenerating
+from reft_interp.runtime.generation import EditWhileGenerating, cache_noted
 from reft_interp.runtime.placement import Edit, Placement
 
 
@@ -50,10 +50,10 @@ def edited(
     """
     blocks = blocks_of(plain, bridge)
     prompts, width = batch.input_ids.shape
-    with ExitStack() as stack:
+    with cache_noted(plain) as cached, ExitStack() as stack:
         for placement in placed:
             edit = Edit(placement.intervention, placement.site, placement.on(batch))
-            change = EditWhileGenerating(edit, prompts, width, every_token=False)
+            change = EditWhileGenerating(edit, prompts, width, every_token=False, cached=cached)
             block = blocks.get_submodule(str(placement.site.layer))
             stack.callback(block.register_forward_hook(_of_output(change)).remove)
         yield

@@ -6,6 +6,7 @@ import torch
 from transformer_lens.model_bridge import TransformerBridge
 
 from .identity import dtype_name
+from .spreading import is_spread
 
 _DTYPES = {
     dtype_name(dtype): dtype
@@ -61,6 +62,8 @@ def device_of(model: TransformerBridge) -> torch.device:
 
 def devices_of_attention(model: TransformerBridge) -> list[torch.device]:
     """Where each block keeps keys and values."""
+    if not is_spread(model):
+        return [device_of(model)] * len(model.blocks)
     return [next(getattr(block, "attn", block).parameters()).device for block in model.blocks]
 
 

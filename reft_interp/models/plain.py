@@ -9,7 +9,7 @@ from transformer_lens.model_bridge import TransformerBridge
 from transformers import PreTrainedModel
 
 from .sharding import is_sharded
-from .spreading import spread_like
+from .spreading import is_spread, spread_like
 
 _WRAPPED = "._original_component"
 """What the bridge adds to the names of the modules that it wraps."""
@@ -58,7 +58,9 @@ def plain_copy(model: TransformerBridge) -> PreTrainedModel:
     for name, buffer in plain.named_buffers():
         if name not in wanted:
             _place(plain, name, buffer.to(hooked.device))
-    return spread_like(plain.requires_grad_(False).eval(), hooked)
+    if is_spread(model):
+        spread_like(plain, model)
+    return plain.requires_grad_(False).eval()
 
 
 def _make(cls: type[PreTrainedModel], config) -> PreTrainedModel:

@@ -7,15 +7,17 @@ device of the first weights (`devices.device_of`), and edits go there and back.
 from typing import Any
 
 from accelerate import dispatch_model
+from torch import nn
+from transformer_lens.model_bridge import TransformerBridge
 from transformers import PreTrainedModel
 
 DeviceMap = str | dict[str, Any]
 """What transformers takes as `device_map`: "auto" and its like, or the device of each module."""
 
 
-def is_spread(model: PreTrainedModel) -> bool:
+def is_spread(model: TransformerBridge) -> bool:
     """Whether a device map put it on several devices."""
-    return len(_devices(model)) > 1
+    return len(_devices(model.original_model)) > 1
 
 
 def check_not_offloaded(model: PreTrainedModel) -> None:
@@ -34,16 +36,14 @@ def check_not_offloaded(model: PreTrainedModel) -> None:
         )
 
 
-def spread_like(model: PreTrainedModel, other: PreTrainedModel) -> PreTrainedModel:
-    """A model with each of its layers where `other` has it, if that is spread."""
-    if is_spread(other):
-        dispatch_model(model, _map_of(other))
-    return model
+def spread_like(model: PreTrainedModel, other: TransformerBridge) -> None:
+    """Put each layer of a model where another that is spread has it."""
+    dispatch_model(model, _map_of(other.original_model))
 
 
-def _map_of(model: PreTrainedModel) -> dict[str, Any]:
+def _map_of(model: nn.Module) -> dict[str, Any]:
     return getattr(model, "hf_device_map", None) or {}
 
 
-def _devices(model: PreTrainedModel) -> set[str]:
+def _devices(model: nn.Module) -> set[str]:
     return {str(device) for device in _map_of(model).values()}

@@ -26,8 +26,8 @@ def untrained_copy(model: TransformerBridge, *, seed: int = 0) -> TransformerBri
         torch.default_generator.manual_seed(2**31 + seed)
         fresh = type(trained)(trained.config)
     fresh.to(dtype)  # pyright: ignore[reportCallIssue, reportArgumentType]
-    if is_spread(trained):
-        spread_like(fresh, trained)
+    if is_spread(model):
+        spread_like(fresh, model)
     else:
         fresh.to(device_of(model))  # pyright: ignore[reportCallIssue, reportArgumentType]
     return wrap_model(fresh, model.tokenizer, name=f"untrained {identify(model).name}")

@@ -1,14 +1,11 @@
 """Which tokens the directions of a subspace promote, by TransformerLens's logit readout."""
 
-from typing import cast
-
 import pandas as pd
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 from transformer_lens.tools.analysis import logit_readout
-from transformers import PreTrainedModel
 
 from reft_interp.models.devices import device_of
 from reft_interp.models.spreading import is_spread
@@ -53,7 +50,7 @@ def _top_tokens(
     model: TransformerBridge, directions: Float[Tensor, "r d"], top: int
 ) -> Int[Tensor, "r top"]:
     directions = directions.to(device_of(model), next(model.parameters()).dtype)
-    spread = is_spread(cast("PreTrainedModel", model.original_model))
+    spread = is_spread(model)
     if spread:
         # The readout expects norm and unembedding on one device, and an unembedding that shares
         # the embedding's weights is with it.

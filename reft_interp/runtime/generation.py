@@ -49,7 +49,7 @@ def generate(
     """
     prompts, width = batch.input_ids.shape
     every_token = when == "every token"
-    with grouped(model), _cache_noted(model.original_model) as cached:
+    with grouped(model), cache_noted(model.original_model) as cached:
         hooks = [
             (
                 edit.site.hook_name,
@@ -62,7 +62,7 @@ def generate(
 
 
 @contextmanager
-def _cache_noted(model: nn.Module) -> Iterator[Callable[[], bool]]:
+def cache_noted(model: nn.Module) -> Iterator[Callable[[], bool]]:
     """Within it, what it gives says whether the pass that runs was given a cache."""
     given = [False]
 
@@ -110,9 +110,7 @@ class EditWhileGenerating:
         prompts: how many there are.
         width: how many columns they take.
         every_token: whether new tokens are edited, too.
-        cached: whether the pass that runs was given a cache. Without, passes that are no longer
-            than the prompt are taken to have one, which several candidates for the next tokens
-            of a short prompt can belie.
+        cached: whether the pass that runs was given a cache, as `cache_noted` gives it.
     """
 
     def __init__(
@@ -122,7 +120,7 @@ class EditWhileGenerating:
         width: int,
         *,
         every_token: bool,
-        cached: Callable[[], bool] | None = None,
+        cached: Callable[[], bool],
     ):
         self.edit = edit
         self.prompts = prompts
@@ -136,8 +134,7 @@ class EditWhileGenerating:
         columns = activation.shape[1]
         # With a cache each token passes once: the prompt at once or in parts, then one token or
         # several candidates. Without, everything passes each time.
-        goes_on = columns <= self.width if self.cached is None else self.cached()
-        past = self.read if goes_on else 0
+        past = self.read if self.cached() else 0
         self.read = past + columns
         if past < self.width:
             activation = self._on_prompt(past, activation)

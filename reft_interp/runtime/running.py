@@ -39,8 +39,11 @@ def prompt_ends(batch: TokenizedBatch) -> Positions:
     return Positions(rows, batch.prompt_end - 1)
 
 
-def answer_starts(batch: TokenizedBatch) -> Positions:
-    """The first token of each answer."""
+def answer_starts(model: TransformerBridge, batch: TokenizedBatch) -> Positions:
+    """Where a model predicts the first token of each answer: a decoder at the end of the prompt;
+    an encoder at the first mask, so that its batch has to be encoded with answers."""
+    if is_causal(model):
+        return prompt_ends(batch)
     rows = torch.arange(len(batch), device=batch.input_ids.device)
     return Positions(rows, (batch.labels != IGNORED).int().argmax(1))
 

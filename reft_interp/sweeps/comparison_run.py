@@ -8,7 +8,6 @@ import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from operator import index
 from pathlib import Path
 from typing import Any, SupportsIndex
 
@@ -26,6 +25,7 @@ from reft_interp.training.finetuning import (
     end_of_text,
     plain_rows,
 )
+from reft_interp.whole_numbers import whole_number
 
 FORMAT_VERSION = 1
 _PATIENCE = 0.5
@@ -56,10 +56,10 @@ class Budget:
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch_size", "trials", "generated_at_once"):
-            object.__setattr__(self, name, _whole(name, getattr(self, name)))
+            object.__setattr__(self, name, _number(name, getattr(self, name)))
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        object.__setattr__(self, "seeds", tuple(_whole("seeds", seed) for seed in self.seeds))
+        object.__setattr__(self, "seeds", tuple(_number("seeds", seed) for seed in self.seeds))
         if not self.seeds or len(set(self.seeds)) < len(self.seeds):
             raise ValueError(f"seeds must be one or several different numbers, got {self.seeds}")
 
@@ -254,10 +254,8 @@ class _Measured:
     loss: float = math.inf
 
 
-def _whole(name: str, given: SupportsIndex) -> int:
-    if isinstance(given, bool) or not hasattr(given, "__index__"):
-        raise TypeError(f"{name} must be whole numbers, got {given!r}")
-    return index(given)
+def _number(name: str, given: SupportsIndex) -> int:
+    return whole_number(given, f"{name} must be whole numbers, got {given!r}")
 
 
 def _best(tried: Sequence[Mapping[str, Any]]) -> float | None:

@@ -94,7 +94,7 @@ class Sweep:
 
         some: Any = self.frame[self.frame["method"] == method]
         if "shuffled labels" not in chosen:
-            some = some[some["shuffled labels"] != True]  # noqa: E712 (None: the whole vector)
+            some = some[~some["shuffled labels"].isin([True])]
         for column, value in chosen.items():
             if column not in some:
                 raise ValueError(f"{column!r} is no column of the sweep; it has {list(some)}")

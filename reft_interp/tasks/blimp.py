@@ -18,7 +18,8 @@ from datasets import Dataset, load_dataset
 from transformer_lens.model_bridge import TransformerBridge
 
 from reft_interp.causal import Counterfactuals
-from reft_interp.evaluation import answers_correctly
+from reft_interp.evaluation import Accuracy, answers_correctly
+from reft_interp.tasks.drawn_pairs import check_accuracy
 
 _HUB = "nyu-mll/blimp"
 
@@ -67,12 +68,7 @@ def blimp(
     if model is not None:
         right = answers_correctly(model, asked, batch_size=batch_size)
         accuracy = float(right.mean())
-        if accuracy < minimum_accuracy:
-            raise ValueError(
-                f"model must get a share of {minimum_accuracy} of the prompts right "
-                f"(minimum_accuracy), got {accuracy:.3f} of {len(right)}; chance is 0.5. What a "
-                "model does not do, no subspace of it explains"
-            )
+        check_accuracy(Accuracy(int(right.sum()), len(right)), minimum_accuracy, 2)
         asked = [prompt for prompt, is_right in zip(asked, right, strict=True) if is_right]
         left = f"; of {len(right)} prompts those {len(asked)} are left that the model gets right"
     rng = random.Random(f"blimp {seed}")

@@ -86,18 +86,15 @@ class CausalTask:
         if not self.templates:
             raise ValueError("templates must hold at least one text, got none")
         for template in self.templates:
-            named = [name for _, name, _, _ in Formatter().parse(template) if name is not None]
+            fields = [field for field in Formatter().parse(template) if field[1] is not None]
+            named = [name for _, name, _, _ in fields]
             unknown = [name for name in named if name not in model.domains]
             if unknown or not named:
                 raise ValueError(
                     f"templates: {template!r} must name variables ({', '.join(model.domains)}), "
                     f"it names {unknown or 'none'}"
                 )
-            formatted = [
-                name
-                for _, name, spec, conversion in Formatter().parse(template)
-                if spec or conversion
-            ]
+            formatted = [name for _, name, spec, conversion in fields if spec or conversion]
             if formatted:
                 raise ValueError(
                     f"templates: {template!r} formats {formatted[0]!r}; how a value is written is "

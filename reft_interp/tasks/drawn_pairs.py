@@ -184,6 +184,26 @@ def draw_setting(
     raise ValueError(f"{task.name}: no setting with {wanted} in {_TRIES} draws (balanced)")
 
 
+def check_accuracy(found: Accuracy, minimum: float, choices: int, advice: str = "") -> None:
+    """Raise where a model does too little of a task for its pairs to say anything.
+
+    Args:
+        found: on single prompts.
+        minimum: the share of them that it must get right.
+        choices: answers that it has to choose from.
+        advice: follows.
+
+    Raises:
+        ValueError: it gets less.
+    """
+    if found.value < minimum:
+        raise ValueError(
+            f"model must get a share of {minimum} of the prompts right (minimum_accuracy), got "
+            f"{found} among {choices} answers. What a model does not do, no intervention can find "
+            f"in it{advice}"
+        )
+
+
 def fill(
     splits: Sequence[Split],
     model: TransformerBridge | None,
@@ -213,12 +233,7 @@ def fill(
         right = _right(splits[0].task, model, prompts, batch_size)
         if model is not None and first is None:
             first = Accuracy(sum(right), len(right))
-            if first.value < minimum_accuracy:
-                raise ValueError(
-                    f"model must get a share of {minimum_accuracy} of the prompts right "
-                    f"(minimum_accuracy), got {first} among {len(splits[0].task.choices)} answers. "
-                    "What a model does not do, no intervention can find in it"
-                )
+            check_accuracy(first, minimum_accuracy, len(splits[0].task.choices))
         said = iter(right)
         for split, pair in drawn:
             # All of them are taken from the iterator, whatever the first says.

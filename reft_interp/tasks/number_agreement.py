@@ -27,6 +27,7 @@ from reft_interp.tasks.agreement_phrases import (
     balanced,
     split,
 )
+from reft_interp.tasks.drawn_pairs import check_accuracy
 from reft_interp.tasks.nouns import NOUNS, NUMBERS, Noun, Number, opposite
 
 _ROUNDS = 8
@@ -241,12 +242,8 @@ def _fill(
         generated += len(drawn)
         if first is None:
             first = Accuracy(hits=int(right.sum()), n=len(right))
-            if first.value < minimum_accuracy:
-                raise ValueError(
-                    f"model must get a share of {minimum_accuracy} of the prompts right "
-                    f"(minimum_accuracy), got {first}; chance is 0.5. What a model does not do, no "
-                    "intervention can find in it: take a larger one, or one trained on English"
-                )
+            advice = ": take a larger one, or one trained on English"
+            check_accuracy(first, minimum_accuracy, 2, advice)
         both_right = right[0::2] & right[1::2]
         for (part, cell, base, source), both in zip(drawn, both_right.tolist(), strict=True):
             if both:

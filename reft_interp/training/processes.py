@@ -6,14 +6,13 @@ Trainer adds up their gradients. The steps are those of one process, whatever th
 """
 
 from collections.abc import Iterable, Iterator
-from typing import cast
 
 import torch
 from accelerate.data_loader import SeedableRandomSampler
 from torch.distributed.tensor import DTensor
 from torch.utils.data import RandomSampler, Sampler
 from transformer_lens.model_bridge import TransformerBridge
-from transformers import PreTrainedModel, TrainingArguments
+from transformers import TrainingArguments
 
 from reft_interp.models.devices import device_of
 from reft_interp.models.sharding import sharded_parameters
@@ -87,7 +86,7 @@ def check_devices(model: TransformerBridge) -> str:
     if any(isinstance(weight, DTensor) and weight not in shared for weight in weights):
         raise ValueError(_cut_up("a model sharded by tp_plan or distributed_config"))
     devices = _names(weight.device for weight in weights)
-    if len(devices) > 1 and not is_spread(cast("PreTrainedModel", model.original_model)):
+    if len(devices) > 1 and not is_spread(model):
         raise ValueError(
             f"the model's weights are on {', '.join(devices)}, and nothing moves what one layer "
             "hands to the next: load it with load_model(..., device_map=...), or on one device"
@@ -105,7 +104,7 @@ def check_processes(intervened: IntervenedModel, args: TrainingArguments) -> Non
     """
     if args.fsdp or args.deepspeed:
         raise ValueError(_cut_up("fsdp" if args.fsdp else "deepspeed"))
-    if args.world_size > 1 and is_spread(cast("PreTrainedModel", intervened.model.original_model)):
+    if args.world_size > 1 and is_spread(intervened.model):
         raise ValueError(
             f"the model is spread over several devices (device_map), and {args.world_size} "
             "processes train on it: launch one, or load with sharded=True"

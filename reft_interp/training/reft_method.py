@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from operator import index
 from typing import Any, Literal, SupportsIndex
 
 import torch
@@ -23,6 +22,7 @@ from reft_interp.training.finetuning import (
 from reft_interp.training.in_place import train
 from reft_interp.training.loss_curve import LossCurve
 from reft_interp.training.memory import peak_memory
+from reft_interp.whole_numbers import whole_number
 
 
 class IntervenedFinetuned(Finetuned):
@@ -162,9 +162,7 @@ class ReFT(FinetuningMethod):
 
 def _numbers(layers: SupportsIndex | Iterable[SupportsIndex]) -> tuple[int, ...]:
     several = layers if isinstance(layers, Iterable) else (layers,)
-    found: list[int] = []
-    for one in several:
-        if isinstance(one, bool) or not hasattr(one, "__index__"):
-            raise TypeError(f'layers must be "all" or whole numbers, got {one!r} among {layers!r}')
-        found.append(index(one))
-    return tuple(found)
+    return tuple(
+        whole_number(one, f'layers must be "all" or whole numbers, got {one!r} among {layers!r}')
+        for one in several
+    )

@@ -139,19 +139,21 @@ def test_a_cell_that_fails_is_recorded_and_the_others_go_on(planted, pairs, tmp_
     assert "failed" in str(found)
 
 
-def test_an_error_in_a_joint_run_is_that_of_its_cell(planted, pairs, tmp_path, monkeypatch):
+@pytest.mark.parametrize("step", ["prepare_das", "train_prepared"])
+def test_an_error_in_a_joint_run_is_that_of_its_cell(planted, pairs, tmp_path, monkeypatch, step):
     from reft_interp.sweeps import das_sweep_run
 
-    def trained(prepared, **arguments):
-        if any(one.cell.rank == 2 for one in prepared):
-            raise RuntimeError("out of memory")
-        return train(prepared, **arguments)
+    def fails(*given, **arguments):
+        cells = given[2] if step == "prepare_das" else [one.cell for one in given[0]]
+        if any(cell.rank == 2 for cell in cells):
+            raise IndexError("out of range")
+        return really(*given, **arguments)
 
-    train = das_sweep_run.train_prepared
-    monkeypatch.setattr(das_sweep_run, "train_prepared", trained)
+    really = getattr(das_sweep_run, step)
+    monkeypatch.setattr(das_sweep_run, step, fails)
     cells = ri.grid([ri.Site("resid_post", 2)], ["last"], ranks=(1, 2), **SETTINGS)
     frame = run(planted, pairs, cells, tmp_path).frame
-    assert frame["error"].iloc[1] == "RuntimeError: out of memory"
+    assert frame["error"].iloc[1] == "IndexError: out of range"
     assert pd.isna(frame["error"].iloc[0]) and frame["iia"].iloc[0] >= 0.5
 
 
@@ -199,22 +201,6 @@ def test_an_interrupt_ends_the_sweep(planted, pairs, tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         run(planted, pairs, cells, tmp_path)
     assert not list(tmp_path.glob("cells/*"))
-
-
-def test_a_preparation_that_fails_is_that_of_its_cell(planted, pairs, tmp_path, monkeypatch):
-    from reft_interp.sweeps import das_sweep_run
-
-    def prepare(model, rows, cells, **arguments):
-        if any(cell.rank == 2 for cell in cells):
-            raise IndexError("out of range")
-        return really(model, rows, cells, **arguments)
-
-    really = das_sweep_run.prepare_das
-    monkeypatch.setattr(das_sweep_run, "prepare_das", prepare)
-    cells = ri.grid([ri.Site("resid_post", 2)], ["last"], ranks=(1, 2), **SETTINGS)
-    frame = run(planted, pairs, cells, tmp_path).frame
-    assert frame["error"].iloc[1] == "IndexError: out of range"
-    assert pd.isna(frame["error"].iloc[0]) and frame["iia"].iloc[0] >= 0.5
 
 
 def test_the_heat_map_shows_the_cells(undisturbed):

@@ -58,9 +58,9 @@ def _said(output: str, answers: Sequence[str]) -> str | None:
     text = output.strip().lower()
 
     def begins(answer: str) -> bool:
-        rest = text.removeprefix(answer) if text.startswith(answer) else None
-        if rest is None or not answer:
+        if not answer or not text.startswith(answer):
             return False
+        rest = text[len(answer) :]
         joins = answer[-1].isalnum() and re.match(r"\w", rest)
         return not joins and not (answer[-1].isdigit() and re.match(r"[.,]\d", rest))
 
