@@ -18,6 +18,7 @@ This file stands beside `edits.json` (what is done, where, on which tokens) and
 import functools
 import inspect
 import json
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -69,23 +70,41 @@ class Edit(nn.Module):
         return (x + v @ rows).to(h.dtype)
 
 
+@dataclass
+class CacheNotes:
+    """What edits did to the tokens that a key-value cache holds. It is kept on the cache."""
+
+    read: int = 0
+    """How many columns of the cache were read with the edits on."""
+    rows: dict[str, dict[int, set[int]]] = field(default_factory=dict)
+    """Of each kind of positions, and each of those columns, the rows that were edited."""
+
+
 class Attached:
     """Edits that are on a model, until `remove()` or the end of a `with`.
 
     A call without a key-value cache reads prompts: all tokens that the attention mask names. In
     `generate`, and in calls that go on from a cache, the prompt stays what it was, and what comes
-    after it are new tokens.
+    after it are new tokens. Several may be on one model, and come off in any order.
+
+    `generate` gives the same with any cache: one that is filled in parts (`prefill_chunk_size`), a
+    static one, and one of an earlier turn (`past_key_values`), which is refused where its tokens
+    are not edited as those of the longer prompt would be.
     """
 
     prompt_lengths: list[int] | None = None
     """How many tokens of each row are prompt, where rows hold answers too (not for `generate`)."""
 
-    def __init__(self, model: PreTrainedModel, edits: list[Edit], when: When):
+    def __init__(self, model: PreTrainedModel, edits: list[Edit], when: When, name: str):
         self._model = model
+        self._edits = edits
         self._when = when
+        self._noted_as = f"_edits of {name}"
         self._mask = torch.ones(0, 0)
-        self._past = self._prompt_width = self._seen = 0
-        self._generating = False
+        self._past = self._end = self._prompt_width = 0
+        self._generating = self._goes_on = False
+        self._prompt_mask: Tensor | None = None
+        self._notes, self._cache = CacheNotes(), None
         self._places: dict[str, tuple[list[int], list[int]]] = {}
         names = inspect.signature(model.forward)
         self._handles = [
@@ -94,10 +113,11 @@ class Attached:
                 with_kwargs=True,
             ),
             *(self._place(model, edit) for edit in edits),
+            model.register_forward_hook(lambda _, args, output: self._end_of_call(output)),
         ]
-        self._generate = getattr(model, "generate", None)
+        self._generate = _edited_generate(model)
         if self._generate is not None:
-            model.generate = self._wrapped(self._generate)
+            self._generate.attached.append(self)
 
     def __enter__(self) -> "Attached":
         return self
@@ -110,22 +130,20 @@ class Attached:
         for handle in self._handles:
             handle.remove()
         self._handles = []
-        self._model.__dict__.pop("generate", None)
+        if self._generate is not None:
+            self._generate.detach(self)
 
-    def _wrapped(self, generate: Any) -> Any:
-        @functools.wraps(generate)
-        def edited_generate(*args: Any, **kwargs: Any) -> Any:
-            names = ("inputs", "input_ids", "inputs_embeds")
-            given = [*args[:1], *(kwargs.get(name) for name in names)]
-            prompts = next((one for one in given if isinstance(one, Tensor)), None)
-            self._generating, self._seen = True, 0
+    def _begin_generate(self, prompts: Tensor | None, mask: Tensor | None) -> None:
+        """What `generate` was given: its calls of the model may see no more than parts of it."""
+        self._generating = self._goes_on = True
+        self._prompt_mask = mask
+        if mask is not None:  # a cache holds tokens that need not be given again
+            self._prompt_width = mask.shape[1]
+        else:
             self._prompt_width = 1 if prompts is None else prompts.shape[1]
-            try:
-                return generate(*args, **kwargs)
-            finally:
-                self._generating = False
 
-        return edited_generate
+    def _end_generate(self) -> None:
+        self._generating, self._prompt_mask = False, None
 
     def _begin(self, given: dict[str, Any]) -> None:
         """What a call of the model reads: which columns, and which of them are prompt."""
@@ -133,25 +151,77 @@ class Attached:
         tokens = given["inputs_embeds"] if tokens is None else tokens
         mask, cache = given.get("attention_mask"), given.get("past_key_values")
         rows, width = tokens.shape[:2]
-        if mask is not None and mask.ndim != 2:
-            raise ValueError(
-                f"attention_mask must be [batch, pos], to say which tokens are padding, got shape "
-                f"{tuple(mask.shape)}; generate makes another with a static cache"
-            )
-        if mask is not None:
+        if isinstance(mask, Tensor) and mask.ndim == 2:
             past = mask.shape[1] - width
-        else:
+        elif mask is None or self._generating:  # which makes others for static caches
             past = 0 if cache is None else int(cache.get_seq_length())
-            mask = torch.ones(rows, past + width)
-        if past > self._seen:
+        else:
             raise ValueError(
-                f"the key-value cache holds {past} tokens, of which {past - self._seen} were read "
+                "attention_mask must be [batch, pos], to say which tokens are padding, got "
+                f"{f'shape {tuple(mask.shape)}' if isinstance(mask, Tensor) else type(mask)}"
+            )
+        if self._generating:
+            mask = self._mask_of_prompts(mask, rows)
+        elif past == 0:
+            self._prompt_width = width
+        self._mask = torch.ones(rows, past + width) if mask is None else mask
+        self._past, self._end, self._places = past, past + width, {}
+        self._cache = cache
+        if past == 0:
+            self._notes = CacheNotes()
+        elif cache is not None:
+            self._notes = getattr(cache, self._noted_as, None) or CacheNotes()
+            self._check_cache()
+        self._goes_on = False
+
+    def _mask_of_prompts(self, mask: Any, rows: int) -> Tensor:
+        """The mask of whole prompts, in a call that `generate` makes with this mask."""
+        if self._prompt_mask is None:
+            if mask is None:  # generate leaves out a mask without padding
+                mask = torch.ones(rows, self._prompt_width)
+            if not isinstance(mask, Tensor) or mask.ndim != 2 or mask.shape[1] < self._prompt_width:
+                raise ValueError(
+                    "generate needs attention_mask, as tokenizers return it, with a static cache "
+                    "or prefill_chunk_size: its calls of the model don't show where prompts are "
+                    "padded"
+                )
+            self._prompt_mask = mask[:, : self._prompt_width]
+        # Beams and further samples of a prompt follow one after the other.
+        return self._prompt_mask.repeat_interleave(rows // len(self._prompt_mask), dim=0)
+
+    def _check_cache(self) -> None:
+        past, notes = self._past, self._notes
+        if past > notes.read:
+            raise ValueError(
+                f"the key-value cache holds {past} tokens, of which {past - notes.read} were read "
                 "without these edits: attach them first, and begin with an empty cache"
             )
-        if past == 0 and not self._generating:
-            self._prompt_width = width
-        self._mask, self._past, self._seen = mask, past, past + width
-        self._places = {}
+        if not (self._generating and self._goes_on):
+            return
+        is_token = self._mask.bool()
+        for key, noted in notes.rows.items():
+            was = {(row, at) for at in range(past) for row in noted[at] if is_token[row, at]}
+            if was != set(zip(*self._tokens(json.loads(key), 0, past), strict=True)):
+                raise ValueError(
+                    f"the tokens in past_key_values ({past} of each row) were edited as an "
+                    f"earlier prompt asked. Positions {key} are others in this longer prompt: "
+                    "call generate without past_key_values"
+                )
+
+    def _end_of_call(self, output: Any) -> None:
+        """Keep on the cache what was done to the tokens that it holds now: copies know it too."""
+        given = output.values() if isinstance(output, dict) else output
+        caches = (one for one in (self._cache, *given) if hasattr(one, "get_seq_length"))
+        cache = next(caches, None)
+        if cache is None:
+            return
+        self._notes.read = self._end
+        for key, places in self._places.items():
+            edited = {column: set[int]() for column in range(self._past, self._end)}
+            for row, column in zip(*places, strict=True):
+                edited[column].add(row)
+            self._notes.rows.setdefault(key, {}).update(edited)
+        setattr(cache, self._noted_as, self._notes)
 
     def _place(self, model: PreTrainedModel, edit: Edit) -> Any:
         module = model.get_submodule(edit.settings["module"])
@@ -177,14 +247,14 @@ class Attached:
             return self._edited(edit, by_row).view(activation.shape)
         key = json.dumps(edit.settings["positions"])
         if key not in self._places:
-            self._places[key] = self._tokens(edit.settings["positions"])
+            self._places[key] = self._tokens(edit.settings["positions"], self._past, self._end)
         rows, columns = self._places[key]
         if not rows:
             return activation
         edit.to(activation.device)
         at = (
             torch.tensor(rows, device=activation.device),
-            torch.tensor(columns, device=activation.device),
+            torch.tensor(columns, device=activation.device) - self._past,
         )
         held = activation[at]
         some = edit.settings.get("components")
@@ -195,26 +265,69 @@ class Attached:
             new = held.index_copy(1, which, edit(held[:, which]))
         return activation.index_put(at, new)
 
-    def _tokens(self, positions: dict[str, Any]) -> tuple[list[int], list[int]]:
-        """Rows and columns, within this call, of the tokens that are edited."""
-        mask, past = self._mask, self._past
-        last, prompt = mask.shape[1], min(self._prompt_width, mask.shape[1])
+    def _tokens(
+        self, positions: dict[str, Any], start: int, end: int
+    ) -> tuple[list[int], list[int]]:
+        """Rows and columns of the tokens that are edited, of the columns from start to end."""
+        prompt = min(self._prompt_width, self._mask.shape[1])
         rows, columns = [], []
-        if past < prompt:
-            for row, of_row in enumerate(mask[:, :prompt].tolist()):
+        if start < prompt:
+            for row, of_row in enumerate(self._mask[:, :prompt].tolist()):
                 tokens = [column for column, is_token in enumerate(of_row) if is_token]
                 if self.prompt_lengths is not None and not self._generating:
                     tokens = tokens[: self.prompt_lengths[row]]
-                edited = [tokens[i] - past for i in _pick(positions, len(tokens), row)]
-                here = [column for column in edited if column >= 0]
+                edited = [tokens[i] for i in _pick(positions, len(tokens), row)]
+                here = [column for column in edited if start <= column < end]
                 columns += here
                 rows += [row] * len(here)
         if self._when == "every token":
-            new = range(max(prompt, past) - past, last - past)
-            for row in range(len(mask)):
+            new = range(max(prompt, start), end)
+            for row in range(len(self._mask)):
                 columns += new
                 rows += [row] * len(new)
         return rows, columns
+
+
+class _EditedGenerate:
+    """A model's `generate`, which tells the edits that are on the model what it was given."""
+
+    def __init__(self, model: PreTrainedModel):
+        self.attached: list[Attached] = []
+        self._model = model
+        self._before = model.__dict__.get("generate")
+        self._generate: Any = model.generate
+        functools.update_wrapper(self, self._generate)
+        model.__dict__["generate"] = self
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        names = ("inputs", "input_ids", "inputs_embeds")
+        given = [*args[:1], *(kwargs.get(name) for name in names)]
+        prompts = next((one for one in given if isinstance(one, Tensor)), None)
+        attached = list(self.attached)
+        try:
+            for one in attached:
+                one._begin_generate(prompts, kwargs.get("attention_mask"))
+            return self._generate(*args, **kwargs)
+        finally:
+            for one in attached:
+                one._end_generate()
+
+    def detach(self, edits: Attached) -> None:
+        """Tell them no more; the last that goes leaves the model as it was."""
+        if edits in self.attached:
+            self.attached.remove(edits)
+        if not self.attached and self._model.__dict__.get("generate") is self:
+            del self._model.__dict__["generate"]
+            if self._before is not None:
+                self._model.__dict__["generate"] = self._before
+
+
+def _edited_generate(model: PreTrainedModel) -> "_EditedGenerate | None":
+    """The one of a model, which another copy of this file may have put there."""
+    present = getattr(model, "generate", None)
+    if present is None or hasattr(present, "attached"):
+        return present
+    return _EditedGenerate(model)
 
 
 def attach(
@@ -244,7 +357,7 @@ def attach(
         prefix = f"{settings['tensors']}."
         own = {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
         edits.append(Edit(settings, own))
-    return Attached(model, edits, when)
+    return Attached(model, edits, when, str(folder.resolve()))
 
 
 def _check(model: PreTrainedModel, trained_on: dict[str, Any]) -> None:

@@ -187,6 +187,129 @@ def test_generation_is_the_same(tmp_path, tiny, tiny_parts, architecture, option
     assert torch.equal(plain.generate(**inputs, **settings), untouched)
 
 
+@pytest.mark.parametrize("when", ["prompt", "every token"])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"prefill_chunk_size": 2},
+        {"prefill_chunk_size": 3, "num_beams": 2},
+        {"cache_implementation": "static"},
+        {"cache_implementation": "static", "prefill_chunk_size": 3},
+    ],
+)
+@pytest.mark.parametrize("architecture", ["llama", "gemma2"])
+def test_other_caches_change_nothing(tmp_path, tiny, tiny_parts, architecture, options, when):
+    """Calls of the model in which prompts come in parts, or with masks that hide the padding."""
+    edit = trained()["LoReFT"]
+    intervened = IntervenedModel(tiny(architecture), Placement(edit, POST, "f2+l1"))
+    beams = {"num_beams": options.get("num_beams", 1)}
+    expected = intervened.generate(PROMPTS, when=when, max_new_tokens=5, **beams)
+    export_to_transformers(intervened, tmp_path)
+    plain, tokenizer = tiny_parts(architecture)
+    inputs = inputs_for((plain, tokenizer), PROMPTS, "left")
+    del inputs["position_ids"]
+    with imported(tmp_path).attach(plain, when=when):
+        tokens = plain.generate(**inputs, max_new_tokens=5, do_sample=False, **options)
+    new = tokens[:, inputs["input_ids"].shape[1] :]
+    assert tokenizer.batch_decode(new, skip_special_tokens=True) == expected
+
+
+@pytest.mark.parametrize("when", ["prompt", "every token"])
+def test_candidates_from_the_prompt_change_nothing(tmp_path, tiny, tiny_parts, when):
+    intervened = IntervenedModel(tiny("llama"), Placement(trained()["LoReFT"], POST, "f1+l2"))
+    export_to_transformers(intervened, tmp_path)
+    model, tokenizer = tiny_parts("llama")
+    ids = tokenizer("a b a b a b a b", return_tensors="pt").input_ids
+    settings = {"max_new_tokens": 12, "do_sample": False}
+    with imported(tmp_path).attach(model, when=when):
+        expected = model.generate(ids, use_cache=False, **settings)
+        assert torch.equal(model.generate(ids, prompt_lookup_num_tokens=3, **settings), expected)
+
+
+@pytest.mark.parametrize(("on", "when"), [("f2", "prompt"), ("every", "every token")])
+def test_a_second_turn_from_the_cache_of_the_first(tmp_path, tiny, tiny_parts, on, when):
+    intervened = IntervenedModel(tiny("llama"), Placement(trained()["LoReFT"], POST, on))
+    export_to_transformers(intervened, tmp_path)
+    model, tokenizer = tiny_parts("llama")
+    settings = {"max_new_tokens": 5, "do_sample": False, "output_logits": True}
+    settings["return_dict_in_generate"] = True
+    edits = imported(tmp_path)
+    with edits.attach(model, when=when):
+        inputs = inputs_for((model, tokenizer), ["The key to the", "a"], "left")
+        del inputs["position_ids"]
+        first = model.generate(**inputs, **settings)
+    more = tokenizer(" doors", return_tensors="pt").input_ids.expand(2, -1)
+    longer = torch.cat([first.sequences, more], dim=1)
+    mask = torch.nn.functional.pad(
+        inputs["attention_mask"], (0, longer.shape[1] - inputs["input_ids"].shape[1]), value=1
+    )
+    given = {"input_ids": longer, "attention_mask": mask, **settings}
+    with edits.attach(model, when=when):
+        whole = model.generate(**given)
+        copied = model.generate(**given, past_key_values=deepcopy(first.past_key_values))
+        in_parts = model.generate(
+            **given, past_key_values=deepcopy(first.past_key_values), prefill_chunk_size=2
+        )
+        new = given | {"input_ids": longer[:, first.past_key_values.get_seq_length() :]}
+        only_new = model.generate(**new, past_key_values=first.past_key_values)
+    for found in (copied, in_parts, only_new):
+        assert_close(torch.stack(found.logits), torch.stack(whole.logits), **CLOSE)
+    bare = model.generate(**given)
+    assert (torch.stack(bare.logits) - torch.stack(whole.logits)).abs().max() > 0.01
+
+
+def test_sets_of_edits_on_one_model_come_off_in_any_order(tmp_path, tiny, tiny_parts):
+    for name, strength in (("one", 2.0), ("two", -3.0)):
+        edit = VectorAddition(torch.randn(32), strength=strength)
+        placed = IntervenedModel(tiny("llama"), Placement(edit, POST, "l2"))
+        export_to_transformers(placed, tmp_path / name)
+    modules = [imported(tmp_path / name) for name in ("one", "two")]
+    model, tokenizer = tiny_parts("llama")
+    inputs = tokenizer(PROMPTS, return_tensors="pt", padding=True, padding_side="left")
+
+    def scores():
+        found = model.generate(
+            **inputs,
+            max_new_tokens=4,
+            min_new_tokens=4,
+            do_sample=False,
+            use_cache=False,  # each call reads everything: only generate knows what the prompt is
+            output_logits=True,
+            return_dict_in_generate=True,
+        )
+        return torch.stack(found.logits)
+
+    alone = []
+    for module, name in zip(modules, ("one", "two"), strict=True):
+        with module.attach(model, tmp_path / name, when="every token"):
+            alone.append(scores())
+    bare = scores()
+    for goes_first in (0, 1):
+        attached = [
+            module.attach(model, tmp_path / name, when="every token")
+            for module, name in zip(modules, ("one", "two"), strict=True)
+        ]
+        both = scores()
+        attached[goes_first].remove()
+        assert torch.equal(scores(), alone[1 - goes_first])
+        attached[1 - goes_first].remove()
+        attached[goes_first].remove()  # once more does nothing
+        assert torch.equal(scores(), bare)
+        assert "generate" not in model.__dict__
+        assert not torch.equal(both, alone[0]) and not torch.equal(both, alone[1])
+
+
+def test_a_generate_of_the_users_own_is_there_again_afterwards(tmp_path, tiny, tiny_parts):
+    placed = IntervenedModel(tiny("llama"), Placement(trained()["LoReFT"], POST, "last"))
+    export_to_transformers(placed, tmp_path)
+    model, _ = tiny_parts("llama")
+    model.generate = own = lambda *given, **options: "mine"
+    with imported(tmp_path).attach(model):
+        assert model.generate(torch.ones(1, 2)) == "mine"
+    assert model.generate is own
+    del model.generate
+
+
 def test_going_on_from_a_cache_by_hand_is_as_one_call(tmp_path, tiny, tiny_parts):
     intervened = IntervenedModel(tiny("llama"), Placement(trained()["LoReFT"], POST, "last"))
     export_to_transformers(intervened, tmp_path)
@@ -347,6 +470,37 @@ def test_a_cache_that_was_filled_without_the_edits_is_refused(tmp_path, tiny, ti
     cache = model(ids[:, :3], use_cache=True).past_key_values
     with imported(tmp_path).attach(model), pytest.raises(ValueError, match="3 were read without"):
         model(ids[:, 3:], past_key_values=cache)
+
+
+@pytest.mark.parametrize(("on", "when"), [("f1+l1", "prompt"), ("every", "prompt")])
+def test_a_second_turn_that_selects_other_tokens_is_refused(tmp_path, tiny, tiny_parts, on, when):
+    edit = trained()["LoReFT"]
+    export_to_transformers(IntervenedModel(tiny("llama"), Placement(edit, POST, on)), tmp_path)
+    model, tokenizer = tiny_parts("llama")
+    ids = tokenizer(PROMPTS[0], return_tensors="pt").input_ids
+    settings = {"max_new_tokens": 3, "do_sample": False, "return_dict_in_generate": True}
+    bare = model.generate(ids, **settings)
+    with imported(tmp_path).attach(model, when=when):
+        first = model.generate(ids, **settings)
+        longer = torch.cat([first.sequences, ids], dim=1)
+        with pytest.raises(ValueError, match=r"earlier prompt .* without past_key_values"):
+            model.generate(longer, past_key_values=first.past_key_values, **settings)
+        with pytest.raises(ValueError, match=r"were read without these edits"):
+            model.generate(longer, past_key_values=bare.past_key_values, **settings)
+
+
+@pytest.mark.parametrize("options", [{"prefill_chunk_size": 2}, {"cache_implementation": "static"}])
+def test_parts_of_padded_prompts_without_a_mask_are_refused(tmp_path, tiny, tiny_parts, options):
+    export_to_transformers(
+        IntervenedModel(tiny("llama"), Placement(LoReFT(RANK), POST, "last")), tmp_path
+    )
+    model, _ = tiny_parts("llama")
+    ids = torch.tensor([[7, 7, 7, 8, 9], [10, 11, 12, 13, 14]])
+    with (
+        imported(tmp_path).attach(model),
+        pytest.raises(ValueError, match=r"generate needs attention_mask"),
+    ):
+        model.generate(ids, pad_token_id=7, max_new_tokens=3, do_sample=False, **options)
 
 
 def test_a_mask_that_does_not_show_the_padding_is_refused(tmp_path, tiny, tiny_parts):
