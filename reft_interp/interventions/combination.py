@@ -6,7 +6,8 @@ them. `runtime.composition` does it to whole models with interventions.
 
 from collections.abc import Sequence
 from copy import deepcopy
-from typing import Any, cast
+from math import isfinite
+from typing import Any, SupportsFloat, cast
 
 import torch
 from torch import nn
@@ -39,13 +40,13 @@ class LinearCombination(Intervention):
             interventions of several widths.
     """
 
-    def __init__(self, interventions: Sequence[Intervention], strengths: Sequence[int | float]):
+    def __init__(self, interventions: Sequence[Intervention], strengths: Sequence[SupportsFloat]):
         if not interventions or len(interventions) != len(strengths):
             raise ValueError(
                 "interventions and strengths must be as many, and at least one, got "
                 f"{len(interventions)} and {len(strengths)}"
             )
-        if not all(map(torch.isfinite, torch.tensor(strengths, dtype=torch.float64))):
+        if not all(map(isfinite, strengths)):
             raise ValueError(f"strengths must be finite, got {list(strengths)}")
         widths = {one.width for one in interventions} - {None}
         if len(widths) > 1:
@@ -54,7 +55,7 @@ class LinearCombination(Intervention):
             )
         width = next(iter(widths), None)
         super().__init__(width)
-        self.strengths = tuple(strengths)
+        self.strengths = tuple(map(float, strengths))
         copies = map(deepcopy, interventions)
         self.interventions = nn.ModuleList(
             one if width is None else one.for_width(width) for one in copies

@@ -3,8 +3,10 @@
 Ablations, which set coordinates to nothing or to a mean, are in `ablation`.
 """
 
+from typing import SupportsFloat
+
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Num
 from torch import Tensor
 
 from reft_interp.interventions.edits import Add, Set
@@ -17,20 +19,22 @@ class VectorAddition(Add):
     """h + αv: activation addition (Turner et al. 2023, arXiv:2308.10248), also called steering.
 
     Args:
-        vector: v, a direction of any length.
-        strength: α.
+        vector: v, a direction of any length, kept in float32 or better.
+        strength: α, any number.
 
     Raises:
         ValueError: the vector is zero or has values that are not finite.
     """
 
-    def __init__(self, vector: Float[Tensor, "d"], *, strength: int | float = 1.0):
+    def __init__(self, vector: Num[Tensor, "d"], *, strength: SupportsFloat = 1.0):
         if not torch.isfinite(vector).all() or not vector.any():
             raise ValueError("vector must be finite and not zero")
+        # Whole numbers and half precisions have no room for most strengths.
+        vector = vector.to(torch.promote_types(vector.dtype, torch.float32))
         super().__init__(
             GivenRows(vector[None]),
-            Constant(torch.tensor([strength], dtype=vector.dtype, device=vector.device)),
-            {"strength": strength},
+            Constant(vector.new_tensor([float(strength)])),
+            {"strength": float(strength)},
         )
 
     @classmethod

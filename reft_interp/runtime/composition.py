@@ -20,6 +20,7 @@ For edits that are trained together, in orthogonal parts of one basis, see `orth
 """
 
 from collections.abc import Mapping, Sequence
+from typing import SupportsFloat
 
 from reft_interp.interventions import Intervention, LinearCombination
 from reft_interp.runtime.intervened import IntervenedModel, common_model
@@ -56,7 +57,7 @@ def compose(named: Mapping[str, IntervenedModel]) -> IntervenedModel:
     )
 
 
-def scaled(intervened: IntervenedModel, strength: int | float) -> IntervenedModel:
+def scaled(intervened: IntervenedModel, strength: SupportsFloat) -> IntervenedModel:
     """The same edits, each changing h by `strength` times what it changed; −1 negates them.
 
     See `LinearCombination`. Edits are copied. Where there are several placements each is scaled by
@@ -73,7 +74,7 @@ def scaled(intervened: IntervenedModel, strength: int | float) -> IntervenedMode
 
 
 def interpolated(
-    one: IntervenedModel, other: IntervenedModel, share: int | float
+    one: IntervenedModel, other: IntervenedModel, share: SupportsFloat
 ) -> IntervenedModel:
     """Edits on the way from those of one model to those of another at the same places.
 
@@ -93,11 +94,11 @@ def interpolated(
     if places[0] != places[1]:
         shown = ["; ".join(map(str, each.placements)) for each in (one, other)]
         raise ValueError(f"other must have the placements of one, {shown[0]}; it has {shown[1]}")
-    return _combined([one, other], [1 - share, share])
+    return _combined([one, other], [1 - float(share), share])
 
 
 def _combined(
-    placed: Sequence[IntervenedModel], strengths: Sequence[int | float]
+    placed: Sequence[IntervenedModel], strengths: Sequence[SupportsFloat]
 ) -> IntervenedModel:
     # Placements that share a module share what is made of it.
     made: dict[tuple[int, ...], Intervention] = {}

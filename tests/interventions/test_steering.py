@@ -1,5 +1,8 @@
 """Given vectors and given coordinates."""
 
+import json
+
+import numpy as np
 import pytest
 import torch
 from torch.testing import assert_close
@@ -13,6 +16,16 @@ def test_a_vector_is_added_to_every_token():
     assert_close(VectorAddition(vector, strength=3.0)(h), h + 3 * vector)
     assert_close(VectorAddition(vector)(h), h + vector)
     assert torch.equal(VectorAddition(vector, strength=0.0)(h), h)
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.float16, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("strength", [0.3, np.float32(0.3), np.float16(0.3), np.int64(3)])
+def test_the_strength_is_kept_whatever_the_vector_is(dtype, strength):
+    vector = torch.tensor([1, -2, 4]).to(dtype)
+    edit = VectorAddition(vector, strength=strength)
+    expected = torch.tensor([1.0, -2.0, 4.0], dtype=torch.float64) * float(strength)
+    assert_close(edit(torch.zeros(3, dtype=torch.float64)), expected, atol=1e-6, rtol=0)
+    assert json.loads(json.dumps(edit.arguments()))["strength"] == strength
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -317,6 +318,21 @@ def test_a_made_edit_is_saved_and_does_not_follow_the_training_of_its_parts(tiny
     stir(edit, 4)
     assert torch.equal(opposite.logits(PROMPTS), before)
     assert torch.equal(IntervenedModel.load(tmp_path, model).logits(PROMPTS), before)
+
+
+@pytest.mark.parametrize("number", [np.float32, np.float64, np.float16])
+def test_numpys_numbers_are_strengths(tiny, tmp_path, number):
+    model = tiny("llama")
+    one, other = (placed(model, VectorAddition(torch.full((32,), c)), SITE) for c in (1.0, 3.0))
+    for made, expected in (
+        (scaled(one, number(0.5)), 0.5),
+        (interpolated(one, other, number(0.5)), 2.0),
+    ):
+        made.save(tmp_path / str(expected))
+        again = IntervenedModel.load(tmp_path / str(expected), model)
+        for each in (made, again):
+            h = each.placements[0].intervention(torch.zeros(1, 32))
+            assert_close(h, torch.full((1, 32), expected))
 
 
 def test_interpolation_between_other_places_is_refused(tiny):
