@@ -95,7 +95,7 @@ class Attached:
     prompt_lengths: list[int] | None = None
     """How many tokens of each row are prompt, where rows hold answers too (not for `generate`)."""
 
-    def __init__(self, model: PreTrainedModel, edits: list[Edit], when: When, name: str):
+    def __init__(self, model: PreTrainedModel, edits: list[Edit], when: When, name: str = ""):
         self._model = model
         self._edits = edits
         self._when = when
