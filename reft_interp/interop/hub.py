@@ -25,7 +25,7 @@ from huggingface_hub.errors import (
 from transformer_lens.model_bridge import TransformerBridge
 
 from reft_interp.interop.export import export_to_transformers
-from reft_interp.interop.model_card import model_card
+from reft_interp.interop.model_card import complete_card, model_card
 from reft_interp.runtime import IntervenedModel
 
 _OURS = ("config.json", "interventions.safetensors")
@@ -52,9 +52,11 @@ def push_to_hub(
 
     Args:
         shared: the intervened model, or a folder that its `save` wrote. Of a folder those files
-            go that this package writes, and its `README.md`, which then is the card.
+            go that this package writes, and its `README.md`: its text is the card's, with the
+            scores at the end, and what its metadata lack is added.
         repo_id: "name/repository"; made if it does not exist.
         license: of what is shared, by its identifier on the hub, as "mit"; part of the card.
+            Given, it replaces what a `README.md` says.
         scores: a table for the card, as results have by `to_frame`.
         notes: how it was trained, for `config.json` and the card; a folder has its own.
         private: whether a repository that is made is private; as the account has it by default.
@@ -65,8 +67,8 @@ def push_to_hub(
 
     Raises:
         FileNotFoundError: the folder holds no saved intervention.
-        ValueError: `repo_id` cannot be a name on the hub, the folder is damaged, or notes are
-            given beside a folder.
+        ValueError: `repo_id` cannot be a name on the hub, the folder is damaged, the metadata of
+            its `README.md` cannot be read, or notes are given beside a folder.
         ConnectionError: the hub cannot be reached.
         PermissionError: the hub does not let this account write there.
     """
@@ -79,7 +81,9 @@ def push_to_hub(
             if notes is not None:
                 raise ValueError("notes belong to the folder, which was saved with its own")
             _copy(Path(shared), folder)
-        if not (folder / _CARD).is_file():
+        if (folder / _CARD).is_file():
+            complete_card(folder / _CARD, repo_id, license=license, scores=scores)
+        else:
             card = model_card(folder, repo_id, license=license, scores=scores)
             (folder / _CARD).write_text(str(card), encoding="utf-8")
         api = HfApi(token=token, library_name="reft_interp")

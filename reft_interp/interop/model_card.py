@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from huggingface_hub import ModelCard, ModelCardData
+from huggingface_hub import ModelCard, ModelCardData, metadata_load, metadata_save
+from yaml import YAMLError
 
 _LIBRARY = "reft_interp"
 _USE = """\
@@ -87,11 +88,46 @@ def model_card(
         text = json.dumps(notes, indent=2, ensure_ascii=False)
         parts += ["## How it was trained", f"```json\n{text}\n```"]
     if scores is not None:
-        parts += ["## Scores", _table(list(map(str, scores.columns)), scores.to_numpy().tolist())]
+        parts.append(_scores(scores))
     parts += ["## Use", _USE.format(base=name, revision=commit, repo=repo_id)]
     if (Path(folder) / "edits.py").is_file():
         parts.append(_ALONE.format(repo=repo_id))
     return ModelCard(f"---\n{data.to_yaml()}\n---\n\n" + "\n\n".join(parts))
+
+
+def complete_card(
+    file: Path, repo_id: str, *, license: str | None = None, scores: pd.DataFrame | None = None
+) -> None:
+    """Add to a card that somebody wrote what it lacks: metadata, and the scores at its end.
+
+    Args:
+        file: the card, in a folder as `model_card` takes it. What its metadata say stays.
+        repo_id: as for `model_card`.
+        license: replaces the one of the card.
+        scores: as for `model_card`.
+
+    Raises:
+        ValueError: the card's metadata cannot be read; and as `model_card`.
+    """
+    made = model_card(file.parent, repo_id, license=license).data.to_dict()
+    try:
+        own = metadata_load(file) or {}
+    except (ValueError, YAMLError) as error:
+        raise ValueError(f"the metadata of {file.name} cannot be read: {error}") from error
+    own = {key: value for key, value in own.items() if value is not None}
+    tags = own.get("tags", [])
+    tags = [tags] if isinstance(tags, str) else tags
+    data = made | own | {"tags": [*tags, *(tag for tag in made["tags"] if tag not in tags)]}
+    if license is not None:
+        data["license"] = license
+    if scores is not None:
+        with file.open("a", encoding="utf-8") as card:
+            card.write(f"\n\n{_scores(scores)}\n")
+    metadata_save(file, data)
+
+
+def _scores(scores: pd.DataFrame) -> str:
+    return f"## Scores\n\n{_table(list(map(str, scores.columns)), scores.to_numpy().tolist())}"
 
 
 def _read(folder: Path) -> dict[str, Any]:

@@ -109,7 +109,7 @@ def test_a_folder_on_disk_is_not_told_to_the_world(hub, intervened, tmp_path):
     assert "secret-project" not in card_of(hub, "someone/number").content
 
 
-def test_a_folder_goes_as_it_is_with_its_own_card(hub, intervened, tmp_path):
+def test_a_folder_goes_as_it_is_with_the_words_of_its_own_card(hub, intervened, tmp_path):
     folder = tmp_path / "folder"
     intervened.save(folder)
     export_to_transformers(intervened, folder)
@@ -118,10 +118,33 @@ def test_a_folder_goes_as_it_is_with_its_own_card(hub, intervened, tmp_path):
     push_to_hub(folder, "someone/number")
     held = hub.repositories["someone/number"]
     assert set(held) == OURS | EDITS | {"README.md"}
-    assert held["README.md"] == b"My own words."
+    assert held["README.md"].endswith(b"---\nMy own words.")
+    assert (folder / "README.md").read_text() == "My own words."
     assert held["config.json"] == (folder / "config.json").read_bytes()
     with pytest.raises(ValueError, match="notes belong to the folder"):
         push_to_hub(folder, "someone/number", notes=NOTES)
+
+
+def test_the_folders_own_card_gets_what_it_lacks(hub, intervened, tmp_path):
+    intervened.save(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    config["model"]["name"] = "meta-llama/Llama-3.2-1B"
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    own = "---\nlanguage: fr\nlicense: gpl\ntags:\n- mine\n---\n# Mes mots\n\nDéjà vu.\n"
+    (tmp_path / "README.md").write_text(own, encoding="utf-8")
+    scores = pd.DataFrame({"task": ["sst2"], "accuracy": [0.9]})
+    push_to_hub(tmp_path, "someone/number", license="mit", scores=scores)
+    card = card_of(hub, "someone/number")
+    assert card.data.license == "mit" and card.data.language == "fr"
+    assert card.data.base_model == "meta-llama/Llama-3.2-1B"
+    assert card.data.library_name == "reft_interp" and card.data.tags[:2] == ["mine", "reft"]
+    table = "## Scores\n\n| task | accuracy |\n| --- | --- |\n| sst2 | 0.9 |\n"
+    assert card.text == f"# Mes mots\n\nDéjà vu.\n\n\n{table}"
+    push_to_hub(tmp_path, "someone/number")
+    assert card_of(hub, "someone/number").data.license == "gpl"
+    (tmp_path / "README.md").write_text("---\nlicense: [mit\n---\n# Words")
+    with pytest.raises(ValueError, match=r"the metadata of README\.md cannot be read"):
+        push_to_hub(tmp_path, "someone/number")
 
 
 def test_what_needs_this_package_is_shared_without_edits(hub, tiny):
