@@ -39,8 +39,9 @@ def compare(
             `ReFT(LoReFT(rank=8), layers=(8, 16), on="l4")`, `lora(16)`, `FewShot(4)`.
         budget: steps, rows a step, trials, seeds.
         folder: where everything is written as it is found: a comparison that was killed goes on
-            there, several processes share one, and methods that failed are run again. By default a
-            folder that is temporary.
+            there, several processes share one, and methods that failed are run again. A finished
+            one is read back by the same call, which then trains nothing. By default a folder
+            that is temporary.
         progress: show a progress bar.
 
     Raises:

@@ -30,7 +30,11 @@ _RESAMPLES = 500
 
 @dataclass(frozen=True, eq=False, repr=False)
 class MethodComparison:
-    """Methods on a suite, each with the same budget; written to a folder as it was found."""
+    """Methods on a suite, each with the same budget; written to a folder as it was found.
+
+    `compare` makes it, and reads a finished one back from its folder, called again with the same
+    model, suite, methods and budget. `load` is for one of its trained ReFTs.
+    """
 
     folder: Path
     suite: str
@@ -48,7 +52,7 @@ class MethodComparison:
     """Each method's trials and runs, with all outputs, as they are on disk."""
 
     def load(self, method: str, model: TransformerBridge, *, seed: int = 0) -> IntervenedModel:
-        """A trained ReFT of the comparison.
+        """A trained ReFT of the comparison, placed in the model; `compare` reads the table back.
 
         Args:
             method: its name in the table.
