@@ -180,9 +180,13 @@ class Site:
                 f"{name} has no neurons at layer {self.layer}: its MLP is a mixture of experts, "
                 "whose hook holds the mixed output. Use 'mlp_out'."
             )
-        if model.cfg.d_mlp is None:
+        # TransformerLens takes four times d_model for OPT, whatever its ffn_dim is.
+        output = getattr(model.blocks[self.layer].mlp, "out", None)
+        projection = getattr(output, "original_component", None)
+        count = getattr(projection, "in_features", model.cfg.d_mlp)  # gpt2's Conv1D has none
+        if count is None:
             raise ValueError(f"{name} does not say how many neurons it has (cfg.d_mlp is None)")
-        return model.cfg.d_mlp
+        return count
 
     def _chosen(self, tokens: Float[Tensor, "n *inner"]) -> Float[Tensor, "n *chosen"]:
         index = self.heads or self.neurons

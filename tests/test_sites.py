@@ -6,9 +6,12 @@ from typing import Any, cast, get_args
 import numpy as np
 import pytest
 import torch
+from tiny_models import tiny_tokenizer
 from torch import Tensor
 from torch.testing import assert_close
+from transformers import OPTConfig, OPTForCausalLM
 
+from reft_interp.models import wrap_model
 from reft_interp.positions import Positions
 from reft_interp.sites import Component, Site
 
@@ -333,10 +336,30 @@ def test_a_mixture_of_experts_has_no_neurons(tiny):
             check(tiny("mixtral"))
 
 
+def test_opts_neurons_are_counted_by_its_weights():
+    tokenizer = tiny_tokenizer("llama")
+    config = OPTConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=4,
+        ffn_dim=3 * 32,
+        word_embed_proj_dim=32,
+        max_position_embeddings=64,
+    )
+    config.architectures = ["OPTForCausalLM"]
+    model = wrap_model(OPTForCausalLM(config).eval(), tokenizer, name="tiny-opt")
+    site = Site("mlp_post", 0)
+    _, cache = model.run_with_cache(torch.arange(4, 9)[None])
+    assert site.width(model) == cache[site.hook_name].shape[-1] == 96
+    with pytest.raises(ValueError, match=r"neurons must be between 0 and 95 .* got \[96\]"):
+        Site("mlp_post", 0, neurons=96).check(model)
+
+
 def test_a_model_that_does_not_count_its_neurons_is_refused(make_tiny):
-    model = make_tiny("llama")
+    model = make_tiny("gpt2")
     model.cfg.d_mlp = None
-    with pytest.raises(ValueError, match="tiny-llama does not say how many neurons"):
+    with pytest.raises(ValueError, match="tiny-gpt2 does not say how many neurons"):
         Site("mlp_post", 0).width(model)
 
 
