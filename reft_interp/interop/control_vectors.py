@@ -27,8 +27,9 @@ def save_control_vector(intervened: IntervenedModel, file: str | Path) -> None:
     layer become one direction, their sum.
 
     Args:
-        intervened: LobiReFT, VectorAddition or another shift by a constant, on "every", at
-            `resid_post` from layer 1 on or at `resid_pre` from layer 2 on.
+        intervened: LobiReFT, VectorAddition or another shift by a constant, also `scaled` or
+            `interpolated`, on "every", at `resid_post` from layer 1 on or at `resid_pre` from
+            layer 2 on.
         file: that is written, a `.gguf`.
 
     Raises:

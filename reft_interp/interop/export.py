@@ -5,6 +5,7 @@ is used. Next door: `fold` writes edits into the model's own weights, where that
 """
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 from transformer_lens.model_bridge import TransformerBridge
 
 from reft_interp.interop.transformers_edits import FORMAT
-from reft_interp.interventions import INTERVENTIONS, Intervention
+from reft_interp.interventions import INTERVENTIONS, RED, Intervention, LinearCombination
 from reft_interp.interventions.edits import Add, Set
 from reft_interp.interventions.values import Affine, Constant
 from reft_interp.models import identify
@@ -48,13 +49,14 @@ def export_to_transformers(intervened: IntervenedModel, folder: str | Path) -> N
     modules = list(intervened.interventions)
     for placement in intervened.placements:
         number = modules.index(placement.intervention)
-        settings, own = describe(placement.intervention)
-        tensors |= {f"{number}.{name}": tensor for name, tensor in own.items()}
+        described = describe(placement.intervention)
+        for i, (_, own) in enumerate(described):
+            tensors |= {f"{number}.{i}.{name}": tensor for name, tensor in own.items()}
         entries.append(
             {
                 "intervention": type(placement.intervention).__name__,
                 "tensors": str(number),
-                **settings,
+                "terms": [term for term, _ in described],
                 **place(intervened.model, placement.site),
                 "positions": _positions(placement.on),
             }
@@ -68,14 +70,21 @@ def export_to_transformers(intervened: IntervenedModel, folder: str | Path) -> N
     write_whole(folder / "edits.py", _source())
 
 
-def describe(intervention: Intervention) -> tuple[dict[str, str], dict[str, Tensor]]:
+def describe(
+    intervention: Intervention, strength: int | float = 1
+) -> list[tuple[dict[str, Any], dict[str, Tensor]]]:
     """The formula of an intervention in the terms of `transformers_edits.Edit`.
 
+    Args:
+        intervention: whose change of h is described.
+        strength: what that is multiplied by.
+
     Returns:
-        Its verb and activation, and its tensors.
+        Of each change that is added up, its strength, verb and activation, and its tensors.
 
     Raises:
-        ValueError: it reads a source, or computes something else than Set and Add do.
+        ValueError: it reads a source, or computes something else than Set, Add, RED and sums of
+            them do.
     """
     name = type(intervention).__name__
     if intervention.needs_source:
@@ -84,13 +93,19 @@ def describe(intervention: Intervention) -> tuple[dict[str, str], dict[str, Tens
             "model. What it does with a constant can: Clamp, ZeroAblation, MeanAblation."
         )
     known = INTERVENTIONS.get(name) is type(intervention)
+    if known and isinstance(intervention, LinearCombination):
+        parts = zip(intervention.parts, intervention.strengths, strict=True)
+        return [term for part, a in parts if a for term in describe(part, strength * a)]
+    if known and isinstance(intervention, RED):
+        tensors = {"scale": intervention.scale, "bias": intervention.bias}
+        return [({"strength": strength, "verb": "scale"}, _copies(tensors))]
     if not known or not isinstance(intervention, Set | Add):
         raise ValueError(f"{name} cannot run without this package: its formula is not known")
-    settings = {"verb": "set" if isinstance(intervention, Set) else "add"}
-    rows, value = intervention.rows, intervention.value
-    tensors = {"rows": rows()}
+    term = {"strength": strength, "verb": "set" if isinstance(intervention, Set) else "add"}
+    value = intervention.value
+    tensors = {"rows": intervention.rows()}
     if isinstance(value, Affine):
-        settings["activation"] = value.activation
+        term["activation"] = value.activation
         tensors |= {"weight": value.weight, "bias": value.bias}
         if value.offset is not None:
             tensors["offset"] = value.offset
@@ -100,8 +115,12 @@ def describe(intervention: Intervention) -> tuple[dict[str, str], dict[str, Tens
         raise ValueError(
             f"{name} cannot run without this package: the value is {type(value).__name__}"
         )
-    # Copies: safetensors refuses tensors that share memory.
-    return settings, {name: t.detach().cpu().clone().contiguous() for name, t in tensors.items()}
+    return [(term, _copies(tensors))]
+
+
+def _copies(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    # safetensors refuses tensors that share memory.
+    return {name: t.detach().cpu().clone().contiguous() for name, t in tensors.items()}
 
 
 def place(model: TransformerBridge, site: Site) -> dict[str, Any]:

@@ -38,9 +38,10 @@ def fold_into_weights(intervened: IntervenedModel, model: PreTrainedModel) -> Pr
     Its logits are then those of `intervened`, and `model.generate` gives what
     `intervened.generate(when="every token")` does. Exact, up to rounding, are shifts by a
     constant (LobiReFT, VectorAddition) of `resid_post`, and of `resid_pre` from layer 1 on; and
-    at `mlp_out` and `attn_out` all edits that are affine in the activation, so also LoReFT,
-    ConsReFT, Clamp and the ablations. Anything else is refused, and before it is returned the
-    model is compared with hooked edits on random tokens.
+    at `mlp_out` and `attn_out` all edits that are affine in the activation, so also LoReFT, RED,
+    ConsReFT, Clamp and the ablations; of all of these also sums (`scaled`, `interpolated`).
+    Anything else is refused, and before it is returned the model is compared with hooked edits on
+    random tokens.
 
     Args:
         intervened: with placements on "every" alone.
@@ -126,21 +127,40 @@ def _step(
 
 
 def affine_map(intervention: Intervention) -> _Map:
-    """M and c of h ← Mh + c, in float64; M is None for the identity."""
-    settings, tensors = describe(intervention)
-    t = {name: tensor.double() for name, tensor in tensors.items()}
-    if settings.get("activation", "linear") != "linear":
-        raise ValueError(
-            f"{type(intervention).__name__}: with activation {settings['activation']!r} it is not "
-            "affine in h, so no weight can hold it"
-        )
+    """M and c of h ← Mh + c, in float64; M is None for the identity.
+
+    Raises:
+        ValueError: it is not affine in h, or `describe` cannot tell what it does.
+    """
+    assert intervention.width is not None  # it is placed
+    constant = torch.zeros(intervention.width).double()
+    linear = torch.zeros(intervention.width, intervention.width).double()
+    for term, tensors in describe(intervention):
+        if term.get("activation", "linear") != "linear":
+            raise ValueError(
+                f"{type(intervention).__name__}: with activation {term['activation']!r} it is not "
+                "affine in h, so no weight can hold it"
+            )
+        t = {name: tensor.double() for name, tensor in tensors.items()}
+        change, shift = _scaling(t) if term["verb"] == "scale" else _along_rows(term["verb"], t)
+        linear += term["strength"] * change
+        constant += term["strength"] * shift
+    return (torch.eye(len(constant)).double() + linear if linear.any() else None), constant
+
+
+def _scaling(t: dict[str, Tensor]) -> tuple[Float[Tensor, "d d"], Float[Tensor, "d"]]:
+    """What is added to h: a matrix times it, and a constant."""
+    return torch.diag(t["scale"] - 1), t["bias"]
+
+
+def _along_rows(verb: str, t: dict[str, Tensor]) -> tuple[Float[Tensor, "d d"], Float[Tensor, "d"]]:
+    """What is added to h along rows: a matrix times it, and a constant."""
     rows = t["rows"]
     value = t.get("constant", t.get("bias"))
     assert value is not None  # describe gives one or the other
     read = t.get("weight", torch.zeros_like(rows))
-    read = read - rows if settings["verb"] == "set" else read
-    constant = (value - t.get("offset", torch.zeros_like(value))) @ rows
-    return (torch.eye(rows.shape[1]).double() + rows.T @ read if read.any() else None), constant
+    read = read - rows if verb == "set" else read
+    return rows.T @ read, (value - t.get("offset", torch.zeros_like(value))) @ rows
 
 
 def _module(model, site: Site) -> str:
@@ -242,9 +262,14 @@ def _state_bias(model: PreTrainedModel, name: str, flag: str) -> bool:
 def _edits(intervened: IntervenedModel) -> list[Edit]:
     edits = []
     for placement in intervened.placements:
-        settings, tensors = describe(placement.intervention)
-        where = place(intervened.model, placement.site)
-        edits.append(Edit({**settings, **where, "positions": {"every": True}}, tensors))
+        described = describe(placement.intervention)
+        tensors = {f"{i}.{n}": t for i, (_, own) in enumerate(described) for n, t in own.items()}
+        settings = {
+            "terms": [term for term, _ in described],
+            **place(intervened.model, placement.site),
+            "positions": {"every": True},
+        }
+        edits.append(Edit(settings, tensors))
     return edits
 
 

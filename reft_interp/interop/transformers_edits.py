@@ -20,7 +20,7 @@ import inspect
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from safetensors.torch import load_file
@@ -28,17 +28,20 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.activations import ACT2FN
 
-FORMAT = 1
+FORMAT = 2
 When = Literal["prompt", "every token"]
 
 
-class Edit(nn.Module):
-    """h ← h + Dᵀv ("add") or h ← h + Dᵀ(v − Dh) ("set"), v = f(Wh + b) − c or a constant.
+class Change(nn.Module):
+    """What one formula adds to h: Dᵀv ("add"), Dᵀ(v − Dh) ("set") or (s − 1) ⊙ h + b ("scale").
+
+    In the first two v = f(Wh + b) − c or a constant.
 
     Args:
-        settings: the entry of `edits.json`.
+        term: of the entry of `edits.json`.
         tensors: D as "rows" [r, d]; W as "weight" [r, d], b as "bias" [r] and perhaps c as
-            "offset" [r]; or the constant v as "constant" [r].
+            "offset" [r]; or the constant v as "constant" [r]. Of the third, s as "scale" [d] and
+            b as "bias" [d].
     """
 
     rows: Tensor
@@ -46,20 +49,22 @@ class Edit(nn.Module):
     bias: Tensor
     offset: Tensor | None
     constant: Tensor | None
+    scale: Tensor | None
 
-    def __init__(self, settings: dict[str, Any], tensors: dict[str, Tensor]):
+    def __init__(self, term: dict[str, Any], tensors: dict[str, Tensor]):
         super().__init__()
-        self.settings = settings
-        self.sets = settings["verb"] == "set"
-        self.function = ACT2FN[settings.get("activation", "linear")]
-        for name in ("rows", "weight", "bias", "offset", "constant"):
+        self.strength = term["strength"]
+        self.sets = term["verb"] == "set"
+        self.function = ACT2FN[term.get("activation", "linear")]
+        self.dtype = next(iter(tensors.values())).dtype
+        for name in ("rows", "weight", "bias", "offset", "constant", "scale"):
             self.register_buffer(name, tensors.get(name))
 
-    def forward(self, h: Tensor) -> Tensor:
-        """The edited activations of some tokens, [n, d]."""
-        # Computed in the precision of what was trained, and rounded once.
-        work = torch.promote_types(h.dtype, self.rows.dtype)
-        x, rows = h.to(work), self.rows.to(work)
+    def forward(self, x: Tensor) -> Tensor:
+        work = x.dtype
+        if self.scale is not None:
+            return x * (self.scale.to(work) - 1) + self.bias.to(work)
+        rows = self.rows.to(work)
         if self.constant is None:
             v = self.function(x @ self.weight.to(work).T + self.bias.to(work))
             v = v if self.offset is None else v - self.offset.to(work)
@@ -67,7 +72,36 @@ class Edit(nn.Module):
             v = self.constant.to(work).expand(*x.shape[:-1], -1)
         if self.sets:
             v = v - x @ rows.T
-        return (x + v @ rows).to(h.dtype)
+        return v @ rows
+
+
+class Edit(nn.Module):
+    """h ← h + Σ αᵢΔᵢ(h): changes that all read the same h, each times its strength.
+
+    Args:
+        settings: the entry of `edits.json`.
+        tensors: of each change, its number and its own names, as "0.rows".
+    """
+
+    def __init__(self, settings: dict[str, Any], tensors: dict[str, Tensor]):
+        super().__init__()
+        self.settings = settings
+        self.changes = nn.ModuleList(
+            Change(term, _within(tensors, str(i))) for i, term in enumerate(settings["terms"])
+        )
+
+    def forward(self, h: Tensor) -> Tensor:
+        """The edited activations of some tokens, [n, d]."""
+        # Computed in the precision of what was trained, and rounded once; sums not in half of it.
+        changes = cast("list[Change]", list(self.changes))
+        dtypes = [change.dtype for change in changes]
+        if [change.strength for change in changes] != [1]:
+            dtypes.append(torch.float32)
+        x = h.to(functools.reduce(torch.promote_types, dtypes, h.dtype))
+        edited = x
+        for change in changes:
+            edited = edited + change.strength * change(x)
+        return edited.to(h.dtype)
 
 
 @dataclass
@@ -354,10 +388,14 @@ def attach(
     tensors = load_file(str(folder / "edits.safetensors"))
     edits = []
     for settings in config["edits"]:
-        prefix = f"{settings['tensors']}."
-        own = {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
-        edits.append(Edit(settings, own))
+        edits.append(Edit(settings, _within(tensors, settings["tensors"])))
     return Attached(model, edits, when, str(folder.resolve()))
+
+
+def _within(tensors: dict[str, Tensor], part: str) -> dict[str, Tensor]:
+    """Those whose names begin with a part, by what follows."""
+    prefix = f"{part}."
+    return {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
 
 
 def _check(model: PreTrainedModel, trained_on: dict[str, Any]) -> None:

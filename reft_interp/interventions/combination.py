@@ -60,10 +60,11 @@ class LinearCombination(Intervention):
         self.interventions = nn.ModuleList(
             one if width is None else one.for_width(width) for one in copies
         )
-        self.needs_source = any(one.needs_source for one in self._parts)
+        self.needs_source = any(one.needs_source for one in self.parts)
 
     @property
-    def _parts(self) -> list[Intervention]:
+    def parts(self) -> list[Intervention]:
+        """The edits that are added up, one for each strength."""
         return cast("list[Intervention]", list(self.interventions))
 
     def forward(self, base, source=None):
@@ -72,14 +73,14 @@ class LinearCombination(Intervention):
         work = torch.promote_types(base.dtype, torch.float32)
         h = base.to(work)
         edited = h
-        for part, strength in zip(self._parts, self.strengths, strict=True):
+        for part, strength in zip(self.parts, self.strengths, strict=True):
             edited = edited + strength * (part(h, source if part.needs_source else None) - h)
         return edited.to(base.dtype)
 
     @property
     def subspace(self) -> Subspace:
         """What any of the edits writes whose strength is not 0."""
-        parts = [p.subspace for p, a in zip(self._parts, self.strengths, strict=True) if a]
+        parts = [p.subspace for p, a in zip(self.parts, self.strengths, strict=True) if a]
         if not parts:
             raise ValueError("LinearCombination writes nothing: its strengths are all 0")
         first, *others = parts
@@ -88,21 +89,21 @@ class LinearCombination(Intervention):
     @property
     def reads(self) -> Subspace | None:
         """What any of the edits reads whose strength is not 0."""
-        read = [p.reads for p, a in zip(self._parts, self.strengths, strict=True) if a]
+        read = [p.reads for p, a in zip(self.parts, self.strengths, strict=True) if a]
         found = [one for one in read if one is not None]
         return found[0].union(*found[1:]) if found else None
 
     def anneal(self, progress):
-        for part in self._parts:
+        for part in self.parts:
             part.anneal(progress)
 
     def penalty(self):
-        asked = [part.penalty() for part in self._parts]
+        asked = [part.penalty() for part in self.parts]
         given = [one for one in asked if one is not None]
         return torch.stack(given).sum() if given else None
 
     def arguments(self) -> dict[str, Any]:
-        parts = [{"class": type(p).__name__, "arguments": p.arguments()} for p in self._parts]
+        parts = [{"class": type(p).__name__, "arguments": p.arguments()} for p in self.parts]
         return {"interventions": parts, "strengths": list(self.strengths), "width": self.width}
 
     @classmethod

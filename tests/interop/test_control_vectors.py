@@ -27,7 +27,7 @@ def test_adding_the_directions_to_what_the_blocks_give_is_the_same(
     placements = [
         Placement(made["LobiReFT"], Site("resid_post", 1), "every"),
         Placement(made["VectorAddition"], Site("resid_pre", 2), "every"),
-        Placement(made["VectorAddition"], Site("resid_post", 2), "every"),
+        Placement(made["sum of shifts"], Site("resid_post", 2), "every"),
     ]
     intervened = IntervenedModel(make_tiny(architecture, **layers), placements)
     file = tmp_path / "deep" / "steer.gguf"
@@ -71,6 +71,8 @@ def test_the_file_says_what_it_is(tmp_path, tiny):
     [
         ("LoReFT", Site("resid_post", 1), "every", "what this edit adds depends on h"),
         ("Clamp", Site("resid_post", 1), "every", "what this edit adds depends on h"),
+        ("sum of maps", Site("resid_post", 1), "every", "what this edit adds depends on h"),
+        ("sum of curves", Site("resid_post", 1), "every", "not affine in h"),
         ("LobiReFT", Site("resid_post", 0), "every", "the first block excepted"),
         ("LobiReFT", Site("resid_pre", 1), "every", "the first block excepted"),
         ("LobiReFT", Site("mlp_out", 1), "every", "what leaves a block"),

@@ -520,7 +520,7 @@ def test_a_folder_of_another_format_is_refused(tmp_path, tiny, tiny_parts):
     )
     config = json.loads((tmp_path / "edits.json").read_text())
     (tmp_path / "edits.json").write_text(json.dumps(config | {"format": 9}))
-    with pytest.raises(ValueError, match="has format 9; this file reads 1"):
+    with pytest.raises(ValueError, match="has format 9; this file reads 2"):
         imported(tmp_path).attach(tiny_parts("llama")[0])
 
 

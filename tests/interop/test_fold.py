@@ -13,8 +13,8 @@ from reft_interp.runtime import IntervenedModel, Placement
 from reft_interp.sites import Site
 
 CLOSE = {"atol": 1e-5, "rtol": 0}
-SHIFTS = ["LobiReFT", "VectorAddition"]
-CURVED = ["LoReFT gelu", "NoReFT offset", "DiReFT orthonormal"]
+SHIFTS = ["LobiReFT", "VectorAddition", "sum of shifts"]
+CURVED = ["LoReFT gelu", "NoReFT offset", "DiReFT orthonormal", "sum of curves"]
 UNSTATED = pytest.mark.filterwarnings("ignore:transformers' Qwen2ForCausalLM has no setting")
 
 
@@ -120,7 +120,7 @@ def refused(tiny, tiny_parts, architecture, edit, site, on, message):
     assert torch.equal(logits_of(model, tokenizer)[0], before)
 
 
-@pytest.mark.parametrize("name", ["LoReFT", "NoReFT", "ConsReFT", "DiReFT", "Clamp"])
+@pytest.mark.parametrize("name", ["LoReFT", "NoReFT", "RED", "DiReFT", "Clamp", "sum of maps"])
 def test_an_affine_map_of_the_stream_is_refused(tiny, tiny_parts, name):
     edit = trained()[name]
     message = "what it adds depends on h"

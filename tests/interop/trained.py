@@ -3,10 +3,12 @@
 import torch
 
 from reft_interp.interventions import (
+    RED,
     Clamp,
     ConsReFT,
     DiReFT,
     Intervention,
+    LinearCombination,
     LobiReFT,
     LoReFT,
     MeanAblation,
@@ -33,6 +35,7 @@ def trained(width: int = WIDTH) -> dict[str, Intervention]:
         "DiReFT": DiReFT(RANK, width),
         "DiReFT orthonormal": DiReFT(RANK, width, orthonormal=True, activation="relu"),
         "LobiReFT": LobiReFT(RANK, width),
+        "RED": RED(width),
         "VectorAddition": VectorAddition(torch.randn(width), strength=2),
         "Clamp": Clamp(some, torch.tensor([3.0, -2.0, 1.0])),
         "ZeroAblation": ZeroAblation(some),
@@ -42,6 +45,12 @@ def trained(width: int = WIDTH) -> dict[str, Intervention]:
         for intervention in made.values():
             for parameter in intervention.parameters():
                 parameter.add_(torch.randn_like(parameter) * 0.3)
+    shifts = [made["LobiReFT"], made["VectorAddition"]]
+    maps = [made["LoReFT"], made["RED"], LinearCombination([made["Clamp"], made["DiReFT"]], [2, 1])]
+    curved = [made["LoReFT gelu"], made["NoReFT"], made["Clamp"]]
+    made["sum of shifts"] = LinearCombination(shifts, [-1.5, 0.5])
+    made["sum of maps"] = LinearCombination(maps, [0.7, -1, 0.5])
+    made["sum of curves"] = LinearCombination(curved, [-1, 0.5, 0])
     return made
 
 
