@@ -13,8 +13,13 @@ from importlib import import_module
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+from torch import nn
+from transformer_lens.model_bridge import TransformerBridge
+from transformers.pytorch_utils import Conv1D
+
 from reft_interp.interop.plain_edits import check_plain_placements
 from reft_interp.interop.plain_finetuning import PlainFinetuned, PlainMethod
+from reft_interp.models import identify
 from reft_interp.models.plain import plain_copy
 from reft_interp.training.reft_method import ReFT
 
@@ -54,10 +59,12 @@ class PEFT(PlainMethod):
         config.task_type = "CAUSAL_LM"
         placements = () if self.reft is None else self.reft.placements(model)
         check_plain_placements(placements)
+        plain = plain_copy(model)
+        _fill_targets(config, model, plain)
         with warnings.catch_warnings():
             # gpt2's matrices lie the other way round, which peft sees and sets right.
             warnings.filterwarnings("ignore", "fan_in_fan_out is set to False")
-            adapted = _peft().get_peft_model(plain_copy(model), config)
+            adapted = _peft().get_peft_model(plain, config)
         return PlainFinetuned(
             model,
             adapted,
@@ -78,6 +85,55 @@ def _peft() -> ModuleType:
         raise ModuleNotFoundError(
             'peft is needed for its methods: pip install "reft-interp[peft]"'
         ) from error
+
+
+# The layers that peft adapts on most architectures that it knows, as the bridge names them.
+_USUAL_TARGETS = {"LORA": ["attn.q", "attn.v"], "IA3": ["attn.k", "attn.v", "mlp.out"]}
+
+
+def _fill_targets(config: Any, model: TransformerBridge, plain: nn.Module) -> None:
+    """Say which modules are adapted where nothing does: on architectures that peft does not know.
+
+    Raises:
+        ValueError: the architecture has no such layers.
+    """
+    method = str(getattr(config.peft_type, "value", config.peft_type))
+    if method not in _USUAL_TARGETS or config.target_modules is not None:
+        return
+    if getattr(config, "target_parameters", None):
+        return
+    known = getattr(
+        import_module("peft.utils"), f"TRANSFORMERS_MODELS_TO_{method}_TARGET_MODULES_MAPPING"
+    )
+    architecture: Any = model.original_model.config
+    if known.get(architecture.model_type):
+        return
+    found = {name: _module(model, plain, name) for name in _USUAL_TARGETS[method]}
+    missing = [name for name, module in found.items() if module is None]
+    if missing:
+        raise ValueError(
+            f"peft has no target modules for {identify(model).architecture}, and it has no single "
+            f"linear layer for {', '.join(missing)}: say which layers are adapted, as "
+            'target_modules="all-linear" or target_modules=["in_proj"]'
+        )
+    config.target_modules = set(found.values())
+    if method == "IA3" and config.feedforward_modules is None:
+        config.feedforward_modules = {found["mlp.out"]}
+
+
+def _module(model: TransformerBridge, plain: nn.Module, name: str) -> str | None:
+    """How the names of the plain modules end that the bridge calls, say, `attn.q`."""
+    sublayer, layer = name.split(".")
+    blocks = (model.adapter.component_mapping or {})["blocks"]
+    whole = blocks.submodules.get(sublayer)
+    if whole is None:
+        return None
+    # Where queries, keys and values are one matrix, the bridge's three are parts of it.
+    layer = "qkv" if layer in ("q", "k", "v") and "qkv" in whole.submodules else layer
+    part = whole.submodules.get(layer)
+    ending = f"{whole.name}.{part.name}" if part is not None else None
+    ends = [m for n, m in plain.named_modules() if ending and n.endswith(f".{ending}")]
+    return ending if ends and all(isinstance(m, nn.Linear | Conv1D) for m in ends) else None
 
 
 def _as_json(value: Any) -> Any:
@@ -104,8 +160,8 @@ def lora(
     Args:
         rank: of the adapters.
         alpha: their scale times the rank; twice the rank by default.
-        target_modules: which modules, as peft has it; those that peft has for the architecture
-            (queries and values of a llama) by default.
+        target_modules: which modules, as peft has it; by default those that peft has for the
+            architecture, and queries and values where it has none.
         dropout: on what enters the adapters.
         candidates: learning rates to choose from.
         name: in tables.
@@ -137,10 +193,27 @@ def _lora(rank, alpha, target_modules, dropout, candidates, name, *, dora) -> PE
     return PEFT(config, name, candidates)
 
 
-def ia3(*, candidates: tuple[float, ...] = (1e-2, 3e-2, 3e-3), name: str = "(IA)³") -> PEFT:
+def ia3(
+    *,
+    target_modules: Sequence[str] | str | None = None,
+    feedforward_modules: Sequence[str] | str | None = None,
+    candidates: tuple[float, ...] = (1e-2, 3e-2, 3e-3),
+    name: str = "(IA)³",
+) -> PEFT:
     """(IA)³: keys, values and feed-forward activations are scaled (Liu et al. 2022,
-    arXiv:2205.05638)."""
-    return PEFT(_peft().IA3Config(), name, candidates)
+    arXiv:2205.05638).
+
+    Args:
+        target_modules: which modules, as peft has it; by default those that peft has for the
+            architecture, and keys, values and the output of the MLP where it has none.
+        feedforward_modules: those of them whose input is scaled instead of their output.
+        candidates: learning rates to choose from.
+        name: in tables.
+    """
+    config = _peft().IA3Config(
+        target_modules=target_modules, feedforward_modules=feedforward_modules
+    )
+    return PEFT(config, name, candidates)
 
 
 def prompt_tuning(

@@ -7,10 +7,12 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 
 from reft_interp.interop.peft_methods import PEFT, dora, ia3, lora, prefix_tuning, prompt_tuning
 from reft_interp.interop.plain_finetuning import BitFit, PlainFinetuned
 from reft_interp.interventions import DistributedInterchange, LoReFT
+from reft_interp.models import wrap_model
 from reft_interp.models.plain import plain_copy
 from reft_interp.runtime import IntervenedModel, Placement
 from reft_interp.runtime.batching import encode
@@ -41,6 +43,65 @@ def test_adapters_start_at_the_untouched_model(tiny, architecture):
     assert adapted.loss(ROWS) == pytest.approx(Prompted(model).loss(ROWS), abs=1e-5)
     untouched = Prompted(model).generate(ROWS, batch_size=2, **GREEDY)
     assert adapted.generate(ROWS, batch_size=3, **GREEDY) == untouched
+
+
+def bridge_of(architecture: str, tokenizer: Any, **sizes: Any) -> Any:
+    """A tiny random model of an architecture that peft has no target modules for."""
+    config = getattr(transformers, f"{architecture}Config")(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        num_hidden_layers=2,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        **sizes,
+    )
+    config.architectures = [f"{architecture}ForCausalLM"]
+    torch.manual_seed(0)
+    plain = getattr(transformers, config.architectures[0])(config).eval()
+    return wrap_model(plain, tokenizer, name=architecture)
+
+
+ATTENDS = {"num_attention_heads": 4, "num_key_value_heads": 2, "intermediate_size": 64}
+
+
+@pytest.mark.parametrize(
+    ("architecture", "method", "expected"),
+    [
+        # Rank times input and output: queries are 32 -> 32, values 32 -> 16.
+        ("Olmo2", lora(4), {"q_proj": 4 * (32 + 32), "v_proj": 4 * (32 + 16)}),
+        ("Olmo2", dora(4), {"q_proj": 4 * (32 + 32) + 32, "v_proj": 4 * (32 + 16) + 16}),
+        ("Olmo2", ia3(), {"k_proj": 16, "v_proj": 16, "down_proj": 64}),
+        # Queries, keys and values in one matrix, 32 -> 32 + 16 + 16.
+        ("Phi3", lora(4), {"qkv_proj": 4 * (32 + 64)}),
+        ("Phi3", ia3(), {"qkv_proj": 64, "down_proj": 64}),
+    ],
+)
+def test_an_architecture_that_peft_does_not_know_is_adapted_at_the_usual_layers(
+    tiny_parts, architecture, method, expected
+):
+    model = bridge_of(architecture, tiny_parts("llama")[1], **ATTENDS)
+    with pytest.raises(ValueError, match="Please specify `target_modules`"):  # peft itself
+        peft.get_peft_model(plain_copy(model), copy.deepcopy(method.config))
+    adapted = method.adapt(model)
+    found = dict.fromkeys(expected, 0)
+    for name, parameter in adapted.adapted.named_parameters():
+        if parameter.requires_grad:
+            (layer,) = found.keys() & set(name.split("."))
+            found[layer] += parameter.numel()
+    assert found == {layer: 2 * count for layer, count in expected.items()}  # two blocks
+    assert adapted.loss(ROWS) == pytest.approx(Prompted(model).loss(ROWS), abs=1e-5)
+    assert method.config.target_modules is None  # another model may have other layers
+
+
+@pytest.mark.parametrize("method", [lora(2), ia3()], ids=lambda method: method.name)
+def test_an_architecture_without_the_usual_layers_is_an_error_that_says_what_to_give(
+    tiny_parts, method
+):
+    model = bridge_of("Mamba", tiny_parts("llama")[1], state_size=4)
+    with pytest.raises(ValueError, match=r"no target modules for MambaF.*target_modules=\["):
+        method.adapt(model)
+    assert lora(2, target_modules=["x_proj"]).adapt(model).trained_parameters > 0
 
 
 @pytest.mark.parametrize(
