@@ -89,6 +89,13 @@ def read_config(folder: Path, package: str, known: Iterable[str]) -> list[SavedI
             seen[keys] += 1
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{path} is not what {package} writes: {error!r}") from error
+    mode = config.get("mode", "parallel")
+    if mode != "parallel" and len(entries) > 1:
+        raise ValueError(
+            f"{path}: mode must be 'parallel' where there are several interventions, got {mode!r}: "
+            "in it each edits the source of the next one, which is not read. Load them by "
+            "themselves and nest them with EditedSource."
+        )
     for number, entry in enumerate(entries):
         _check_supported(f"{path}, intervention {number}", entry)
     return [replace(entry, kind=_class_name(entry.kind, path, package, known)) for entry in saved]

@@ -186,6 +186,23 @@ def test_what_cannot_be_read_is_refused(tmp_path, tiny, kind, fields, arguments,
         load_pyvene(folder, tiny("llama"), **({"on": "last"} | arguments))
 
 
+def test_interventions_in_series_are_not_read_as_parallel(tmp_path, tiny):
+    kind = "pyvene.models.interventions.VanillaIntervention"
+    both = {
+        "intervention_constant_sources": [False] * 2,
+        "intervention_dimensions": [WIDTH] * 2,
+        "intervention_types": [f"<class '{kind}'>"] * 2,
+        "representations": [[layer, "block_output", "pos", 1, *[None] * 10] for layer in (0, 1)],
+    }
+    folder = write(tmp_path, "VanillaIntervention", {}, mode="serial", **both)
+    with pytest.raises(ValueError, match=r"mode must be 'parallel'.*got 'serial'.*EditedSource"):
+        load_pyvene(folder, tiny("llama"), on="last")
+    write(tmp_path, "VanillaIntervention", {}, mode="parallel", **both)
+    assert len(load_pyvene(folder, tiny("llama"), on="last").placements) == 2
+    write(tmp_path, "VanillaIntervention", {}, mode="serial")  # one alone is in series with none
+    assert len(load_pyvene(folder, tiny("llama"), on="last").placements) == 1
+
+
 def test_a_class_of_pyreft_is_not_one_of_pyvene(tmp_path, tiny):
     kind = "LowRankRotatedSpaceIntervention"
     types = {"intervention_types": [f"<class 'elsewhere.{kind}'>"]}
