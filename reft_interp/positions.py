@@ -17,7 +17,7 @@ from reft_interp.selector import Positions as Positions
 from reft_interp.selector import check_alignment as check_alignment
 from reft_interp.whole_numbers import whole_number
 
-Rounding = Literal["paper", "pyreft", "paired"]
+Rounding = Literal["paper", "pyreft", "pyreft-but-last", "paired"]
 
 
 @dataclass(frozen=True)
@@ -36,13 +36,14 @@ class FirstLast(PositionSelector):
             )
         if self.rounding not in get_args(Rounding):
             raise ValueError(
-                f'rounding must be "paper", "pyreft" or "paired", got {self.rounding!r}'
+                'rounding must be "paper", "pyreft", "pyreft-but-last" or "paired", got '
+                f"{self.rounding!r}"
             )
 
     def pick(self, row: Row) -> Iterable[int]:
-        n = len(row)
+        n = len(row) - (self.rounding == "pyreft-but-last")
         most_first, most_last = n, n
-        if self.rounding == "pyreft":
+        if self.rounding in ("pyreft", "pyreft-but-last"):
             most_first, most_last = n // 2, n // 2
         elif self.rounding == "paired" or (self.first and self.last):
             most_first, most_last = n // 2, n - n // 2
@@ -179,7 +180,9 @@ def first_last(
         first: how many at the start.
         last: how many at the end.
         rounding: "pyreft" takes ⌊n/2⌋ at most of either, alone or not, as pyreft's code does:
-            what was trained there runs on the same tokens here. "paired" is for one end whose
+            what was trained there runs on the same tokens here. "pyreft-but-last" does so with
+            all tokens but the last, as pyreft's ReftSupervisedDataset, ReftGenerationDataset and
+            ReftClassificationDataset do. "paired" is for one end whose
             other end is edited by another intervention: as if both stood here, so none of a
             single token for the first ones.
         of: the prompt's tokens, or the answer's.

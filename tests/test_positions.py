@@ -258,6 +258,25 @@ def test_f3_l3_on_a_short_prompt_follows_the_paper_or_pyreft(n, paper, pyreft):
         assert as_pyreft(batch).columns.tolist() == pyreft
 
 
+@pytest.mark.parametrize(
+    ("n", "tokens"),
+    # Of last_position = n - 1: floor((n - 1) / 2) at most from either end, before that position.
+    [
+        (3, [0, 1]),
+        (4, [0, 2]),
+        (5, [0, 1, 2, 3]),
+        (6, [0, 1, 3, 4]),
+        (7, [0, 1, 2, 3, 4, 5]),
+        (9, [0, 1, 2, 5, 6, 7]),
+    ],
+)
+def test_f3_l3_may_leave_out_the_last_token_as_most_data_sets_of_pyreft_do(n, tokens):
+    batch = tokenize(TOKENIZERS["bpe"](), ["T" * n], [" is"])
+    selector = parse_positions("f3+l3 rounding=pyreft-but-last")
+    assert selector(batch).columns.tolist() == tokens
+    assert parse_positions(str(selector)) == selector
+
+
 def test_alone_f3_takes_up_to_three_tokens_and_in_pyreft_up_to_half():
     batch = tokenize(TOKENIZERS["bpe"](), ["TTT"])
     assert first(3)(batch).columns.tolist() == last(5)(batch).columns.tolist() == [0, 1, 2]
@@ -401,7 +420,10 @@ def test_the_text_of_a_selector_is_short(selector, text):
         ("", "positions '': cannot be read; write \"f7+l7\""),
         ('"my subject"', "cannot be read"),
         ("f0", "first and last must be 0 or more, and not both 0, got 0, 0"),
-        ("f3 rounding=up", 'rounding must be "paper", "pyreft" or "paired", got \'up\''),
+        (
+            "f3 rounding=up",
+            'rounding must be "paper", "pyreft", "pyreft-but-last" or "paired", got \'up\'',
+        ),
         ("f3 of=question", 'of must be "prompt" or "answer", got \'question\''),
         ("f3 all", "'all' is not an option here (options: of=, edit=, rounding=)"),
         ("subject all=yes", "'all=yes' is not an option here (options: of=, edit=, all)"),

@@ -40,7 +40,9 @@ def load_pyreft(
         folder: with `config.json` and the `intkey_*.bin` files.
         model: the model that they were trained on.
         on: the tokens, as they were in training. "f3+l3" and its like are rounded as pyreft
-            does: ⌊n/2⌋ tokens of a prompt at most on either side. In a folder with two
+            does: ⌊n/2⌋ tokens of a prompt at most on either side. pyreft's ReftSupervisedDataset,
+            ReftGenerationDataset and ReftClassificationDataset leave out the last token before
+            they count: "f3+l3 rounding=pyreft-but-last". In a folder with two
             interventions at each place (prefix and suffix, `share_weights=False`), the first half
             of them gets the f, the second the l. A list says it outright: one for each
             intervention in the folder's order, or two, for the two halves.
@@ -104,7 +106,9 @@ def _positions(
 
 def _as_pyreft(on: str | PositionSelector) -> PositionSelector:
     selector = parse_positions(on)
-    return replace(selector, rounding="pyreft") if isinstance(selector, FirstLast) else selector
+    if isinstance(selector, FirstLast) and selector.rounding != "pyreft-but-last":
+        return replace(selector, rounding="pyreft")
+    return selector
 
 
 def _read_intervention(file: Path, kind: str, act_fn: str | None) -> Intervention:

@@ -425,8 +425,9 @@ def _pick(positions: dict[str, Any], n: int, row: int) -> list[int]:
     if positions.get("every"):
         return list(range(n))
     first, last = positions["first"], positions["last"]
+    n -= positions["rounding"] == "pyreft-but-last"
     most_first, most_last = n, n
-    if positions["rounding"] == "pyreft":
+    if positions["rounding"] in ("pyreft", "pyreft-but-last"):
         most_first, most_last = n // 2, n // 2
     elif positions["rounding"] == "paired" or (first and last):
         most_first, most_last = n // 2, n - n // 2

@@ -18,6 +18,7 @@ from trained import PROMPTS, RANK, SOURCELESS, trained
 from transformers import OPTConfig, OPTForCausalLM
 
 from reft_interp.interop import export_to_transformers
+from reft_interp.interop.transformers_edits import _pick
 from reft_interp.interventions import DistributedInterchange, Interchange, LoReFT, VectorAddition
 from reft_interp.interventions.edits import Add
 from reft_interp.interventions.rows import GivenRows
@@ -138,12 +139,28 @@ def test_chosen_heads_and_neurons(tmp_path, tiny, tiny_parts, architecture, site
 
 
 @pytest.mark.parametrize(
-    "on", ["f3+l3", "f1", "l4", "last", "every", "indices:0,-1", "f3+l3 rounding=pyreft"]
+    "on",
+    [
+        "f3+l3",
+        "f1",
+        "l4",
+        "last",
+        "every",
+        "indices:0,-1",
+        "f3+l3 rounding=pyreft",
+        "l1 rounding=pyreft-but-last",
+    ],
 )
 def test_each_kind_of_positions(tmp_path, tiny, tiny_parts, on):
     edit = trained()["ConsReFT"]
     intervened = IntervenedModel(tiny("gpt2"), Placement(edit, POST, on))
     check(tmp_path, tiny_parts("gpt2"), intervened)
+
+
+@pytest.mark.parametrize(("n", "tokens"), [(3, [0, 1]), (6, [0, 3, 4]), (9, [0, 6, 7])])
+def test_the_last_token_may_be_left_out_before_the_others_are_counted(n, tokens):
+    positions = {"first": 1, "last": 2, "rounding": "pyreft-but-last"}
+    assert _pick(positions, n, row=0) == tokens
 
 
 def test_two_ends_of_short_prompts(tmp_path, tiny, tiny_parts):
