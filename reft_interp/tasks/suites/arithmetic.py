@@ -7,12 +7,13 @@ The suite of Hu et al. 2023 (LLM-Adapters, arXiv:2304.01933) as Wu et al. 2024 r
 
 import os
 import re
+from itertools import chain
 
 from reft_interp.evaluation.metrics import numeric_match
 from reft_interp.tasks.suites.llm_adapters import read_adapter_rows
 from reft_interp.tasks.suites.numbers import last_number, stated_letter
 from reft_interp.tasks.suites.paper_recipes import paper_recipe
-from reft_interp.tasks.suites.reading import Record, as_dataset, without
+from reft_interp.tasks.suites.reading import Record, as_dataset, keep_apart, without
 from reft_interp.tasks.suites.recipe import Recipe
 from reft_interp.tasks.suites.suite import Suite
 from reft_interp.tasks.suites.templates import alpaca_prompt
@@ -36,7 +37,8 @@ def arithmetic(
 
     The prompt is Alpaca's; what is trained is the solution with its steps. An answer is the last
     number of an output, within 0.001 of the gold one, or AQuA's letter. Data sets whose files are
-    missing are left out, and named in `str(suite)`.
+    missing are left out, and named in `str(suite)`; so are training rows that a test set has, too,
+    which are counted there.
 
     The `output` of the published test files is a language model's own solution, often a wrong
     one: `answer` of a test row is "The answer is ..." with the gold answer instead.
@@ -56,7 +58,14 @@ def arithmetic(
             more training rows of GSM8K than are to be held out.
     """
     found = read_adapter_rows(path_or_hub_id, ARITHMETIC, "math_10k")
-    train = [_row(record, record["output"].strip()) for record in found.train]
+    tests = {
+        name: [_test_row(record) for record in records] for name, records in found.tests.items()
+    }
+    train, _, repeated = keep_apart(
+        [_row(record, record["output"].strip()) for record in found.train],
+        [],
+        chain.from_iterable(tests.values()),
+    )
     gsm8k = [row for row in train if row["dataset"] == "gsm8k"]
     if n_development < 0 or (gsm8k and n_development >= len(gsm8k)):
         raise ValueError(
@@ -64,7 +73,7 @@ def arithmetic(
             f"got {n_development}"
         )
     development = gsm8k[len(gsm8k) - n_development :] if gsm8k else []
-    notes = list(found.notes)
+    notes = [*found.notes, *repeated]
     if leaked := [name for name in _LEAKED if name in found.tests]:
         notes.append(f"rows of {', '.join(leaked)} are in MATH10K: the paper does not report them")
     return Suite(
@@ -72,9 +81,7 @@ def arithmetic(
         train=as_dataset(without(train, development)),
         development=as_dataset(development),
         tests={
-            name: test
-            for name, records in found.tests.items()
-            if (test := as_dataset(map(_test_row, records))) is not None
+            name: test for name, rows in tests.items() if (test := as_dataset(rows)) is not None
         },
         template="Alpaca's, with {instruction} → {output}",
         extract=extract_result,

@@ -6,11 +6,12 @@ The suite of Hu et al. 2023 (LLM-Adapters, arXiv:2304.01933) as Wu et al. 2024 r
 
 import os
 import re
+from itertools import chain
 
 from reft_interp.evaluation.metrics import exact_match
 from reft_interp.tasks.suites.llm_adapters import read_adapter_rows
 from reft_interp.tasks.suites.paper_recipes import paper_recipe
-from reft_interp.tasks.suites.reading import Record, as_dataset, hold_out
+from reft_interp.tasks.suites.reading import Record, as_dataset, hold_out, keep_apart
 from reft_interp.tasks.suites.recipe import Recipe
 from reft_interp.tasks.suites.suite import Suite
 
@@ -50,7 +51,8 @@ def commonsense(
 
     The prompt is the instruction and a line end; what is trained is "the correct answer is" and
     the answer. Training rows are those of all data sets together. Data sets whose files are
-    missing are left out, and named in `str(suite)`.
+    missing are left out, and named in `str(suite)`; so are training rows that a test set has, too,
+    which are counted there.
 
     Args:
         path_or_hub_id: a folder with `boolq.train.json`, `boolq.test.json` and so on, or
@@ -66,7 +68,10 @@ def commonsense(
         ValueError: no folder and no such dataset, no test set, or a bad row (it is named).
     """
     found = read_adapter_rows(path_or_hub_id, COMMONSENSE, "commonsense_170k")
-    rows = [_row(record) for record in found.train]
+    tests = {name: [_row(record) for record in records] for name, records in found.tests.items()}
+    rows, _, repeated = keep_apart(
+        [_row(record) for record in found.train], [], chain.from_iterable(tests.values())
+    )
     train, development = hold_out(rows, n_development, seed, "commonsense")
     recipe = recipe or paper_recipe("commonsense")
     return Suite(
@@ -74,16 +79,14 @@ def commonsense(
         train=as_dataset(train),
         development=as_dataset(development),
         tests={
-            name: test
-            for name, records in found.tests.items()
-            if (test := as_dataset(map(_row, records))) is not None
+            name: test for name, rows in tests.items() if (test := as_dataset(rows)) is not None
         },
         template=f"{{instruction}}\\n → {_TRIGGER}{{answer}}",
         extract=extract_choice,
         metric=exact_match(),
         max_new_tokens=32,
         recipe=recipe,
-        notes=tuple(found.notes),
+        notes=(*found.notes, *repeated),
     )
 
 

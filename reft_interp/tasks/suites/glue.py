@@ -20,7 +20,7 @@ from reft_interp.evaluation.metrics import (
 )
 from reft_interp.tasks.suites.glue_reading import LAYOUTS, read_glue
 from reft_interp.tasks.suites.paper_recipes import paper_recipe
-from reft_interp.tasks.suites.reading import Record, as_dataset
+from reft_interp.tasks.suites.reading import Record, as_dataset, keep_apart
 from reft_interp.tasks.suites.recipe import Recipe
 from reft_interp.tasks.suites.suite import Suite
 
@@ -80,6 +80,7 @@ def glue(
     GLUE's test labels are not published. The validation rows are halved by the seed: one half is
     `development` (the paper picks the epoch that is best on it), the other is the test set. Of
     MNLI, QNLI and QQP, whose validation sets are large, 1,000 rows are enough for development.
+    Texts that a later split has, too, are left out of the earlier ones, and counted in `notes`.
 
     The metric is the one that the paper reports: accuracy, Matthews' correlation for CoLA,
     Pearson's for STS-B. `scores` adds what GLUE has besides: F1 for MRPC and QQP, Spearman's
@@ -102,12 +103,16 @@ def glue(
         raise ValueError(f"name must be one of {', '.join(GLUE)}, got {name!r}")
     found = read_glue(task, path_or_hub_id)
     development, test = _halve(found.validation, task, seed)
-    tested = as_dataset(_row(task, row) for row in test)
+    train, development, test = (
+        [_row(task, row) for row in rows] for rows in (found.train, development, test)
+    )
+    train, development, repeated = keep_apart(train, development, test)
+    tested = as_dataset(test)
     metric, *others = _metrics(task)
     return Suite(
         name=f"glue/{task}",
-        train=as_dataset(_row(task, row) for row in found.train),
-        development=as_dataset(_row(task, row) for row in development),
+        train=as_dataset(train),
+        development=as_dataset(development),
         tests={} if tested is None else {task: tested},
         template=repr(_WORDINGS[task].template + _END),
         extract=_extractor(task),
@@ -115,7 +120,7 @@ def glue(
         max_new_tokens=5,
         recipe=recipe or paper_recipe(f"glue/{task}"),
         other_metrics=tuple(others),
-        notes=found.notes,
+        notes=(*found.notes, *repeated),
     )
 
 

@@ -21,6 +21,7 @@ from reft_interp.tasks.suites.reading import (
     as_dataset,
     check_record,
     hold_out,
+    keep_apart,
     listing,
     locate,
     read_hub,
@@ -53,7 +54,7 @@ def instructions(
         path_or_hub_id: training rows with `instruction`, `output` and, where there is one,
             `input`: a JSON file, a dataset of the hub, or a folder with one file
             `alpaca_*.json`, and `alpaca_eval*.json` to test on. Rows without an output are left
-            out, and counted in `str(suite)`.
+            out, and so are those that the test set has, too; both are counted in `str(suite)`.
         evaluation: a JSON file of AlpacaEval's format (`instruction`, and `output` of the
             system to compare with): the test set "alpaca_eval". By default that of the folder.
         template: Alpaca's prompt, or the tokenizer's chat template.
@@ -71,7 +72,9 @@ def instructions(
     if template == "chat":
         check_chat_template(tokenizer)
     records, evaluation = _read(path_or_hub_id, evaluation)
-    tested = [] if evaluation is None else read_json(Path(evaluation), ("instruction", "output"))
+    references = (
+        [] if evaluation is None else read_json(Path(evaluation), ("instruction", "output"))
+    )
 
     def row(record: Record) -> Record:
         # White space at the ends of an output says nothing, and is not learned.
@@ -86,21 +89,23 @@ def instructions(
         return {"prompt": prompt, "answer": output, "gold": output, **texts, **kept}
 
     usable = [record for record in records if record["output"].strip()]
-    rows = [row(record) for record in usable]
+    test = [row(record) for record in references]
+    rows, _, repeated = keep_apart([row(record) for record in usable], [], test)
     train, development = hold_out(rows, n_development, seed, "instructions")
-    test = as_dataset(map(row, tested))
+    tested = as_dataset(test)
     empty = len(records) - len(usable)
+    without_output = [f"left out of training: {empty} without an output"] if empty else []
     return Suite(
         name="instructions",
         train=as_dataset(train),
         development=as_dataset(development),
-        tests={} if test is None else {"alpaca_eval": test},
+        tests={} if tested is None else {"alpaca_eval": tested},
         template="Alpaca's" if template == "alpaca" else "the tokenizer's chat template",
         extract=lambda output: output.strip() or None,
         metric=_overlap(),
         max_new_tokens=2048,
         recipe=recipe or paper_recipe("instructions"),
-        notes=(f"left out of training: {empty} without an output",) if empty else (),
+        notes=(*without_output, *repeated),
     )
 
 

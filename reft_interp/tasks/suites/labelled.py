@@ -8,7 +8,7 @@ from reft_interp.causal.rows import rows_of
 from reft_interp.evaluation.metrics import exact_match
 from reft_interp.tasks.labelled import LabelledTask
 from reft_interp.tasks.suites.paper_recipes import paper_recipe
-from reft_interp.tasks.suites.reading import as_dataset, hold_out
+from reft_interp.tasks.suites.reading import as_dataset, hold_out, keep_apart
 from reft_interp.tasks.suites.recipe import Recipe
 from reft_interp.tasks.suites.suite import Suite
 
@@ -17,6 +17,8 @@ def labelled_suite(
     task: LabelledTask, *, n_development: int = 100, seed: int = 0, recipe: Recipe | None = None
 ) -> Suite:
     """The rows of a labelled task; an output is the first of its answers that it begins with.
+
+    Prompts that a later split has, too, are left out of the earlier ones, and counted in `notes`.
 
     Args:
         task: as `tasks.number_naming()`.
@@ -29,22 +31,25 @@ def labelled_suite(
         ValueError: not more training rows than are to be held out.
     """
     answers = sorted({choice for row in rows_of(task.train) for choice in row["choices"]})
-    train = [_row(row) for row in rows_of(task.train)]
+    train, development, test = (
+        [_row(row) for row in rows_of(split)] if split is not None else []
+        for split in (task.train, task.dev, task.test)
+    )
+    train, development, notes = keep_apart(train, development, test)
     if task.dev is None:
         train, development = hold_out(train, n_development, seed, task.name)
-    else:
-        development = [_row(row) for row in rows_of(task.dev)]
-    test = as_dataset(_row(row) for row in rows_of(task.test))
+    tested = as_dataset(test)
     return Suite(
         name=task.name,
         train=as_dataset(train),
         development=as_dataset(development),
-        tests={} if test is None else {task.name: test},
+        tests={} if tested is None else {task.name: tested},
         template="the rows' own prompts",
         extract=lambda output: _said(output, answers),
         metric=exact_match(),
         max_new_tokens=5,
         recipe=recipe or paper_recipe("commonsense"),
+        notes=tuple(notes),
     )
 
 

@@ -11,7 +11,14 @@ import re
 from reft_interp.evaluation.metrics import numeric_match
 from reft_interp.tasks.suites.arithmetic import extract_result
 from reft_interp.tasks.suites.paper_recipes import paper_recipe
-from reft_interp.tasks.suites.reading import Record, as_dataset, listing, locate, read_json, without
+from reft_interp.tasks.suites.reading import (
+    Record,
+    as_dataset,
+    keep_apart,
+    listing,
+    locate,
+    read_json,
+)
 from reft_interp.tasks.suites.recipe import Recipe
 from reft_interp.tasks.suites.suite import Suite
 from reft_interp.tasks.suites.templates import alpaca_prompt
@@ -24,8 +31,8 @@ def mawps(folder: str | os.PathLike[str], *, recipe: Recipe | None = None) -> Su
     """MAWPS, answered by an equation: "(22 - 14) / 4 = 2. The answer is 2."
 
     The prompt is Alpaca's. An answer is the last number of an output, within 0.001 of the gold one.
-    Problems that a later split has, too, are left out of the earlier ones (and counted in
-    `notes`).
+    Problems that a later split has, too, are left out of the earlier ones, and counted in
+    `notes`.
 
     Args:
         folder: with `mawps.trainset.json`, `mawps.validset.json` and `mawps.testset.json`.
@@ -45,9 +52,7 @@ def mawps(folder: str | os.PathLike[str], *, recipe: Recipe | None = None) -> Su
             _row(f"{file} row {i}", row) for i, row in enumerate(read_json(file, _COLUMNS))
         ]
     held_out = as_dataset(rows["test"])
-    train = without(rows["train"], [*rows["development"], *rows["test"]])
-    development = without(rows["development"], rows["test"])
-    repeated = [len(rows["train"]) - len(train), len(rows["development"]) - len(development)]
+    train, development, notes = keep_apart(rows["train"], rows["development"], rows["test"])
     return Suite(
         name="mawps",
         train=as_dataset(train),
@@ -58,14 +63,7 @@ def mawps(folder: str | os.PathLike[str], *, recipe: Recipe | None = None) -> Su
         metric=numeric_match(),
         max_new_tokens=160,  # a model that was not trained solves it in words
         recipe=recipe or paper_recipe("arithmetic"),
-        notes=(
-            (
-                f"left out: {repeated[0]} training rows that development or test has, too, and "
-                f"{repeated[1]} development rows that test has",
-            )
-            if any(repeated)
-            else ()
-        ),
+        notes=tuple(notes),
     )
 
 

@@ -168,6 +168,22 @@ def without(rows: Sequence[Record], others: Sequence[Record]) -> list[Record]:
     return [row for row in rows if row["prompt"] not in prompts]
 
 
+def keep_apart(
+    train: Sequence[Record], development: Sequence[Record], tested: Iterable[Record]
+) -> tuple[list[Record], list[Record], list[str]]:
+    """The training and development rows whose prompts no later split has, and notes on the others.
+
+    Published data repeat rows from split to split, and what was trained says nothing when it is
+    tested.
+    """
+    tested = list(tested)
+    kept, chosen = without(train, [*development, *tested]), without(development, tested)
+    counts = {"training": len(train) - len(kept), "development": len(development) - len(chosen)}
+    left_out = " and ".join(f"{n:,} {split}" for split, n in counts.items() if n)
+    note = f"left out: {left_out} rows whose prompts a later split has"
+    return kept, chosen, [note] if left_out else []
+
+
 def as_dataset(rows: Iterable[Record]) -> Dataset | None:
     """The rows as a `datasets.Dataset`; None where there are none."""
     listed = list(rows)

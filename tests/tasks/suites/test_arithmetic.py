@@ -26,8 +26,8 @@ PROMPT = (
 
 def test_prompts_and_answers_written_out(tmp_path, write):
     write("gsm8k.train.json", [row(i, output="\nWorked: 5. The answer is 5. ") for i in range(3)])
-    write("SVAMP.test.json", [row(0, output="It is 4. The answer is 4.")])
-    write("AQuA.test.json", [row(0, answer="D", output="")])
+    write("SVAMP.test.json", [row(8, output="It is 4. The answer is 4.")])
+    write("AQuA.test.json", [row(9, answer="D", output="")])
     suite = arithmetic(tmp_path, n_development=1)
     assert suite.train is not None and suite.development is not None
     assert suite.train.to_list()[0] == {
@@ -41,7 +41,11 @@ def test_prompts_and_answers_written_out(tmp_path, write):
     assert (svamp["answer"], svamp["gold"]) == ("The answer is 5.0.", "5.0")
     assert svamp["choices"] is None
     (aqua,) = suite.tests["AQuA"].to_list()
-    assert (aqua["prompt"], aqua["answer"], aqua["gold"]) == (PROMPT, "The answer is D.", "D")
+    assert (aqua["prompt"], aqua["answer"], aqua["gold"]) == (
+        PROMPT.replace("0", "9"),
+        "The answer is D.",
+        "D",
+    )
     assert aqua["choices"] == [f"The answer is {letter}." for letter in "ABCDE"]
 
 
@@ -85,8 +89,23 @@ def test_the_last_rows_of_gsm8k_are_for_development(tmp_path, write):
         arithmetic(tmp_path)
 
 
+def test_training_rows_that_a_test_set_has_are_left_out_and_counted(tmp_path, write):
+    write("math_10k.json", [row(i) for i in range(4)])
+    write("AddSub.test.json", [row(1)])
+    write("gsm8k.test.json", [row(3), row(7)])
+    suite = arithmetic(tmp_path)
+    assert suite.train is not None
+    assert [re.findall(r"Question \d", p) for p in suite.train["prompt"]] == [
+        ["Question 0"], ["Question 2"]
+    ]  # fmt: skip
+    assert suite.notes[-2:] == (
+        "left out: 2 training rows whose prompts a later split has",
+        "rows of AddSub are in MATH10K: the paper does not report them",
+    )
+
+
 def test_the_papers_training_set_is_read_in_place_of_the_others(tmp_path, write):
-    write("gsm8k/test.json", [row(0)])
+    write("gsm8k/test.json", [row(9)])
     write("gsm8k/train.json", [row(1)])
     write("math_10k/train.json", [row(i) for i in range(4)])
     suite = arithmetic(tmp_path)

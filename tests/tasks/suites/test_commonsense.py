@@ -111,13 +111,24 @@ def test_a_file_of_the_usual_name_comes_first_and_two_others_are_an_error(tmp_pa
 @pytest.mark.parametrize("name", ["commonsense_170k.json", "commonsense_170k/train.json"])
 def test_the_combined_training_set_is_read_in_place_of_the_others(tmp_path, write, name):
     # As the paper's repository lays the files out.
-    write("boolq/test.json", [BOOLQ])
+    write("boolq/test.json", numbered(BOOLQ, 1))
     write("boolq/train.json", [BOOLQ])
     write(name, [BOOLQ, PIQA])
     suite = commonsense(tmp_path)
     assert suite.train is not None and len(suite.train) == 2
     assert suite.train["dataset"] == ["commonsense_170k"] * 2
     assert "no training rows" not in str(suite) and "are those of" not in str(suite)
+
+
+def test_training_rows_that_a_test_set_has_are_left_out_and_counted(tmp_path, write):
+    write("boolq.train.json", numbered(BOOLQ, 5))
+    write("boolq.test.json", numbered(BOOLQ, 1))
+    write("piqa.test.json", [numbered(BOOLQ, 3)[2]])
+    suite = commonsense(tmp_path, n_development=1)
+    assert suite.train is not None and suite.development is not None
+    kept = [*suite.train["prompt"], *suite.development["prompt"]]
+    assert sorted(prompt[0] for prompt in kept) == ["1", "3", "4"]
+    assert "note: left out: 2 training rows whose prompts a later split has" in str(suite)
 
 
 def test_rows_for_development_are_held_out(tmp_path, write):
@@ -169,7 +180,7 @@ def test_a_copy_of_a_hub_dataset_with_a_split_for_each_set(tmp_path):
 
 def test_a_copy_of_a_hub_dataset_with_a_configuration_for_each_set(tmp_path):
     for name, row in (("boolq", BOOLQ), ("piqa", PIQA)):
-        Dataset.from_list(numbered(row, 2)).to_parquet(tmp_path / f"{name}-train.parquet")
+        Dataset.from_list(numbered(row, 5)[3:]).to_parquet(tmp_path / f"{name}-train.parquet")
         Dataset.from_list(numbered(row, 3)).to_parquet(tmp_path / f"{name}-test.parquet")
     configurations = "".join(
         f"- config_name: {name}\n  data_files:\n"
@@ -216,11 +227,12 @@ def test_the_real_files_have_as_many_rows_as_their_readme_says(real):
     assert trained == {
         "boolq": 9427,
         "winogrande": 2558,
-        "ARC-Easy": 2251,
+        "ARC-Easy": 2251 - 2,  # of the published rows, two are test rows too
         "ARC-Challenge": 1119,
         "openbookqa": 4957,
     }
     assert "no training rows of piqa, social_i_qa, hellaswag" in str(real)
+    assert "left out: 2 training rows" in str(real)
 
 
 def test_every_gold_answer_is_extracted_from_the_files_own_output(data_dir):

@@ -17,7 +17,7 @@ RTE_HEADER = "index\tsentence1\tsentence2\tlabel\n"
 def test_cola_has_no_header_and_quote_marks_are_text(tmp_path, write):
     write("cola.train.tsv", COLA)
     write("cola.val.tsv", 'gj04\t1\t\t"All quoted"\n')
-    write("cola.dev.tsv", COLA * 2)
+    write("cola.dev.tsv", "gj04\t1\t\tShe ran.\nl-93\t0\t*\tShe run.\n")
     suite = glue("CoLA", tmp_path)
     assert suite.train is not None and suite.development is not None
     assert suite.train["text_a"] == ['The "car honked.', "He car.", '"All quoted"']
@@ -62,7 +62,7 @@ def test_a_byte_order_mark_and_msr_columns(tmp_path, write):
 def test_a_part_without_a_header_beside_one_with(tmp_path, write):
     write("rte.train.tsv", f"{RTE_HEADER}0\ta\tb\tentailment\n")
     write("rte.val.tsv", "2\tc\td\tnot_entailment\n7\te\tf\tentailment\n")
-    write("rte.dev.tsv", f"{RTE_HEADER}0\ta\tb\t0\n1\tc\td\t1\n")
+    write("rte.dev.tsv", f"{RTE_HEADER}0\ta\tc\t0\n1\tb\td\t1\n")
     suite = glue("rte", tmp_path)
     assert suite.train is not None and suite.development is not None
     assert suite.train["label"] == [0, 1, 0]
@@ -211,9 +211,9 @@ def test_a_folder_without_the_files_says_what_is_there(tmp_path, write):
 
 
 def test_a_copy_of_the_hubs_dataset_has_its_matched_validation_split(tmp_path):
-    rows = [{"premise": f"{i}", "hypothesis": "b", "label": i % 3, "idx": i} for i in range(6)]
+    rows = [{"premise": f"{i}", "hypothesis": "b", "label": i % 3, "idx": i} for i in range(10)]
     for split in ("train", "validation_matched", "validation_mismatched", "test_matched"):
-        some = rows if split == "train" else rows[:4]
+        some = rows[:6] if split == "train" else rows[6:]
         hidden = {"label": -1} if split.startswith("test") else {}
         Dataset.from_list([row | hidden for row in some]).to_parquet(tmp_path / f"{split}.parquet")
     splits = ("train", "validation_matched", "validation_mismatched", "test_matched")
@@ -257,6 +257,10 @@ REAL = {
     "rte": (2127 + 363, 277, 131),
 }
 
+# Training rows whose texts are in the validation file too, as counted by cut, sort and join, and
+# rows of the development half that the other half has.
+REPEATED = {"cola": (16, 1), "stsb": (6, 2)}
+
 
 @pytest.mark.parametrize("name", GLUE)
 def test_the_real_files(data_dir, name):
@@ -265,9 +269,12 @@ def test_the_real_files(data_dir, name):
     train, validation, ones = REAL[name]
     assert suite.train is not None and suite.development is not None
     test = suite.tests[name]
-    assert (len(suite.train), len(suite.development) + len(test)) == (train, validation)
+    again, twice = REPEATED.get(name, (0, 0))
+    assert len(suite.train) == train - again
+    assert len(suite.development) + len(test) == validation - twice
+    assert ("left out" in str(suite)) == (name in REPEATED)
     labels = [*suite.development["label"], *test["label"]]
-    assert ones is None or labels.count(1) == ones
+    assert ones is None or 0 <= ones - labels.count(1) <= twice
     # Rows have few answers: what is read from each, for all rows that have it.
     pairs = {
         (answer, gold)

@@ -61,6 +61,13 @@ def test_rows_without_output_are_left_out_and_counted(folder):
     assert "note: left out of training: 1 without an output" in str(instructions(folder))
 
 
+def test_training_rows_that_the_test_set_has_are_left_out_and_counted(folder, write):
+    write("alpaca_data.json", [*ROWS, {"instruction": "Greet me.", "input": "", "output": "Hi"}])
+    suite = instructions(folder)
+    assert suite.train is not None and suite.train["instruction"] == ["Say hello.", "Add them."]
+    assert suite.notes[1] == "left out: 1 training rows whose prompts a later split has"
+
+
 def test_the_evaluation_file_is_the_test_set_whole(folder):
     suite = instructions(folder)
     test = suite.tests["alpaca_eval"]

@@ -30,10 +30,35 @@ def test_rows_are_the_tasks_and_outputs_begin_with_an_answer():
 
 def test_a_number_is_not_the_beginning_of_another():
     rows = [
-        {"prompt": f"{n}:", "answer": f" {n}", "choices": [" 1", " 2", " 12"]} for n in (1, 2, 12)
-    ] * 4
-    splits = {"train": Dataset.from_list(rows), "test": Dataset.from_list(rows)}
+        {"prompt": f"{n}{mark}", "answer": f" {n}", "choices": [" 1", " 2", " 12"]}
+        for mark in ":,;?"
+        for n in (1, 2, 12)
+    ]
+    splits = {"train": Dataset.from_list(rows[:9]), "test": Dataset.from_list(rows[9:])}
     suite = labelled_suite(LabelledTask("numbers", "digits", **splits), n_development=2)
     assert suite.answers([" 12", " 1.", " 15", " 1.5", " 200 km", "1,000"]) == [
         "12", "1", None, None, None, None
     ]  # fmt: skip
+
+
+def test_prompts_that_are_tested_are_neither_trained_on_nor_chosen_on():
+    def rows(*prompts):
+        return Dataset.from_list(
+            [{"prompt": prompt, "answer": " a", "choices": [" a", " b"]} for prompt in prompts]
+        )
+
+    splits = {"train": rows("1", "2", "3", "3", "4"), "dev": rows("3", "5"), "test": rows("4", "5")}
+    suite = labelled_suite(LabelledTask("some", "letters", **splits))
+    assert {name: list(split["prompt"]) for name, split in suite.splits.items()} == {
+        "train": ["1", "2"], "development": ["3"], "test some": ["4", "5"]
+    }  # fmt: skip
+    assert suite.notes == (
+        "left out: 3 training and 1 development rows whose prompts a later split has",
+    )
+    # What is held out of the training rows is none of the tested either.
+    del splits["dev"]
+    held_out = labelled_suite(LabelledTask("some", "letters", **splits), n_development=2)
+    assert held_out.train is not None and held_out.development is not None
+    chosen = set(held_out.development["prompt"])
+    assert len(chosen) == 2 and not chosen & {"4", "5"}
+    assert set(held_out.train["prompt"]) == {"1", "2", "3"} - chosen
