@@ -11,7 +11,7 @@ from itertools import chain
 
 from reft_interp.evaluation.metrics import numeric_match
 from reft_interp.tasks.suites.llm_adapters import read_adapter_rows
-from reft_interp.tasks.suites.numbers import last_number, stated_letter
+from reft_interp.tasks.suites.numbers import last_number, own_solutions, stated_letter
 from reft_interp.tasks.suites.paper_recipes import paper_recipe
 from reft_interp.tasks.suites.reading import Record, as_dataset, keep_apart, without
 from reft_interp.tasks.suites.recipe import Recipe
@@ -93,8 +93,14 @@ def arithmetic(
 
 
 def extract_result(output: str) -> str | None:
-    """The letter that the output gives as its answer, or else its last number."""
-    return stated_letter(output) or last_number(output)
+    """The letter that the output gives as its answer, or else its last number.
+
+    What follows when an output goes on with another problem ("### Instruction", "Question:") does
+    not count.
+    """
+    parts = own_solutions(output)
+    found = (stated_letter(part) or last_number(part) for part in parts)
+    return next(filter(None, found), None)
 
 
 def _test_row(record: Record) -> Record:

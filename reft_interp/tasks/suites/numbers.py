@@ -2,43 +2,96 @@
 
 import re
 
+# Models that are not trained on the format, or are shown examples, go on with another problem.
+_NEXT_PROBLEM = re.compile(
+    r"###\s*(?:Instruction|Input|Response)\b:?|\bBelow is an instruction that\b"
+    r"|^\s*(?:Question|Problem|Instruction|Q)\s*\d*\s*:",
+    re.MULTILINE,
+)
+
 # A minus belongs to a number unless something to subtract from stands before it: "7-3", "(7)-3".
 _NUMBER = re.compile(
     r"""
-    (?P<minus>(?:(?<![\w.)])[-−])?)
-    (?:[$£€](?P<inner_minus>[-−]?))?
-    (?P<digits>\d{1,3}(?:,\d{3})+(?!\d)(?:\.\d+)?|\d+(?:\.\d+)?|(?<!\w)\.\d+)
+    (?P<minus>(?:(?<![\w.)])-)?)
+    (?:[$£€](?P<inner_minus>-?))?
+    (?:(?P<whole>(?<![.,\d])\d+)\ (?=\d+/\d))?
+    (?P<digits>
+        (?:\d{1,3}(?:,\d{3})+(?!\d)(?:\.\d+)?|\d+(?:\.\d+)?|(?<!\w)\.\d+)
+        (?:e[-+]?\d+(?!\w))?
+    )
     (?:\s?/\s?(?P<below>\d+)(?!\d|[.,]\d|/))?
     """,
-    re.VERBOSE,
+    re.VERBOSE | re.IGNORECASE,
 )
+
+# LaTeX in plain signs, then powers of ten as `float` reads them.
+_PLAIN = [
+    (re.compile(pattern), sign)
+    for pattern, sign in (
+        (r"(?<=\d)(?=\\[dt]?frac)", " "),  # a mixed number
+        (r"\\[dt]?frac\s*\{([^{}]*)\}\s*\{([^{}]*)\}", r"\1/\2"),
+        (r"\\(?:text|textbf|mathrm|mathbf)\s*\{([^{}]*)\}", r"\1"),
+        (r"\{,\}", ","),
+        (r"\\(?:times|cdot)\b", "×"),
+        (r"\^\s*\{([^{}]*)\}", r"^\1"),
+        (r"\\([$%])", r"\1"),
+        (r"\\[,!;: ]", " "),
+        (r"(\d)\s?[x×*]\s?10(?:\^|\*\*)\(?(-?\d+)\)?", r"\1e\2"),
+        (r"(?<![\w.])10(?:\^|\*\*)\(?(-?\d+)\)?", r"1e\1"),
+    )
+]
+_BOXED = re.compile(r"\\boxed\s*\{([^{}]*)\}")
 
 # The letter of a choice has to be marked as one: "A" is also a word, and a name of variables.
 _STATED_LETTER = re.compile(
-    r"\b(?:answer|option|choice)(?:\s+is|\s*:)?[\s:]*\(?\s*([A-E])\s*(?=[).,:;\n]|$)",
+    r"\b(answer|option|choice)(?:\s+is|\s*:)?[\s:*$]*\(?\s*([A-E])\s*(?=[).,:;\n*$]|$)",
     re.IGNORECASE,
 )
+_STATED_NUMBER = re.compile(r"\banswer(?:\s+is|\s*:)[\s:*]*[-$£€]*\.?\d", re.IGNORECASE)
 _FIRST_LETTER = re.compile(r"\s*(?:\(\s*([A-E])\s*\)|([A-E])\s*(?:\)|\.?\s*$))")
 _LAST_LETTER = re.compile(r"\(\s*([A-E])\s*\)\.?\s*$")
 
 
+def own_solutions(text: str) -> list[str]:
+    """The parts of a text, where it goes on with further problems and solves them too.
+
+    >>> own_solutions("The answer is 5.\\nQuestion: what is 2 + 2?\\nAnswer: 4")
+    ['The answer is 5.\\n', ' what is 2 + 2?\\nAnswer: 4']
+    """
+    return _NEXT_PROBLEM.split(text)
+
+
 def last_number(text: str) -> str | None:
-    """The last number of a text, as digits that `float` reads; None where there is none.
+    """The last number of a text, as text that `float` reads; None where there is none.
 
     >>> [last_number(text) for text in ("$1,000.50", "so 7-3 = 4.", "3/4 of it", "is −3 °C")]
     ['1000.50', '4', '0.75', '-3']
+    >>> [last_number(text) for text in ("2 1/2", "3 x 10^4", r"\\boxed{\\frac{1}{2}}, of 8")]
+    ['2.5', '3e4', '0.5']
 
-    Thousands have commas, a currency and a unit are passed over, a fraction is its value. Which
-    number counts is LLM-Adapters' rule (evaluate.py); it reads "3/4" as 4 and "7-3" as -3.
+    Thousands have commas, a currency and a unit are passed over, a fraction is its value; of LaTeX
+    what is boxed counts. Which number counts otherwise is LLM-Adapters' rule (evaluate.py); it
+    reads "3/4" as 4 and "7-3" as -3.
     """
-    *_, found = [None, *_NUMBER.finditer(text)]
+    *_, found = [None, *_NUMBER.finditer(_plain(text))]
     if found is None:
         return None
     negative = bool(found["minus"]) != bool(found["inner_minus"])
     digits = found["digits"].replace(",", "")
     if found["below"] and float(found["below"]):
-        digits = repr(float(digits) / float(found["below"]))
+        part = float(digits) / float(found["below"])
+        # "5 3/2" is no mixed number, but two numbers beside each other.
+        digits = repr(part + float(found["whole"] or 0) if part < 1 else part)
     return f"-{digits}" if negative else digits
+
+
+def _plain(text: str) -> str:
+    """The text in plain signs, or what is in its last box."""
+    text = text.replace("−", "-")
+    for pattern, sign in _PLAIN:
+        text = pattern.sub(sign, text)
+    *_, boxed = [None, *_BOXED.findall(text)]
+    return text if boxed is None else boxed
 
 
 def stated_letter(text: str) -> str | None:
@@ -51,7 +104,11 @@ def stated_letter(text: str) -> str | None:
     "(B)" or "B)", is all of it, or ends it as "(B)". LLM-Adapters takes the first capital from A
     to E of all, which is seldom a letter that stands for a choice.
     """
-    *_, said = [None, *_STATED_LETTER.findall(text)]
+    text = _plain(text)
+    *_, said = [None, *_STATED_LETTER.finditer(text)]
+    # Problems have plans to choose from, too: "Option B: 5 + 7 = 12. The answer is 12."
+    if said and said[1].lower() != "answer" and _STATED_NUMBER.search(text, said.end()):
+        return None
     found = _FIRST_LETTER.match(text) or _LAST_LETTER.search(text)
-    letter = said or (found and next(filter(None, found.groups())))
+    letter = said[2] if said else found and next(filter(None, found.groups()))
     return letter.upper() if letter else None

@@ -75,6 +75,27 @@ def test_awkward_outputs(tmp_path, write, output, gold, right):
     assert suite.correct([output], suite.tests["gsm8k"]) == [right]
 
 
+@pytest.mark.parametrize(
+    ("output", "answer"),
+    [
+        ("The answer is 5.\n\n### Instruction:\nAdd 2 and 6.\n\n### Response:\n8", "5"),
+        ("The answer is 5.### Instruction: Add 2 and 6.", "5"),
+        ("5\n\nBelow is an instruction that describes a task. Take 7 from 9.", "5"),
+        ("5 apples.\nQuestion: What is 2 + 6?\nAnswer: 8", "5"),
+        ("5 apples.\nQ: What is 2 + 6?\nA: 8", "5"),
+        ("It is 5.\n\nProblem 2: Add 2 and 6.", "5"),
+        ("The answer is (B).\nQuestion: What is 2 + 6?\nThe answer is (C).", "B"),
+        # The problem itself, said once more, is no other one.
+        ("Question: What is 2 + 6?\nAnswer: 8", "8"),
+        ("### Response:\n2 + 6 = 8", "8"),
+        ("### Step 1\n2 + 2 = 4\n### Step 2\n4 + 4 = 8", "8"),
+        ("\n\n### Instruction:\n", None),
+    ],
+)
+def test_what_follows_the_answer_to_another_problem_does_not_count(output, answer):
+    assert extract_result(output) == answer
+
+
 def test_the_last_rows_of_gsm8k_are_for_development(tmp_path, write):
     write("AQuA.train.json", [row(f"aqua {i}", answer="D") for i in range(2)])
     write("gsm8k.train.json", [row(f"gsm8k {i}") for i in range(5)])

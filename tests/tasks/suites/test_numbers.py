@@ -44,6 +44,21 @@ from reft_interp.tasks.suites.numbers import last_number, stated_letter
         ("**72**", "72"),
         (r"\boxed{72}", "72"),
         ("15.0", "15.0"),
+        (r"$3{,}000$", "3000"),
+        (r"\$1,234.50", "1234.50"),
+        (r"\boxed{42}, since $6 \times 7 = 42$ and not 43", "42"),
+        (r"First \boxed{3}, so \boxed{$4$}.", "4"),
+        (r"\boxed{12\text{ apples of }15}", "15"),
+        (r"\boxed{x = 7}", "7"),
+        (r"\$\frac{7}{2}", "3.5"),
+        (r"\frac{1}{2}", "0.5"),
+        (r"-\dfrac{3}{4}", "-0.75"),
+        (r"2\frac{1}{2}", "2.5"),
+        ("2 1/2", "2.5"),
+        ("-2 1/2 cups", "-2.5"),
+        ("They took 5 3/2", "1.5"),
+        ("1.5 1/2", "0.5"),
+        ("20e", "20"),
         ("The answer is seventy-two.", None),
         ("", None),
         ("...", None),
@@ -54,6 +69,24 @@ def test_the_last_number(text, number):
     assert last_number(text) == number
     if number is not None:
         float(number)
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("1e3", 1000),
+        ("1.5E-3 m", 0.0015),
+        ("3 x 10^4", 30_000),
+        ("3.5*10**4", 35_000),
+        (r"$3 \times 10^{4}$", 30_000),
+        (r"-2 \cdot 10^{-2}", -0.02),
+        ("5 × 10^−3", 0.005),
+        ("It is 10^4.", 10_000),
+        ("2 x 10 = 20", 20),
+    ],
+)
+def test_powers_of_ten(text, value):
+    assert float(last_number(text) or "nan") == pytest.approx(value)
 
 
 @pytest.mark.parametrize(
@@ -78,6 +111,13 @@ def test_the_last_number(text, number):
         ("The answer is A lot of money", None),
         ("The answer is 5 (five)", None),
         ("Answer Choices: 12", None),
+        ("The answer is **D**", "D"),
+        ("The answer is: **(D)**", "D"),
+        (r"The answer is $\boxed{D}$.", "D"),
+        (r"So $\boxed{\textbf{(D)}\ 35}$", "D"),
+        ("Option A: 4 + 3 = 7. Option B: 5 + 7 = 12. The answer is 12.", None),
+        ("Option B: $5. The answer is $5.", None),
+        ("It is 12, which is option B.", "B"),
         ("", None),
     ],
 )
