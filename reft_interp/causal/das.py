@@ -4,12 +4,14 @@ The interchange itself is an intervention; what is here trains it on counterfact
 any interchange beside the controls that its claim needs.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 from transformer_lens.model_bridge import TransformerBridge
+from transformers import TrainerCallback
 
 from reft_interp.causal.interchanges import On, Pairs, PreparedPairs, rows_of_one_source
 from reft_interp.evaluation import Comparison, control_subspaces, named_metric
@@ -22,6 +24,7 @@ from reft_interp.sites import Site
 from reft_interp.subspace import Subspace
 from reft_interp.training import load_result, train
 from reft_interp.training.in_place import check_arguments
+from reft_interp.training.results import saved_settings
 from reft_interp.whole_files import write_whole
 
 
@@ -123,6 +126,9 @@ def fit_das(
     engine: Engine = "auto",
     memory_budget: int | None = None,
     over: Over = "vocabulary",
+    checkpoints: str | Path | None = None,
+    resume: bool = False,
+    callbacks: Sequence[TrainerCallback] = (),
     **arguments: Any,
 ) -> DASResult:
     """Find the rank-r subspace whose interchange gives the counterfactual label.
@@ -147,9 +153,13 @@ def fit_das(
         memory_budget: bytes that constants of the pairs may take; see `PreparedRows`.
         over: "vocabulary" compares the label with all tokens, "choices" with the row's choices
             alone: another loss, and less work.
-        arguments: further arguments of `training.train`.
+        checkpoints: a folder for checkpoints, one an epoch; none by default.
+        resume: go on from the newest checkpoint there.
+        callbacks: transformers' callbacks, for instance EarlyStoppingCallback.
+        arguments: further arguments of `training.train`; they are saved with the result.
 
     Raises:
+        TypeError: an argument that cannot be saved as JSON.
         ValueError: a site that the model lacks, a rank above its width or unlike `start`'s,
             tokens that a pair does not have: all before the first step.
     """
@@ -164,18 +174,18 @@ def fit_das(
     bases, sources = rows_of_one_source(pairs)
     interchange = DistributedInterchange(start, trainable=True)
     intervened = IntervenedModel(model, Placement(interchange, site, parse_positions(on)))
-    settings = {
-        "rank": start.rank,
-        "start": begins,
-        "epochs": epochs,
-        "learning_rate": learning_rate,
-        "batch_size": batch_size,
-        "seed": seed,
-        "pairs": len(bases),
-        "engine": engine,
-        "over": over,
+    settings = saved_settings(
+        rank=start.rank,
+        start=begins,
+        epochs=epochs,
+        learning_rate=learning_rate,
+        batch_size=batch_size,
+        seed=seed,
+        pairs=len(bases),
+        engine=engine,
+        over=over,
         **arguments,
-    }
+    )
     losses = train(
         intervened,
         PreparedRows(
@@ -186,6 +196,9 @@ def fit_das(
         batch_size=batch_size,
         seed=seed,
         progress=progress,
+        checkpoints=checkpoints,
+        resume=resume,
+        callbacks=callbacks,
         **arguments,
     )
     return DASResult(intervened.eval(), losses, settings)

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import torch
 from datasets import Dataset
+from transformers import TrainerCallback
 from two_variables import ANSWERS, FIRST, LETTERS, SECOND, SITE, planted_model, values_of
 
-from reft_interp.causal import PreparedPairs, fit_das, interchange_accuracy
+from reft_interp.causal import DASResult, PreparedPairs, fit_das, interchange_accuracy
 from reft_interp.interventions import DistributedInterchange, Interchange
 from reft_interp.runtime import IntervenedModel
 from reft_interp.runtime.saving import read_notes
@@ -167,3 +168,24 @@ def test_mistakes_are_found_before_the_first_step(found, model, train_pairs, tes
         fit_das(model, train_pairs, SITE, "subject")
     with pytest.raises(ValueError, match="random_subspaces must be at least 1, got 0"):
         found.evaluate(test_pairs, random_subspaces=0)
+
+
+def test_callbacks_are_told_and_no_setting_and_what_cannot_be_saved_is_refused_first(
+    model, train_pairs, tmp_path
+):
+    begun = []
+
+    class Counts(TrainerCallback):
+        def on_step_begin(self, args, state, control, **kwargs):
+            begun.append(state.global_step)
+
+    options = {"epochs": 1, "progress": False, "callbacks": [Counts()]}
+    few = train_pairs.select(range(32))
+    found = fit_das(model, few, SITE, "last", checkpoints=tmp_path / "steps", **options)
+    assert begun == [0, 1]
+    found.save(tmp_path / "saved")
+    assert DASResult.load(tmp_path / "saved", model).settings == found.settings
+    assert not {"callbacks", "checkpoints"} & set(found.settings)
+    with pytest.raises(TypeError, match="debug must be a number, a text"):
+        fit_das(model, few, SITE, "last", **options, debug=[object()])
+    assert begun == [0, 1]
