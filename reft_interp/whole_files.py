@@ -4,6 +4,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryFile
 
 
 @contextmanager
@@ -14,14 +15,33 @@ def replacing(file: Path) -> Iterator[Path]:
 
     Args:
         file: in a folder that exists; what it held before is replaced.
+
+    Raises:
+        OSError: it cannot be written; it is named, and holds what it held before.
     """
     # Its own name in each process, of which several may write the same file.
     beside = file.with_name(f"{file.name}.{os.getpid()}.part")
     try:
         yield beside
         os.replace(beside, file)
+    except OSError as error:
+        # A full disk is told of without a name.
+        if error.errno is not None and error.filename is None:
+            error.filename = str(file)
+        raise
     finally:
         beside.unlink(missing_ok=True)
+
+
+def check_writable(folder: Path) -> None:
+    """Make a folder, before the work whose result belongs there.
+
+    Raises:
+        OSError: it is a file, or nothing can be written into it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with TemporaryFile(dir=folder):
+        pass
 
 
 def write_whole(file: Path, text: str) -> None:

@@ -57,7 +57,7 @@ def save_folder(
     }
     # Both are written before either is moved, the tensors first.
     with replacing(folder / CONFIG) as described, replacing(folder / TENSORS) as held:
-        save_file(tensors, str(held))
+        write_tensors(tensors, held)
         described.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 
@@ -136,6 +136,18 @@ def load_placements(folder: str | Path, model: TransformerBridge) -> list[Placem
         )
         for entry in config["placements"]
     ]
+
+
+def write_tensors(tensors: Mapping[str, Tensor], file: Path) -> None:
+    """Write a safetensors file.
+
+    Raises:
+        OSError: it cannot be written, for instance as the disk is full; its folder is named.
+    """
+    try:
+        save_file(dict(tensors), str(file))
+    except SafetensorError as error:
+        raise OSError(f"cannot write the weights into {file.parent}: {error}") from error
 
 
 def read_tensors(folder: str | Path) -> dict[str, Tensor]:

@@ -187,6 +187,10 @@ class Classifier(nn.Module):
         Args:
             folder: made if it does not exist; other files in it stay.
             notes: kept in `config.json`, for instance how it was trained. JSON.
+
+        Raises:
+            OSError: the folder cannot be written, for instance as the disk is full; what it held
+                stays.
         """
         save_classifier(self, folder, notes)
 

@@ -12,14 +12,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformer_lens.model_bridge import TransformerBridge
 
 from reft_interp.models import identify
 from reft_interp.runtime import IntervenedModel
-from reft_interp.runtime.saving import TENSORS, check_model, read_tensors
-from reft_interp.whole_files import replacing, write_whole
+from reft_interp.runtime.saving import TENSORS, check_model, read_tensors, write_tensors
+from reft_interp.whole_files import replacing
 
 if TYPE_CHECKING:
     from reft_interp.training.classifier import Classifier
@@ -37,14 +37,10 @@ def save_classifier(
     """Write a classifier; see `Classifier.save`."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    if classifier.intervened is not None:
-        classifier.intervened.save(folder / INTERVENTIONS)
     tensors = {
         name: tensor.detach().cpu().contiguous()
         for name, tensor in classifier.head.state_dict().items()
     }
-    with replacing(folder / HEAD) as beside:
-        save_file(tensors, str(beside))
     config = {
         "format": _FORMAT,
         "kind": _KIND,
@@ -59,7 +55,12 @@ def save_classifier(
         "interventions": classifier.intervened is not None,
         "notes": dict(notes or {}),
     }
-    write_whole(folder / CONFIG, json.dumps(config, indent=2) + "\n")
+    # All is written before anything is moved, so that a full disk leaves what was there whole.
+    with replacing(folder / CONFIG) as described, replacing(folder / HEAD) as held:
+        write_tensors(tensors, held)
+        described.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+        if classifier.intervened is not None:
+            classifier.intervened.save(folder / INTERVENTIONS)
 
 
 def weight_files(classifier: "Classifier") -> list[str]:

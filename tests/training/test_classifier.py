@@ -1,11 +1,13 @@
 """A classifier computes what transformers' own model computes under forward hooks."""
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from labelled_sentences import sentences
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from tiny_encoders import TOKENIZERS, tiny_encoder
 from torch.nn.functional import cross_entropy
@@ -14,7 +16,7 @@ from transformers import RobertaConfig
 from transformers.models.roberta.modeling_roberta import RobertaClassificationHead
 
 from reft_interp.interventions import Interchange, LoReFT
-from reft_interp.runtime import IntervenedModel, Placement
+from reft_interp.runtime import IntervenedModel, Placement, saving
 from reft_interp.sites import Site
 from reft_interp.subspace import Subspace
 from reft_interp.training import Classifier
@@ -263,3 +265,36 @@ def test_a_text_that_is_too_long_is_told_or_cut(make_encoder):
     # One text alone is read too, where a row has no second.
     single = [{"text_a": "the key is old", "text_b": None}]
     assert torch.equal(classifier(model)(single), classifier(model)(["the key is old"]))
+
+
+@pytest.mark.parametrize("full", ["head.safetensors", "interventions.safetensors", "config.json"])
+def test_a_full_disk_leaves_the_classifier_that_was_there(tiny, tmp_path, monkeypatch, full):
+    model = tiny("llama")
+    before, after = classifier(model), classifier(model)
+    with torch.no_grad():
+        for parameter in after.parameters():
+            parameter.add_(1.0)
+    before.save(tmp_path)
+
+    def no_space(write):
+        def fails(held, file, *rest, **options):
+            if Path(file).name.startswith(full):
+                raise SafetensorError("I/O error: No space left on device (os error 28)")
+            return write(held, file, *rest, **options)
+
+        return fails
+
+    def no_space_for_text(file, *rest, **options):
+        if file.name.startswith(full):
+            raise OSError(28, "No space left on device")
+        return write_text(file, *rest, **options)
+
+    write_text = Path.write_text
+    monkeypatch.setattr(saving, "save_file", no_space(saving.save_file))
+    monkeypatch.setattr(Path, "write_text", no_space_for_text)
+    with pytest.raises(OSError, match="No space left") as caught:
+        after.save(tmp_path)
+    assert str(tmp_path) in str(caught.value)
+    assert torch.equal(Classifier.load(tmp_path, model)(ROWS), before(ROWS))
+    written = {path.name for path in tmp_path.rglob("*") if path.is_file()}
+    assert written == {"config.json", "head.safetensors", "interventions.safetensors"}
