@@ -111,9 +111,11 @@ def sweep(
     from reft_interp.models import load_model
     from reft_interp.study import Study
     from reft_interp.sweeps import sweep as run_sweep
+    from reft_interp.whole_files import check_writable
 
     def job() -> None:
         plan = Study.read(study)
+        check_writable(out)
         bridge = load_model(plan.model)
         pairs = plan.make_pairs(bridge)
         found = run_sweep(bridge, pairs, plan.screened_cells(bridge, pairs), out)

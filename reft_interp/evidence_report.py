@@ -12,6 +12,7 @@ from reft_interp.report import Report
 from reft_interp.report.markup import as_list
 from reft_interp.sites import Component, Site
 from reft_interp.tasks import NumberAgreement
+from reft_interp.whole_files import check_writable
 
 
 def run_das(
@@ -51,7 +52,7 @@ def run_das(
         )
     site = Site(component, layer)
     # Before minutes of work: a folder that cannot be written, pairs that cannot be read.
-    out.mkdir(parents=True, exist_ok=True)
+    check_writable(out)
     given = None
     if counterfactuals != NumberAgreement.name:
         given = Counterfactuals.load(counterfactuals)

@@ -13,6 +13,7 @@ from reft_interp.tasks.own_rows import read_rows
 from reft_interp.tasks.suites.named import named_suite
 from reft_interp.training import fit_reft
 from reft_interp.training.finetuning import end_of_text
+from reft_interp.whole_files import check_writable
 
 TRAINABLE = ("LoReFT", "DiReFT", "NoReFT", "ConsReFT", "LobiReFT")
 Say = Callable[[str], None]
@@ -49,6 +50,7 @@ def run_train(
     if held_out and not 1 <= kept < len(rows):
         raise ValueError(f"held_out: {held_out:g} of {len(rows)} rows leaves none on one side")
     wanted = _numbers(layers)
+    check_writable(out)
     mixed = rows.shuffle(seed=seed)
     bridge = load_model(model)
     depth = int(bridge.cfg.n_layers)
@@ -96,6 +98,7 @@ def run_compare(
         n_development=min(development, held) if held else None,
     )
     say(str(chosen))
+    check_writable(out)
     found = compare(load_model(model), chosen, methods, budget=budget, folder=out)
     say(str(found))
     table, picture = found.save()

@@ -72,6 +72,7 @@ def test_sweep_writes_a_table_and_goes_on(planted):
         (["sweep", "nowhere.yaml"], "study must be a YAML file"),
         (["das", "--layer", "1", "--component", "residual"], "component must be one of resid_pre"),
         (["das", "--layer", "1", "--counterfactuals", "nowhere"], "folder must be one written by"),
+        (["das", "--layer", "1", "--out", __file__], "File exists"),
     ],
 )
 def test_mistakes_are_told_before_a_model_is_loaded(tmp_path, monkeypatch, words, message):

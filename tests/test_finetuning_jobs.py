@@ -102,6 +102,7 @@ def test_other_mistakes_are_told_too(rows, tmp_path):
         (["train", file, "--held-out", 1.5], "held_out must be at least 0 and below 1, got 1.5"),
         (["train", file, "--layers", "low"], 'layers must be "all" or numbers with commas'),
         (["generate", tmp_path / "none", "The"], "none"),
+        (["train", file, "--out", broken], "File exists"),
         (["compare", "glue/snli", "--data", tmp_path], "suite must be one of commonsense"),
     ]:
         found = run(*words)
