@@ -32,10 +32,11 @@ check: setup ## Format, lint, types, and which way dependencies point
 	$(BIN)/basedpyright
 	$(BIN)/lint-imports
 
-test: check notebooks ## Checks, tests with coverage, tutorials and notebooks
+test: setup ## Checks, tests with coverage, tutorials and notebooks
+	$(MAKE) --jobs=2 --output-sync=target check notebooks
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --cov --cov-report=term --cov-fail-under=90
 
 notebooks: setup ## Run the tutorials and notebooks
 	@# Two at once, each on one core: a notebook uses a second one badly. The long ones come first.
-	ls notebooks/*.ipynb tutorials/*.ipynb | OMP_NUM_THREADS=1 xargs -P 2 -n 1 \
+	ls notebooks/*.ipynb tutorials/*.ipynb | REFT_INTERP_QUICK=1 OMP_NUM_THREADS=1 xargs -P 2 -n 1 \
 	  $(BIN)/python -m pytest -q --nbmake --nbmake-timeout=900 -p no:jaxtyping -p no:cacheprovider -o addopts=

@@ -14,13 +14,13 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import jaxtyping
 import pytest
 import torch
 from tiny_encoders import tiny_encoder
 from tiny_models import ARCHITECTURES, CAUSAL, tiny_parts
 from transformer_lens.model_bridge import TransformerBridge
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
+from type_checks import without_type_checks
 
 from reft_interp.models import load_model, wrap_model
 from reft_interp.runtime.constants import FrozenRows, regions_of
@@ -129,8 +129,13 @@ def freeze_batch() -> Callable[..., list[Region]]:
 @pytest.fixture
 def no_type_checks() -> Iterator[None]:
     """As a user calls it: the tests' own type checks would answer first."""
-    jaxtyping.config.update("jaxtyping_disable", True)
-    try:
+    with without_type_checks():
         yield
-    finally:
-        jaxtyping.config.update("jaxtyping_disable", False)
+
+
+@pytest.fixture(scope="module")
+def long_training() -> Iterator[None]:
+    """For modules that train at length: type checks take longer than a tiny model does. What they
+    call is checked by shorter tests, and by the README's code."""
+    with without_type_checks():
+        yield

@@ -10,6 +10,8 @@ import reft_interp as ri
 from reft_interp.demo import run_demo
 from reft_interp.tasks.number_agreement import NumberAgreement
 
+pytestmark = pytest.mark.usefixtures("long_training")
+
 
 @pytest.fixture(scope="module")
 def demo(smollm2, tmp_path_factory):

@@ -61,9 +61,9 @@ def test_what_is_trained_on_a_file_is_saved_scored_and_used(rows):
 def test_a_comparison_writes_its_table(rows, tmp_path):
     glue = tmp_path / "glue"
     glue.mkdir()
-    lines = "".join(f"{'a fine' if i % 2 else 'a bad'} film {i}\t{i % 2}\n" for i in range(40))
-    for split in ("train", "dev"):
-        (glue / f"sst2.{split}.tsv").write_text(lines)
+    for split, what in (("train", "film"), ("dev", "play")):
+        lines = (f"a {'fine' if i % 2 else 'bad'} {what} {i}\t{i % 2}\n" for i in range(40))
+        (glue / f"sst2.{split}.tsv").write_text("".join(lines))
     words = ["glue/sst2", "--data", glue, "--out", tmp_path / "c", "--methods", "linear head"]
     said = run("compare", *words, "--steps", 2, "--seeds", 2, "--rows", 30, "--test", 10)
     assert said.exit_code == 0, said.output

@@ -9,6 +9,8 @@ import reft_interp as ri
 from reft_interp.causal.evidence import CONTROLS
 from reft_interp.tasks import plantings
 
+pytestmark = pytest.mark.usefixtures("long_training")
+
 BUDGET = {"epochs": 30, "learning_rate": 1e-2, "progress": False, "random_subspaces": 5}
 
 

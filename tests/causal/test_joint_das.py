@@ -12,6 +12,8 @@ from reft_interp.interventions import DistributedInterchange
 from reft_interp.runtime import IntervenedModel
 from reft_interp.sites import Site
 
+pytestmark = pytest.mark.usefixtures("long_training")
+
 
 @pytest.fixture(scope="module")
 def model(tiny_parts):

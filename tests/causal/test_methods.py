@@ -9,6 +9,8 @@ from reft_interp.causal.reading_methods import labelled_activations
 from reft_interp.causal.rows import rows_of
 from reft_interp.tasks import plantings
 
+pytestmark = pytest.mark.usefixtures("long_training")
+
 FITTED = [
     ri.DifferenceOfMeans(),
     ri.LinearDiscriminant(),

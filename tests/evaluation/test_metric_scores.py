@@ -7,6 +7,8 @@ from reft_interp.evaluation.metric_scores import score
 from reft_interp.evaluation.metrics import exact_match, f1, matthews, pearson
 from reft_interp.evaluation.results import Accuracy
 
+pytestmark = pytest.mark.usefixtures("long_training")
+
 LABELS = ("no", "yes")
 
 

@@ -148,7 +148,6 @@ def test_chosen_heads_and_neurons(tmp_path, tiny, tiny_parts, architecture, site
         "every",
         "indices:0,-1",
         "f3+l3 rounding=pyreft",
-        "l1 rounding=pyreft-but-last",
     ],
 )
 def test_each_kind_of_positions(tmp_path, tiny, tiny_parts, on):

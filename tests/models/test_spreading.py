@@ -20,6 +20,8 @@ from reft_interp.runtime.prepared import PreparedRows
 from reft_interp.training.finetuning import Schedule
 from reft_interp.training.processes import check_processes
 
+pytestmark = pytest.mark.usefixtures("long_training")
+
 ROWS = [
     {"prompt": f"The {word} near the {other}", "answer": " are" if word.endswith("s") else " is"}
     for word in ("key", "keys", "door", "doors")

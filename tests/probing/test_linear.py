@@ -7,6 +7,8 @@ from reft_interp.evaluation import control_subspaces
 from reft_interp.probing.linear import linear_probes
 from reft_interp.subspace import Subspace
 
+pytestmark = pytest.mark.usefixtures("long_training")
+
 
 @pytest.fixture
 def planted():

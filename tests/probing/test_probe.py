@@ -12,6 +12,8 @@ from reft_interp.causal import PreparedPairs
 from reft_interp.runtime import IntervenedModel, Placement
 from reft_interp.training import ReFTResult
 
+pytestmark = pytest.mark.usefixtures("long_training")
+
 SITE = ri.Site("resid_post", 0)
 NOUNS = ("key", "door", "cat", "dog", "house", "table", "road", "book")
 

@@ -12,6 +12,8 @@ from reft_interp.sweeps import Budget, ablations, compare
 from reft_interp.tasks.suites import Suite, paper_recipe
 from reft_interp.training.reft_method import ReFT
 
+pytestmark = pytest.mark.usefixtures("long_training")
+
 BASE = ReFT(LoReFT(rank=2, dropout=0.1), (0, 1), "f1+l1")
 
 

@@ -22,6 +22,8 @@ from reft_interp.sweeps.label_subspaces import label_pairs
 from reft_interp.tasks.suites import Suite, paper_recipe
 from reft_interp.training.finetuning import Schedule
 
+pytestmark = pytest.mark.usefixtures("long_training")
+
 CHOICES = [" is", " was"]
 NOUNS = ["key", "keys", "author", "cars", "door", "table", "film", "books", "city", "store"]
 PLACES = [(Site("resid_post", 0), "last"), (Site("resid_post", 1), "last")]

@@ -22,6 +22,8 @@ from reft_interp.tasks.suites import Suite, paper_recipe
 from reft_interp.training.finetuning import Finetuned, FinetuningMethod, Fit, Schedule, plain_rows
 from reft_interp.training.reft_method import ReFT
 
+pytestmark = pytest.mark.usefixtures("long_training")
+
 WORDS = {" key": " is", " keys": " are"}
 
 

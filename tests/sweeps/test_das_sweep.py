@@ -20,6 +20,8 @@ from pandas.testing import assert_frame_equal
 import reft_interp as ri
 from reft_interp.tasks import plantings
 
+pytestmark = pytest.mark.usefixtures("long_training")
+
 SETTINGS = {"epochs": 4, "learning_rate": 2e-2}
 # What a process of its own runs: the same model, pairs and cells as the tests.
 SCRIPT = """

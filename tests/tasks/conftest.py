@@ -8,6 +8,7 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformer_lens.model_bridge import TransformerBridge
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from type_checks import without_type_checks
 
 from reft_interp.models import wrap_model
 from reft_interp.tasks.agreement_phrases import TEMPLATES, Lexicon, Template
@@ -56,7 +57,8 @@ def taught() -> Callable[[], TransformerBridge]:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = LlamaForCausalLM(config)
-        _teach(model, tokenizer)
+        with without_type_checks():
+            _teach(model, tokenizer)
     state = model.state_dict()
 
     def fresh() -> TransformerBridge:

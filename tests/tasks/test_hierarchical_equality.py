@@ -12,6 +12,8 @@ from reft_interp.tasks import (
     train_equality_model,
 )
 
+pytestmark = pytest.mark.usefixtures("long_training")
+
 
 def test_both_hypotheses_give_the_same_prompts_the_same_answers():
     one, other = hierarchical_equality(), first_object_hypothesis()

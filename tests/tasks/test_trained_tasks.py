@@ -18,6 +18,8 @@ from reft_interp.tasks import (
     two_digit_addition,
 )
 
+pytestmark = pytest.mark.usefixtures("long_training")
+
 
 def rows(task, variable, n=60):
     pairs = task.counterfactuals(None, variable, n=n)
