@@ -9,7 +9,7 @@ from reft_interp.tasks.suites.arithmetic import ARITHMETIC, arithmetic
 from reft_interp.tasks.suites.commonsense import COMMONSENSE, commonsense
 from reft_interp.tasks.suites.glue import GLUE, glue
 from reft_interp.tasks.suites.instructions import instructions, read_outputs, write_outputs
-from reft_interp.tasks.suites.judging import Judge, WinRate, rouge_l_proxy, win_rate
+from reft_interp.tasks.suites.judging import Judge, NoVerdict, WinRate, rouge_l_proxy, win_rate
 from reft_interp.tasks.suites.labelled import labelled_suite
 from reft_interp.tasks.suites.mawps import mawps
 from reft_interp.tasks.suites.openai_judge import openai_judge
@@ -25,6 +25,7 @@ __all__ = [
     "Decoding",
     "Judge",
     "Metric",
+    "NoVerdict",
     "Recipe",
     "Suite",
     "WinRate",

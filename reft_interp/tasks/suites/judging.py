@@ -16,7 +16,11 @@ from reft_interp.evaluation import mean_and_interval
 
 Judge = Callable[[str, str, str], float]
 """`judge(instruction, output, reference)`: 1 if the output is better, 0 if the reference is, or
-anything between."""
+anything between; raises `NoVerdict` where it can't say."""
+
+
+class NoVerdict(ValueError):
+    """A judge did not say which of two outputs is better."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +31,9 @@ class WinRate:
     generator: str
     reference: str
     scores: tuple[float, ...] = field(repr=False)
-    """What the judge said of each instruction, in [0, 1]."""
+    """What the judge said of each instruction of which it said anything, in [0, 1]."""
+    without_verdict: int = 0
+    """Instructions of which it said nothing that can be read; they count for neither."""
 
     @property
     def n(self) -> int:
@@ -47,9 +53,10 @@ class WinRate:
 
     def __str__(self) -> str:
         low, high = self.interval
+        left = f", {self.without_verdict} without a verdict" if self.without_verdict else ""
         return (
             f"{self.generator} against {self.reference}, judged by {self.judge}: "
-            f"{self.value:.3f} [{low:.3f}, {high:.3f}] n={self.n}"
+            f"{self.value:.3f} [{low:.3f}, {high:.3f}] n={self.n}{left}"
         )
 
 
@@ -61,11 +68,13 @@ def win_rate(
     Args:
         outputs: records with `instruction` and `output`, as `read_outputs` gives them.
         reference: likewise, of the system to compare with; may have further instructions.
-        judge: any callable of instruction, output and reference output.
+        judge: any callable of instruction, output and reference output. Where it raises
+            `NoVerdict`, the others count.
 
     Raises:
         ValueError: no outputs, an instruction that the reference lacks or has twice, or a score
             outside [0, 1] (NaN included).
+        NoVerdict: the judge gave no verdict on any of them.
     """
     if not outputs:
         raise ValueError("outputs must hold at least one record, got none")
@@ -83,16 +92,24 @@ def win_rate(
             f"first is {missing[0]!r}"
         )
     name = getattr(judge, "__name__", None) or str(judge)
-    scores = []
+    scores: list[float] = []
+    silent: list[NoVerdict] = []
     for record in outputs:
         instruction = record["instruction"]
-        score = float(judge(instruction, record["output"], answers[instruction]))
+        try:
+            score = float(judge(instruction, record["output"], answers[instruction]))
+        except NoVerdict as error:
+            silent.append(error)
+            continue
         if not 0 <= score <= 1:
             raise ValueError(
                 f"judge must give a number from 0 to 1, {name} gave {score} for {instruction!r}"
             )
         scores.append(score)
-    return WinRate(name, _generator(outputs), _generator(reference), tuple(scores))
+    if not scores:
+        raise NoVerdict(f"{name} gave no verdict on any of {len(outputs)} outputs: {silent[0]}")
+    systems = _generator(outputs), _generator(reference)
+    return WinRate(name, *systems, tuple(scores), without_verdict=len(silent))
 
 
 def rouge_l_proxy(instruction: str, output: str, reference: str) -> float:

@@ -11,7 +11,7 @@ from typing import Any
 
 import httpx
 
-from reft_interp.tasks.suites.judging import Judge
+from reft_interp.tasks.suites.judging import Judge, NoVerdict
 
 _QUESTION = """Here are an instruction and two responses to it.
 
@@ -27,7 +27,12 @@ _QUESTION = """Here are an instruction and two responses to it.
 Which response follows the instruction better: is it more helpful, correct and to the point? The \
 order of the two means nothing. Reply with one word: A, B, or tie."""
 
-_VERDICT = re.compile(r"\W*(?:[Rr]esponse\s+)?(A|B|[Tt]ie)\b(?!\s+tie)")
+_VERDICT = re.compile(
+    r"""\W*(?:(?:the\s+)?(?:better\s+)?(?:response|output|answer|verdict|winner)\b(?:\s+is)?\W*)?
+        (a|b|tie)\b(?:\W*|\W*is\s+better\W*|\W*[.:,]\s.*)""",
+    re.IGNORECASE | re.VERBOSE,
+)
+"""A line that says which it is, perhaps with a reason behind it."""
 
 _BUSY = (408, 429, 500, 502, 503, 504)
 
@@ -59,7 +64,8 @@ def openai_judge(
 
     Returns:
         A judge, named after the model. It raises ConnectionError where the server refuses or is
-        not reached, and ValueError where its reply is no verdict (the reply is shown).
+        not reached, ValueError where its reply is none of a chat, and `NoVerdict` where neither
+        the first nor the last line of that says which is better (the reply is shown).
     """
     endpoint = f"{url.rstrip('/')}/chat/completions"
     certificates = httpx.create_ssl_context()  # takes longer to read than many a reply
@@ -86,7 +92,7 @@ def openai_judge(
             wait,
         )
         verdict = _verdict(response, endpoint)
-        if verdict == "tie":
+        if verdict == "TIE":
             return 0.5
         return float((verdict == "A") == output_first)
 
@@ -121,7 +127,9 @@ def _verdict(response: httpx.Response, endpoint: str) -> str:
         raise ValueError(
             f"{endpoint} must reply as chat completions do, got {response.text[:300]!r}"
         ) from error
-    found = _VERDICT.match(reply) if isinstance(reply, str) else None
-    if found is None:
-        raise ValueError(f"the judge must reply A, B or tie, it replied {reply!r}")
-    return found[1].lower() if found[1] in ("Tie", "tie") else found[1]
+    lines = reply.strip().splitlines() if isinstance(reply, str) else []
+    found = [_VERDICT.fullmatch(line) for line in (*lines[:1], *lines[-1:])]
+    said = [one[1].upper() for one in found if one]
+    if not said:
+        raise NoVerdict(f"the judge must reply A, B or tie, it replied {reply!r}")
+    return said[0]

@@ -5,7 +5,7 @@ import math
 import pytest
 from scipy.stats import t
 
-from reft_interp.tasks.suites import rouge_l_proxy, win_rate
+from reft_interp.tasks.suites import NoVerdict, rouge_l_proxy, win_rate
 from reft_interp.tasks.suites.judging import rouge_l
 
 
@@ -31,6 +31,19 @@ def test_the_win_rate_is_the_mean_of_the_verdicts():
     half = t.ppf(0.975, 3) * deviation / 2
     assert rate.interval == pytest.approx((0.625 - half, 0.625 + half))
     assert str(rate).startswith("ours against theirs, judged by longer: 0.625 [")
+
+
+def test_what_a_judge_cannot_say_is_counted_and_counts_for_neither():
+    def sometimes(instruction, output, reference):
+        if output == "?":
+            raise NoVerdict("the judge must reply A, B or tie, it replied 'hm'")
+        return 1.0
+
+    rate = win_rate(records(["a", "?", "c", "d"]), REFERENCE, sometimes)
+    assert (rate.value, rate.n, rate.without_verdict) == (1.0, 3, 1)
+    assert str(rate).endswith("n=3, 1 without a verdict")
+    with pytest.raises(NoVerdict, match=r"no verdict on any of 2 outputs: .* it replied 'hm'"):
+        win_rate(records(["?", "?"]), REFERENCE, sometimes)
 
 
 def test_outputs_are_paired_by_instruction():

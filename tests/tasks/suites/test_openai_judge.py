@@ -100,7 +100,18 @@ def test_the_order_is_that_of_the_seed(server):
 
 @pytest.mark.parametrize(
     ("reply", "verdict"),
-    [("tie", 0.5), ("Tie.", 0.5), (" **A**", 1.0), ("A: it is better", 1.0), ("Response A", 1.0)],
+    [
+        ("tie", 0.5),
+        ("Tie.", 0.5),
+        (" **A**", 1.0),
+        ("A: it is better", 1.0),
+        ("Response A", 1.0),
+        ("b", 0.0),
+        ("Output (a) is better.", 1.0),
+        ("B. A is shorter.", 0.0),
+        ("A is shorter, but wrong.\n\nThe better response is **B**.", 0.0),
+        ("**Verdict:** tie", 0.5),
+    ],
 )
 def test_verdicts_are_read(server, reply, verdict):
     server.reply = lambda body: (200, reply)
@@ -111,7 +122,9 @@ def test_verdicts_are_read(server, reply, verdict):
         assert found == (verdict if output_first or verdict == 0.5 else 1 - verdict)
 
 
-@pytest.mark.parametrize("reply", ["Both are fine", "C", "", "a better one is B", None])
+@pytest.mark.parametrize(
+    "reply", ["Both are fine", "C", "", "a better one is B", "A tie", "A better one is B", None]
+)
 def test_a_reply_that_is_no_verdict_is_shown(server, reply):
     server.reply = lambda body: (200, reply)
     with pytest.raises(ValueError, match="must reply A, B or tie, it replied"):
