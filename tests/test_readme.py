@@ -14,8 +14,8 @@ def fewer(code: str) -> str:
     """The same code with few of the rows and few layers, so that it is a matter of a
     minute."""
     for whole, part in (
-        ("n=600", "n=36"),
-        ("number_naming()", "number_naming(36, 24)"),
+        ("n=600", "n=72"),
+        ("number_naming()", "number_naming(72, 24)"),
         ("(2, 11, 20, 29)", "(11, 20)"),
         ("range(30)", "(0, 12)"),
         (
@@ -40,7 +40,7 @@ def test_the_code_of_the_readme_runs(smollm2, tmp_path, monkeypatch, capsys):
         lines = (f"a {'fine' if i % 2 else 'bad'} {what} {i}\t{i % 2}\n" for i in range(24))
         (glue / f"sst2.{split}.tsv").write_text("".join(lines))
     first, *others = python_blocks()
-    assert fewer(first).count("36") == 2
+    assert fewer(first).count("72") == 2
     scope: dict = {}
     exec(compile(fewer(first), "README.md", "exec"), scope)
     for block in others:
