@@ -11,7 +11,7 @@ def python_blocks() -> list[str]:
 
 
 def fewer(code: str) -> str:
-    """The same code with few of the rows and few layers, so that it is a matter of a
+    """The same code with an eighth of the rows and few layers, so that it is a matter of a
     minute."""
     for whole, part in (
         ("n=600", "n=72"),

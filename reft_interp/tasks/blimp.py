@@ -67,8 +67,9 @@ def blimp(
     accuracy, left = None, ""
     if model is not None:
         right = answers_correctly(model, asked, batch_size=batch_size)
-        accuracy = float(right.mean())
-        check_accuracy(Accuracy(int(right.sum()), len(right)), minimum_accuracy, 2)
+        found = Accuracy(int(right.sum()), len(right))
+        check_accuracy(found, minimum_accuracy, 2)
+        accuracy = found.value
         asked = [prompt for prompt, is_right in zip(asked, right, strict=True) if is_right]
         left = f"; of {len(right)} prompts those {len(asked)} are left that the model gets right"
     rng = random.Random(f"blimp {seed}")

@@ -5,8 +5,8 @@ import random
 import numpy as np
 import pytest
 import torch
+from begun_steps import BegunSteps
 from datasets import Dataset
-from transformers import TrainerCallback
 from two_variables import ANSWERS, FIRST, LETTERS, SECOND, SITE, planted_model, values_of
 
 from reft_interp.causal import DASResult, PreparedPairs, fit_das, interchange_accuracy
@@ -173,19 +173,14 @@ def test_mistakes_are_found_before_the_first_step(found, model, train_pairs, tes
 def test_callbacks_are_told_and_no_setting_and_what_cannot_be_saved_is_refused_first(
     model, train_pairs, tmp_path
 ):
-    begun = []
-
-    class Counts(TrainerCallback):
-        def on_step_begin(self, args, state, control, **kwargs):
-            begun.append(state.global_step)
-
-    options = {"epochs": 1, "progress": False, "callbacks": [Counts()]}
+    begun = BegunSteps()
+    options = {"epochs": 1, "progress": False, "callbacks": [begun]}
     few = train_pairs.select(range(32))
     found = fit_das(model, few, SITE, "last", checkpoints=tmp_path / "steps", **options)
-    assert begun == [0, 1]
+    assert begun.steps == [0, 1]
     found.save(tmp_path / "saved")
     assert DASResult.load(tmp_path / "saved", model).settings == found.settings
     assert not {"callbacks", "checkpoints"} & set(found.settings)
     with pytest.raises(TypeError, match="debug must be a number, a text"):
         fit_das(model, few, SITE, "last", **options, debug=[object()])
-    assert begun == [0, 1]
+    assert begun.steps == [0, 1]

@@ -139,16 +139,7 @@ def test_chosen_heads_and_neurons(tmp_path, tiny, tiny_parts, architecture, site
 
 
 @pytest.mark.parametrize(
-    "on",
-    [
-        "f3+l3",
-        "f1",
-        "l4",
-        "last",
-        "every",
-        "indices:0,-1",
-        "f3+l3 rounding=pyreft",
-    ],
+    "on", ["f3+l3", "f1", "l4", "last", "every", "indices:0,-1", "f3+l3 rounding=pyreft"]
 )
 def test_each_kind_of_positions(tmp_path, tiny, tiny_parts, on):
     edit = trained()["ConsReFT"]

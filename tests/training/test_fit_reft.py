@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from begun_steps import BegunSteps
 from datasets import Dataset
 from transformers import TrainerCallback
 
@@ -82,22 +83,17 @@ def test_saves_what_it_was_trained_with(tiny, tmp_path):
 def test_callbacks_are_no_setting_and_what_cannot_be_saved_is_refused_first(
     tiny, tmp_path, no_type_checks
 ):
-    begun = []
-
-    class Counts(TrainerCallback):
-        def on_step_begin(self, args, state, control, **kwargs):
-            begun.append(state.global_step)
-
+    begun = BegunSteps()
     model = tiny("llama")
-    result = fit(model, epochs=1, learning_rate=np.float32(0.25), callbacks=[Counts()])
+    result = fit(model, epochs=1, learning_rate=np.float32(0.25), callbacks=[begun])
     result.save(tmp_path)
     assert ReFTResult.load(tmp_path, model).settings == result.settings
     assert result.settings["learning_rate"] == 0.25 and "callbacks" not in result.settings
-    steps = len(begun)
+    steps = len(begun.steps)
     assert steps == 2
     with pytest.raises(TypeError, match="debug must be a number, a text"):
-        fit(model, epochs=1, callbacks=[Counts()], debug=[object()])
-    assert len(begun) == steps
+        fit(model, epochs=1, callbacks=[begun], debug=[object()])
+    assert len(begun.steps) == steps
 
 
 def test_a_saved_result_is_read_back_whole(tiny, tmp_path):
