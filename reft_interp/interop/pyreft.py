@@ -5,13 +5,13 @@ Next door: `pyreft_saving` writes them, `pyvene_folder` reads what both pyreft a
 which tokens. pyreft itself is not needed. `benchmarks/parity.py` compares with it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from transformer_lens.model_bridge import TransformerBridge
 
-from reft_interp.interop.pyreft_classes import CLASSES, convert
+from reft_interp.interop.pyreft_classes import CLASSES, convert, part_of_loreft
 from reft_interp.interop.pyvene_folder import find_file, read_config, read_tensors
 from reft_interp.interop.pyvene_places import site_of
 from reft_interp.interventions import Intervention
@@ -21,6 +21,11 @@ from reft_interp.runtime import IntervenedModel, Placement
 from reft_interp.sites import Site
 
 _MODEL_WEIGHTS = "pytorch_model.bin"
+# pyreft's notebook on composition defines it, and those who compose copy it: it is LoReFT on some
+# of its rows, which every example names.
+_COMPOSED = "SubloreftIntervention"
+
+Subspaces = Sequence[int] | Mapping[str, Sequence[int]]
 
 
 def load_pyreft(
@@ -30,6 +35,7 @@ def load_pyreft(
     on: str | PositionSelector | Sequence[str | PositionSelector],
     act_fn: str | None = None,
     ignore_model_weights: bool = False,
+    subspaces: Subspaces | None = None,
 ) -> IntervenedModel:
     """The interventions in a folder that `ReftModel.save` wrote, placed in `model`.
 
@@ -49,29 +55,40 @@ def load_pyreft(
         act_fn: what was given to pyreft under that name.
         ignore_model_weights: load also where the folder holds trained weights of the base model
             (`include_model=True`), which stay unread.
+        subspaces: for folders of SubloreftIntervention, the class that pyreft's notebook on
+            composition defines: which of its rows edit, as given to pyreft under that name.
+            Several by name, `{"formal": [0, 1], "french": [2, 3], "both": [0, 1, 2, 3]}`, become
+            placements that rows switch by their `edits`, as pyreft's examples do.
 
     Raises:
         FileNotFoundError: `config.json` or the file of an intervention is missing.
         ValueError: the folder is not pyreft's, is damaged or tries to execute something; a class
             or component that cannot be read (the message lists those that can); it was trained
-            on a model of another depth or width; `on` or `act_fn` does not fit it.
+            on a model of another depth or width; `on`, `act_fn` or `subspaces` does not fit it.
     """
     folder = Path(folder)
-    saved = read_config(folder, "pyreft", CLASSES)
+    saved = read_config(folder, "pyreft", CLASSES, copied=[_COMPOSED])
+    for number, entry in enumerate(saved):
+        if entry.link is not None:
+            raise ValueError(
+                f"{folder}, intervention {number}: intervention_link_key cannot be read, "
+                f"got {entry.link!r}"
+            )
+    _check_subspaces(subspaces, [entry.kind for entry in saved], folder)
     _check_model_weights(folder, ignore_model_weights)
     sites = [site_of(entry, model) for entry in saved]
     positions = _positions(on, sites)
     placements = []
     for entry, site, where in zip(saved, sites, positions, strict=True):
         file = find_file(folder, entry.files)
-        intervention = _read_intervention(file, entry.kind, act_fn)
-        width = site.width(model)
-        if intervention.width != width:
-            raise ValueError(
-                f"{file} holds an intervention {intervention.width} wide, but {site} of "
-                f"{identify(model).name} is {width} wide. Was it trained on another model?"
-            )
-        placements.append(Placement(intervention, site, where))
+        for name, intervention in _read_interventions(file, entry.kind, act_fn, subspaces):
+            width = site.width(model)
+            if intervention.width != width:
+                raise ValueError(
+                    f"{file} holds an intervention {intervention.width} wide, but {site} of "
+                    f"{identify(model).name} is {width} wide. Was it trained on another model?"
+                )
+            placements.append(Placement(intervention, site, where, name=name))
     return IntervenedModel(model, placements)
 
 
@@ -111,9 +128,30 @@ def _as_pyreft(on: str | PositionSelector) -> PositionSelector:
     return selector
 
 
-def _read_intervention(file: Path, kind: str, act_fn: str | None) -> Intervention:
+def _check_subspaces(subspaces: Subspaces | None, kinds: Sequence[str], folder: Path) -> None:
+    if subspaces is None and _COMPOSED in kinds:
+        raise ValueError(
+            f"{folder} holds {_COMPOSED}, of which each example edits some rows: say which, as in "
+            'subspaces=[0, 1] or subspaces={"formal": [0, 1], "french": [2, 3]}'
+        )
+    if subspaces is not None and _COMPOSED not in kinds:
+        raise ValueError(
+            f"subspaces are for {_COMPOSED}, but {folder} holds {', '.join(sorted(set(kinds)))}, "
+            "which edit with all of their rows whatever pyreft is told"
+        )
+
+
+def _read_interventions(
+    file: Path, kind: str, act_fn: str | None, subspaces: Subspaces | None
+) -> list[tuple[str | None, Intervention]]:
+    """The intervention of a file, or those of its named parts."""
     try:
-        return convert(kind, read_tensors(file), act_fn)
+        tensors = read_tensors(file)
+        if kind != _COMPOSED or subspaces is None:
+            return [(None, convert(kind, tensors, act_fn))]
+        named = subspaces if isinstance(subspaces, Mapping) else {None: subspaces}
+        parts = [(name, part_of_loreft(tensors, rows)) for name, rows in named.items()]
+        return [(name, convert("LoreftIntervention", part, act_fn)) for name, part in parts]
     except ValueError as error:
         raise ValueError(f"{file}: {error}") from error
 

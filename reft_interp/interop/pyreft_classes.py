@@ -13,7 +13,7 @@ Next door: `pyreft` finds the files and the places in the model. Nothing here im
 """
 
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -65,6 +65,28 @@ def convert(kind: str, tensors: Mapping[str, Tensor], act_fn: str | None = None)
         raise ValueError(f"act_fn: pyreft's {kind} has none, got {act_fn!r}")
     wide = {name: tensor.float() for name, tensor in tensors.items()}
     return known.build(wide, act_fn or "linear")
+
+
+def part_of_loreft(tensors: Mapping[str, Tensor], rows: Sequence[int]) -> dict[str, Tensor]:
+    """The state dict of the LoreftIntervention that edits along some rows of this one.
+
+    h + R_Sᵀ(f(Wh + b) − Rh)_S, with S the `rows`.
+
+    Raises:
+        ValueError: the tensors are not LoreftIntervention's, or `rows` are none of its rows.
+    """
+    _check("LoreftIntervention", CLASSES["LoreftIntervention"].tensors, tensors)
+    rank, chosen = tensors["rotate_layer"].shape[1], list(rows)
+    if not chosen or len(set(chosen)) < len(chosen) or not set(chosen) <= set(range(rank)):
+        raise ValueError(
+            f"subspaces must be different rows of the {rank} that it has, 0 to {rank - 1}, "
+            f"got {chosen}"
+        )
+    return {
+        "rotate_layer": tensors["rotate_layer"][:, chosen],
+        "weight": tensors["weight"][chosen],
+        "bias": tensors["bias"][chosen],
+    }
 
 
 def orthonormal_columns(

@@ -14,6 +14,7 @@ model, `pyreft_classes` how a rotation is saved. pyvene itself is not needed.
 """
 
 import warnings
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil
@@ -57,7 +58,7 @@ def load_pyvene(
     model: TransformerBridge,
     *,
     on: str | PositionSelector | Sequence[str | PositionSelector],
-    subspaces: Sequence[int] | None = None,
+    subspaces: Sequence[int] | Sequence[Sequence[int] | None] | None = None,
     sources: Sequence[str] | None = None,
 ) -> IntervenedModel:
     """The interventions in a folder that pyvene's `IntervenableModel.save` wrote, in `model`.
@@ -72,7 +73,8 @@ def load_pyvene(
         model: the model that they were trained on.
         on: the tokens, for all interventions or for each in the folder's order.
         subspaces: what was given to pyvene under that name: numbers of parts of the
-            `subspace_partition`, or of coordinates where there is none. All by default.
+            `subspace_partition`, or of coordinates where there is none; for all interventions,
+            or a list for each in the folder's order. All by default.
         sources: which source each intervention reads, by name; by default all read the same.
 
     Raises:
@@ -86,14 +88,16 @@ def load_pyvene(
     one = isinstance(on, str | PositionSelector)
     selectors = [parse_positions(s) for s in ([on] * len(saved) if one else on)]
     names = [SOURCE] * len(saved) if sources is None else list(sources)
-    for argument, given in (("on", selectors), ("sources", names)):
+    parts = _each_subspaces(subspaces, len(saved))
+    for argument, given in (("on", selectors), ("sources", names), ("subspaces", parts)):
         if len(given) != len(saved):
             raise ValueError(
                 f"{argument} must hold one for each of the folder's {len(saved)} interventions, "
                 f"got {len(given)}"
             )
+    _check_links(folder, saved, selectors)
     placements = []
-    for entry, where, source in zip(saved, selectors, names, strict=True):
+    for entry, where, source, swapped in zip(saved, selectors, names, parts, strict=True):
         site = site_of(entry, model)
         width = site.width(model)
         if entry.units != 1 or entry.source_is_constant:
@@ -114,11 +118,45 @@ def load_pyvene(
                     "model?"
                 )
         try:
-            edit = CLASSES[entry.kind].build(_Given(tensors, width, entry, subspaces))
+            edit = CLASSES[entry.kind].build(_Given(tensors, width, entry, swapped))
         except ValueError as error:
             raise ValueError(f"{file}, {entry.kind}: {error}") from error
         placements.append(Placement(edit, site, where, source=source))
     return IntervenedModel(model, placements)
+
+
+def _each_subspaces(
+    subspaces: Sequence[int] | Sequence[Sequence[int] | None] | None, count: int
+) -> list[Sequence[int] | None]:
+    if subspaces is None:
+        return [None] * count
+    numbers = [one for one in subspaces if isinstance(one, int)]
+    if len(numbers) == len(subspaces):
+        return [numbers] * count
+    lists = [one for one in subspaces if not isinstance(one, int)]
+    if numbers:
+        raise ValueError(
+            "subspaces must be numbers for all interventions, as [0, 1], or such a list (or None) "
+            f"for each, as [[0], [1]], got {list(subspaces)}"
+        )
+    return lists
+
+
+def _check_links(
+    folder: Path, saved: Sequence[SavedIntervention], selectors: Sequence[PositionSelector]
+) -> None:
+    # pyvene hands what the first of them wrote to the next one, wherever that is.
+    places: dict[int | str, set[object]] = defaultdict(set)
+    for entry, selector in zip(saved, selectors, strict=True):
+        if entry.link is not None:
+            places[entry.link].add((entry.layer, entry.component, selector))
+    for link, different in places.items():
+        if len(different) > 1:
+            raise ValueError(
+                f"{folder}: the interventions of intervention_link_key {link!r} are at "
+                f"{len(different)} places. pyvene has each of them edit what the one before it "
+                "wrote, from another place, which cannot be read"
+            )
 
 
 def _check(file: Path, kind: str, width: int, tensors: Mapping[str, Tensor]) -> None:

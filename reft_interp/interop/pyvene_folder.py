@@ -40,15 +40,21 @@ class SavedIntervention:
     partition: Sequence[Sequence[int]] | None
     """Named parts of the coordinates, each `[start, stop)` or a list of them."""
     source_is_constant: bool
+    link: int | str | None
+    """pyvene trains those of one link as one: each file holds the same weights."""
 
 
-def read_config(folder: Path, package: str, known: Iterable[str]) -> list[SavedIntervention]:
+def read_config(
+    folder: Path, package: str, known: Iterable[str], copied: Iterable[str] = ()
+) -> list[SavedIntervention]:
     """The interventions of a folder, in the order in which they were given to the library.
 
     Args:
         folder: that it wrote.
         package: "pyreft" or "pyvene", which has to be where the classes are from.
         known: names of the classes that can be read.
+        copied: names of those that users have in code of their own, copied from a notebook of
+            the library's.
 
     Raises:
         FileNotFoundError: no `config.json`.
@@ -84,6 +90,7 @@ def read_config(folder: Path, package: str, known: Iterable[str]) -> list[SavedI
                     _each(config, "intervention_dimensions", len(saved)),
                     entry.get("subspace_partition"),
                     bool(_each(config, "intervention_constant_sources", len(saved))),
+                    entry.get("intervention_link_key"),
                 )
             )
             seen[keys] += 1
@@ -98,7 +105,10 @@ def read_config(folder: Path, package: str, known: Iterable[str]) -> list[SavedI
         )
     for number, entry in enumerate(entries):
         _check_supported(f"{path}, intervention {number}", entry)
-    return [replace(entry, kind=_class_name(entry.kind, path, package, known)) for entry in saved]
+    return [
+        replace(entry, kind=_class_name(entry.kind, path, package, known, copied))
+        for entry in saved
+    ]
 
 
 def _as_mapping(representation: Sequence[Any] | Mapping[str, Any]) -> Mapping[str, Any]:
@@ -126,15 +136,18 @@ def key_of(entry: Mapping[str, Any], joint: str) -> str:
 def _check_supported(where: str, entry: Mapping[str, Any]) -> None:
     if entry["unit"] != "pos":
         raise ValueError(f"{where}: unit must be 'pos' (tokens), got {entry['unit']!r}")
-    for field in ("intervention_link_key", "moe_key"):
-        if entry.get(field) is not None:
-            raise ValueError(f"{where}: {field} cannot be read, got {entry[field]!r}")
+    if entry.get("moe_key") is not None:
+        raise ValueError(f"{where}: moe_key cannot be read, got {entry['moe_key']!r}")
 
 
-def _class_name(written: str, path: Path, package: str, known: Iterable[str]) -> str:
+def _class_name(
+    written: str, path: Path, package: str, known: Iterable[str], copied: Iterable[str]
+) -> str:
     # As in "<class 'pyreft.interventions.LoreftIntervention'>".
     match = re.fullmatch(r"<class '([\w.]+)'>", written)
     module, _, name = (match[1] if match else written).rpartition(".")
+    if name in copied:
+        return name
     # A class of the same name from elsewhere may compute anything.
     if name not in known or module.partition(".")[0] != package:
         raise ValueError(

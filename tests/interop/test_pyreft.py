@@ -373,6 +373,81 @@ def test_representations_may_be_mappings(tmp_path, llama, loreft):
     assert str(placement.site) == "blocks.1.hook_resid_post"
 
 
+# Composition: some rows of a LoReFT for each example
+
+
+COMPOSED = {"intervention_types": ["<class '__main__.SubloreftIntervention'>"]}
+
+
+def composed(tensors: Saved, rows: Sequence[int]) -> Callable[[np.ndarray], np.ndarray]:
+    """What SubloreftIntervention computes for an example whose `subspaces` are these rows."""
+
+    def edit(h: np.ndarray) -> np.ndarray:
+        R = rotation_of(tensors)
+        learned = h @ tensors["weight"].double().numpy().T + tensors["bias"].double().numpy()
+        return h + (learned - h @ R)[:, rows] @ R[:, rows].T
+
+    return edit
+
+
+@pytest.mark.parametrize("rows", [[0], [2, 1], [0, 1, 2]])
+def test_a_composed_loreft_edits_along_the_rows_that_it_is_told(tmp_path, llama, loreft, rows):
+    folder = write(tmp_path, ("LoreftIntervention", loreft), config=COMPOSED)
+    (edit,) = load_pyreft(folder, llama, on="l1", subspaces=rows).interventions
+    assert isinstance(edit, LoReFT)
+    h = torch.randn(5, WIDTH)
+    expected = torch.from_numpy(composed(loreft, rows)(h.double().numpy()))
+    assert_close(edit(h).double(), expected, atol=2e-6, rtol=0)
+
+
+def test_named_parts_of_a_composed_loreft_are_switched_by_row(tmp_path, tiny_parts, llama, loreft):
+    parts = {"formal": [0], "french": [2, 1], "both": [0, 1, 2]}
+    folder = write(tmp_path, ("LoreftIntervention", loreft), config=COMPOSED)
+    reft = load_pyreft(folder, llama, on="f2", subspaces=parts)
+    expected = [
+        hooked_logits(
+            tiny_parts("llama"),
+            [("model.layers.1", True, composed(loreft, rows), pyreft_positions(2, 0))],
+        )[number]
+        for number, rows in enumerate(parts.values())
+    ]
+    rows = [{"prompt": prompt, "edits": name} for prompt, name in zip(PROMPTS, parts, strict=True)]
+    found = reft.logits(rows)
+    for number, logits in enumerate(expected):
+        assert_close(found[number, : len(logits)], logits, atol=2e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("subspaces", "message"),
+    [
+        (None, "SubloreftIntervention, of which each example edits some rows: say which"),
+        ([], r"different rows of the 3 that it has, 0 to 2, got \[\]"),
+        ([3], r"got \[3\]"),
+        ([-1], r"got \[-1\]"),
+        ({"formal": [0], "french": [1, 1]}, r"got \[1, 1\]"),
+    ],
+)
+def test_rows_that_a_composed_loreft_does_not_have_are_refused(
+    tmp_path, llama, loreft, subspaces, message
+):
+    folder = write(tmp_path, ("LoreftIntervention", loreft), config=COMPOSED)
+    with pytest.raises(ValueError, match=message):
+        load_pyreft(folder, llama, on="l1", subspaces=subspaces)
+
+
+def test_subspaces_are_refused_where_pyreft_ignores_them(tmp_path, llama, loreft):
+    folder = write(tmp_path, ("LoreftIntervention", loreft))
+    with pytest.raises(ValueError, match=r"subspaces are for SubloreftIntervention, but .* holds"):
+        load_pyreft(folder, llama, on="l1", subspaces=[0])
+
+
+def test_a_class_of_that_name_with_other_tensors_is_refused(tmp_path, llama, loreft):
+    loreft["mask"] = torch.zeros(RANK)
+    folder = write(tmp_path, ("LoreftIntervention", loreft), config=COMPOSED)
+    with pytest.raises(ValueError, match=r"unknown \['mask'\]"):
+        load_pyreft(folder, llama, on="l1", subspaces=[0])
+
+
 def test_what_was_read_can_be_saved_as_ours(tmp_path, llama):
     entries = [(kind, saved(kind)) for kind in CLASSES]
     folder = write(tmp_path / "pyreft", *entries, layers=[0, 1, 0, 1, 0, 1])

@@ -177,6 +177,8 @@ def test_what_was_read_runs_and_can_be_saved_as_ours(tmp_path, tiny):
         ("SigmoidMaskIntervention", {}, {"subspaces": [1]}, "a mask and no subspaces"),
         ("VanillaIntervention", {}, {"on": ["last", "last"]}, "folder's 1 interventions, got 2"),
         ("VanillaIntervention", {}, {"sources": []}, "sources must hold one for each"),
+        ("VanillaIntervention", {}, {"subspaces": [[0], [1]]}, "subspaces must hold one for each"),
+        ("VanillaIntervention", {}, {"subspaces": [0, [1]]}, r"numbers for all .* \[0, \[1\]\]"),
     ],
 )
 def test_what_cannot_be_read_is_refused(tmp_path, tiny, kind, fields, arguments, message):
@@ -201,6 +203,55 @@ def test_interventions_in_series_are_not_read_as_parallel(tmp_path, tiny):
     assert len(load_pyvene(folder, tiny("llama"), on="last").placements) == 2
     write(tmp_path, "VanillaIntervention", {}, mode="serial")  # one alone is in series with none
     assert len(load_pyvene(folder, tiny("llama"), on="last").placements) == 1
+
+
+def linked(folder: Path, tensors: Saved, layers: tuple[int, int]) -> Path:
+    """Two interventions of one rotation, in two parts of it, as pyvene saves linked ones."""
+    kind = "LowRankRotatedSpaceIntervention"
+    parts = [[0, 1], [1, 4]]
+    keys = [f"layer_{layer}_comp_block_output_unit_pos_nunit_1" for layer in layers]
+    keys = [f"{key}#{keys[:number].count(key)}" for number, key in enumerate(keys)]
+    write(
+        folder,
+        kind,
+        {},
+        intervention_constant_sources=[False] * 2,
+        intervention_dimensions=[WIDTH] * 2,
+        intervention_types=[f"<class 'pyvene.models.interventions.{kind}'>"] * 2,
+        representations=[
+            [layer, "block_output", "pos", 1, 4, None, None, parts, None, 0, *[None] * 4]
+            for layer in layers
+        ],
+        sorted_keys=keys,
+    )
+    for key in keys:
+        torch.save(tensors, folder / f"intkey_{key}.bin")
+    return folder
+
+
+def test_linked_interventions_swap_each_its_part_from_its_source(tmp_path, tiny):
+    tensors = saved("LowRankRotatedSpaceIntervention")
+    folder = linked(tmp_path, tensors, (0, 0))
+    found = load_pyvene(
+        folder, tiny("llama"), on="last", subspaces=[[0], [1]], sources=["first", "second"]
+    )
+    assert [placement.source for placement in found.placements] == ["first", "second"]
+    h, s, t = torch.randn(3, 5, WIDTH)
+    one, two = found.interventions
+    R = torch.from_numpy(rotation_of(tensors))
+    expected = h.double() + (s - h).double() @ R[:, :1] @ R[:, :1].T
+    expected += (t - h).double() @ R[:, 1:] @ R[:, 1:].T
+    assert_close(two(one(h, s), t).double(), expected, atol=5e-6, rtol=0)
+    some = load_pyvene(folder, tiny("llama"), on="last", subspaces=[[0], None]).interventions
+    assert [edit.arguments()["rank"] for edit in some] == [1, 4]
+
+
+def test_interventions_linked_over_two_places_are_refused(tmp_path, tiny):
+    tensors = saved("LowRankRotatedSpaceIntervention")
+    with pytest.raises(ValueError, match="intervention_link_key 0 are at 2 places"):
+        load_pyvene(linked(tmp_path / "layers", tensors, (0, 1)), tiny("llama"), on="last")
+    with pytest.raises(ValueError, match="intervention_link_key 0 are at 2 places"):
+        load_pyvene(linked(tmp_path / "tokens", tensors, (0, 0)), tiny("llama"), on=["f1", "l1"])
 
 
 def test_a_class_of_pyreft_is_not_one_of_pyvene(tmp_path, tiny):
