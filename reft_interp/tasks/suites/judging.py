@@ -8,11 +8,14 @@ asks a language model. AlpacaEval's own score is made by its own package, from w
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from reft_interp.evaluation import mean_and_interval
+from reft_interp.tasks.suites.verdicts import KeptVerdicts, Texts, Verdict
 
 Judge = Callable[[str, str, str], float]
 """`judge(instruction, output, reference)`: 1 if the output is better, 0 if the reference is, or
@@ -61,7 +64,11 @@ class WinRate:
 
 
 def win_rate(
-    outputs: Sequence[Mapping[str, Any]], reference: Sequence[Mapping[str, Any]], judge: Judge
+    outputs: Sequence[Mapping[str, Any]],
+    reference: Sequence[Mapping[str, Any]],
+    judge: Judge,
+    *,
+    verdicts: str | Path | None = None,
 ) -> WinRate:
     """Ask a judge about every output.
 
@@ -70,10 +77,13 @@ def win_rate(
         reference: likewise, of the system to compare with; may have further instructions.
         judge: any callable of instruction, output and reference output. Where it raises
             `NoVerdict`, the others count.
+        verdicts: a file (JSON lines) that keeps each verdict as soon as it is given. Where the
+            judge fails on the way, say because its server is gone (ConnectionError), a second
+            call asks for what is missing only. Delete it to ask a judge of the same name anew.
 
     Raises:
-        ValueError: no outputs, an instruction that the reference lacks or has twice, or a score
-            outside [0, 1] (NaN included).
+        ValueError: no outputs, an instruction that the reference lacks or has twice, a score
+            outside [0, 1] (NaN included), or `verdicts` holds something else.
         NoVerdict: the judge gave no verdict on any of them.
     """
     if not outputs:
@@ -92,24 +102,29 @@ def win_rate(
             f"first is {missing[0]!r}"
         )
     name = getattr(judge, "__name__", None) or str(judge)
-    scores: list[float] = []
-    silent: list[NoVerdict] = []
+    ask = partial(_ask, judge, name)
+    kept = None if verdicts is None else KeptVerdicts(Path(verdicts), name)
+    said: list[Verdict] = []
     for record in outputs:
-        instruction = record["instruction"]
-        try:
-            score = float(judge(instruction, record["output"], answers[instruction]))
-        except NoVerdict as error:
-            silent.append(error)
-            continue
-        if not 0 <= score <= 1:
-            raise ValueError(
-                f"judge must give a number from 0 to 1, {name} gave {score} for {instruction!r}"
-            )
-        scores.append(score)
+        texts = record["instruction"], record["output"], answers[record["instruction"]]
+        said.append(ask(texts) if kept is None else kept.get(texts, ask))
+    scores = tuple(float(verdict) for verdict in said if not isinstance(verdict, str))
     if not scores:
-        raise NoVerdict(f"{name} gave no verdict on any of {len(outputs)} outputs: {silent[0]}")
+        raise NoVerdict(f"{name} gave no verdict on any of {len(outputs)} outputs: {said[0]}")
     systems = _generator(outputs), _generator(reference)
-    return WinRate(name, *systems, tuple(scores), without_verdict=len(silent))
+    return WinRate(name, *systems, scores, without_verdict=len(said) - len(scores))
+
+
+def _ask(judge: Judge, name: str, texts: Texts) -> Verdict:
+    try:
+        score = float(judge(*texts))
+    except NoVerdict as error:
+        return str(error)
+    if not 0 <= score <= 1:
+        raise ValueError(
+            f"judge must give a number from 0 to 1, {name} gave {score} for {texts[0]!r}"
+        )
+    return score
 
 
 def rouge_l_proxy(instruction: str, output: str, reference: str) -> float:

@@ -46,6 +46,42 @@ def test_what_a_judge_cannot_say_is_counted_and_counts_for_neither():
         win_rate(records(["?", "?"]), REFERENCE, sometimes)
 
 
+@pytest.mark.parametrize("cut", [0, 10])
+def test_kept_verdicts_are_not_asked_for_again(tmp_path, cut):
+    outputs, asked, up = records(["aaa", "?", "cc", "dd"]), [], False
+
+    def judge(instruction, output, reference):
+        asked.append(output)
+        if output == "?":
+            raise NoVerdict("it replied 'hm'")
+        if output == "dd" and not up:
+            raise ConnectionError("the server is gone")
+        return longer(instruction, output, reference)
+
+    file = tmp_path / "new" / "verdicts.jsonl"
+    with pytest.raises(ConnectionError):
+        win_rate(outputs, REFERENCE, judge, verdicts=file)
+    assert asked == ["aaa", "?", "cc", "dd"]
+    up, asked[:] = True, []
+    file.write_bytes(file.read_bytes()[: -cut or None])  # as a process that was killed leaves it
+    rate = win_rate(outputs, REFERENCE, judge, verdicts=file)
+    assert asked == (["cc", "dd"] if cut else ["dd"])
+    assert (rate.scores, rate.without_verdict) == ((1.0, 0.5, 1.0), 1)
+    again = win_rate(records(["aaa", "?", "other", "dd"]), REFERENCE, judge, verdicts=file)
+    assert asked[-1] == "other" and again.scores == (1.0, 1.0, 1.0)
+    win_rate(outputs[:1], REFERENCE, longer, verdicts=file)  # what another judge says is its own
+    assert file.read_text().count('"longer"') == 1
+
+
+def test_a_file_of_something_else_is_no_verdicts(tmp_path):
+    file = tmp_path / "outputs.jsonl"
+    for text in ('{"instruction": "do 0", "output": "aa"}', "no JSON", "[]"):
+        file.write_text(f"{text}\n")
+        with pytest.raises(ValueError, match=r"verdicts: line 1 of .*outputs.jsonl must be"):
+            win_rate(records(["a"]), REFERENCE, longer, verdicts=file)
+        assert file.read_text() == f"{text}\n"
+
+
 def test_outputs_are_paired_by_instruction():
     mixed = list(reversed(records(["aaa", "b", "cc", "dd"])))[:3]
     assert win_rate(mixed, REFERENCE, longer).scores == (1.0, 0.5, 0.0)
