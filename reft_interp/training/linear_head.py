@@ -1,6 +1,7 @@
 """A linear readout of the frozen model's last hidden state: the least that finetuning can be."""
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,15 +36,17 @@ class ReadOut(Finetuned):
     def trained_parameters(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
         return np.size(self.readout.coef_) + np.size(self.readout.intercept_)
 
+    def loss(self, rows):
+        """Over the rows whose answer was trained on: of another one the loss is infinite, with
+        every C. Infinite where there are none."""
+        known = [row for row in rows if row["answer"] in self.readout.classes_]
+        return super().loss(known) if known else math.inf
+
     def summed_loss(self, rows, group):
         """In nats a row: an answer is one choice, whatever its tokens."""
         asked = [rows[i] for i in group]
         scores = self.readout.predict_log_proba(self._features(asked))
-        known = list(self.readout.classes_)
-        unknown = [row["answer"] for row in asked if row["answer"] not in known]
-        if unknown:
-            raise ValueError(f"the answer {unknown[0]!r} is not among those trained on")
-        chosen = [known.index(row["answer"]) for row in asked]
+        chosen = [list(self.readout.classes_).index(row["answer"]) for row in asked]
         return float(-np.sum(scores[np.arange(len(asked)), chosen])), len(asked)
 
     def continued(self, rows, **options):
@@ -76,7 +79,9 @@ class ReadOut(Finetuned):
 class LinearHead(FinetuningMethod):
     """Logistic regression (scikit-learn's) on the last block's output at the last prompt token.
 
-    For suites whose answers are a few choices. Steps and batches do not apply to it.
+    For suites whose answers are a few choices. Steps and batches do not apply to it. It never
+    gives an answer that no training row has: rows with one count as wrong, and are no part of the
+    loss by which C is chosen.
 
     Args:
         candidates: values of C, the inverse strength of its L2 penalty.

@@ -1,6 +1,7 @@
 """Methods behind one interface: each ends where what it stands for would end."""
 
 import gc
+import math
 import sys
 import time
 from contextlib import contextmanager
@@ -172,8 +173,10 @@ def test_a_linear_head_reads_what_the_last_state_holds(tiny, tmp_path):
     assert fit.finetuned.trained_parameters == 32 + 1
     fit.finetuned.save(tmp_path)
     assert (tmp_path / "readout.safetensors").is_file()
-    with pytest.raises(ValueError, match="is not among those trained on"):
-        fit.finetuned.loss([{"prompt": "The key", "answer": " was"}])
+    loss = -np.log(fit.finetuned.readout.predict_proba(fit.finetuned._features(rows[:1])))[0]
+    other = {"prompt": "The key", "answer": " was"}
+    assert fit.finetuned.loss([rows[0], other]) == pytest.approx(loss[1])  # " are" < " is"
+    assert fit.finetuned.loss([other]) == math.inf
     with pytest.raises(ValueError, match=r"needs a few answers that recur, got 4 different ones"):
         LinearHead().fit(model, ROWS, Schedule(1))
 
