@@ -11,18 +11,20 @@ def python_blocks() -> list[str]:
 
 
 def fewer(code: str) -> str:
-    """The same code with an eighth of the rows and few layers, so that it is a matter of a
+    """The same code with a fraction of the rows and few layers, so that it is a matter of a
     minute."""
     for whole, part in (
-        ("n=600", "n=72"),
-        ("number_naming()", "number_naming(72, 24)"),
-        ("(2, 11, 20, 29)", "(11, 20)"),
-        ("range(30)", "(0, 12)"),
+        ("n=600", "n=36"),
+        ("n=60)", "n=12)"),
+        ("n=60,", "n=12,"),
+        ("number_naming()", "number_naming(24, 12)"),
+        ("(2, 11, 20, 29)", "(20,)"),
+        ("range(30)", "(12,)"),
         (
             '"subject", rank=4)\nprint(evidence',
-            '"subject", rank=4, seeds=1, resamples=0, random_subspaces=2)\nprint(evidence',
+            '"subject", rank=4, seeds=1, resamples=0, random_subspaces=2, epochs=1)\nprint(evidence',
         ),
-        ("ranks=(1, 4)", "ranks=(1,)"),
+        ("ranks=(1, 4)", "ranks=(1,), epochs=1"),
         ("keep=0.1", "keep=0.5"),
         ("n_train=500, n_test=200, n_development=100", "n_train=8, n_test=4, n_development=4"),
         ("Budget(steps=60)", "Budget(steps=2, batch_size=4, trials=1, seeds=(0,))"),
@@ -40,13 +42,13 @@ def test_the_code_of_the_readme_runs(smollm2, tmp_path, monkeypatch, capsys):
         lines = (f"a {'fine' if i % 2 else 'bad'} {what} {i}\t{i % 2}\n" for i in range(24))
         (glue / f"sst2.{split}.tsv").write_text("".join(lines))
     first, *others = python_blocks()
-    assert fewer(first).count("72") == 2
+    assert fewer(first).count("n=36") == fewer(first).count("number_naming(24, 12)") == 1
     scope: dict = {}
     exec(compile(fewer(first), "README.md", "exec"), scope)
     for block in others:
         exec(compile(fewer(block), "README.md", "exec"), scope)
     assert len(scope["evidence"].found) == 1 and scope["swept"].frame["error"].isna().all()
-    assert len(scope["scores"]) == 8 and scope["scores"][0].n == 24
+    assert len(scope["scores"]) == 4 and scope["scores"][0].n == 12
     printed = capsys.readouterr().out
     assert "DAS" in printed and "whole vector" in printed and "untouched model" in printed
     assert "⟦" in printed  # the tokens that are edited, marked

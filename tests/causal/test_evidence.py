@@ -11,7 +11,7 @@ from reft_interp.tasks import plantings
 
 pytestmark = pytest.mark.usefixtures("long_training")
 
-BUDGET = {"epochs": 30, "learning_rate": 1e-2, "progress": False, "random_subspaces": 5}
+BUDGET = {"epochs": 12, "learning_rate": 3e-2, "progress": False, "random_subspaces": 5}
 
 
 @pytest.fixture(scope="module")

@@ -43,7 +43,7 @@ def test_both_planted_directions_are_found_at_once(model):
         model,
         pairs(LETTERS[:16], 256, seed=0),
         {"first": (SITE, "last", 1), "second": (SITE, "last", 1)},
-        epochs=20,
+        epochs=10,
         learning_rate=2e-2,
         progress=False,
     )

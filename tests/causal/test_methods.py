@@ -15,7 +15,7 @@ FITTED = [
     ri.DifferenceOfMeans(),
     ri.LinearDiscriminant(),
     ri.LogisticProbe(),
-    ri.DAS(epochs=30, learning_rate=1e-2),
+    ri.DAS(epochs=12, learning_rate=3e-2),
 ]
 
 
@@ -112,7 +112,7 @@ def test_what_cannot_be_fitted_is_refused(planted):
 def test_boundless_das_finds_the_dimension(planted, name):
     one = planted[name]
     pairs = one.counterfactuals(240)
-    edit = ri.BoundlessDAS(epochs=60).fit(one.model, pairs.train, "number", one.site, one.on)
+    edit = ri.BoundlessDAS(epochs=40).fit(one.model, pairs.train, "number", one.site, one.on)
     assert edit.subspace.rank == one.rank
     assert edit.subspace.principal_angles(one.subspace).max() < 5
     (found,) = ri.interchange_accuracies(one.model, pairs.test, [(edit, one.site, one.on)])
@@ -125,13 +125,13 @@ def test_a_mask_takes_the_coordinates_that_carry_the_variable(planted):
     pairs = one.counterfactuals(240)
     others = one.subspace.complement().basis[:7]
     basis = ri.Subspace(torch.cat([others[:3], one.subspace.basis, others[3:]]))
-    edit = ri.MaskSearch(basis=basis, epochs=20).fit(
+    edit = ri.MaskSearch(basis=basis, epochs=12).fit(
         one.model, pairs.train, "number", one.site, one.on
     )
     assert isinstance(edit, ri.MaskedInterchange)
     assert edit.chosen.tolist() == [i == 3 for i in range(8)]
     # The direction is rotated: it takes many neurons.
-    neurons = ri.MaskSearch(epochs=20).fit(one.model, pairs.train, "number", one.site, one.on)
+    neurons = ri.MaskSearch(epochs=12).fit(one.model, pairs.train, "number", one.site, one.on)
     assert isinstance(neurons, ri.MaskedInterchange)
     assert neurons.subspace.width == 32 and neurons.chosen.sum() > 3
 
@@ -154,7 +154,7 @@ def test_a_mask_finds_the_feature_that_carries_the_variable(planted):
     directions = torch.cat([q.T, -q.T])
     features = ri.SparseAutoencoder(ri.FeatureEncoder(directions.T), directions)
     pairs = one.counterfactuals(120)
-    method = ri.MaskSearch(features=features, epochs=20, sparsity=1.0, name="features")
+    method = ri.MaskSearch(features=features, epochs=12, sparsity=1.0, name="features")
     found = method.fit(one.model, pairs.train, "number", one.site, one.on)
     assert isinstance(found, ri.FeatureInterchange)
     score = ri.interchange_accuracy(one.model, pairs.test, found, one.site, one.on)
