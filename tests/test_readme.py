@@ -22,7 +22,8 @@ def fewer(code: str) -> str:
         ("range(30)", "(12,)"),
         (
             '"subject", rank=4)\nprint(evidence',
-            '"subject", rank=4, seeds=1, resamples=0, random_subspaces=2, epochs=1)\nprint(evidence',
+            '"subject", rank=4, seeds=1, resamples=0, random_subspaces=2, epochs=1)\n'
+            "print(evidence",
         ),
         ("ranks=(1, 4)", "ranks=(1,), epochs=1"),
         ("keep=0.1", "keep=0.5"),
@@ -54,7 +55,7 @@ def test_the_code_of_the_readme_runs(smollm2, tmp_path, monkeypatch, capsys):
     assert "⟦" in printed  # the tokens that are edited, marked
     assert (tmp_path / "report" / "report.html").is_file()
     assert (tmp_path / "my_intervention" / "interventions.safetensors").is_file()
-    assert scope["mine"].num_rows == 1
+    assert (len(scope["mine"].train), scope["mine"].model) == (2, "smollm2")
     assert list(scope["table"].frame["method"]) == ["untouched", "LoReFT", "LoRA"]
     assert (tmp_path / "exported" / "edits.py").is_file()
     assert (tmp_path / "for_pyreft" / "config.json").is_file()

@@ -18,8 +18,9 @@ from torch import Tensor
 from tqdm.auto import tqdm
 from transformer_lens.model_bridge import TransformerBridge
 
-from reft_interp.causal.interchanges import On, Pairs, rows_of_one_source
+from reft_interp.causal.interchanges import On, rows_of_one_source
 from reft_interp.causal.patching import Patching
+from reft_interp.causal.rows import Pairs
 from reft_interp.evaluation.predicting import choice_tokens
 from reft_interp.evaluation.results import mean_and_interval
 from reft_interp.positions import PositionSelector, parse_positions

@@ -15,14 +15,24 @@ from typing import Any
 
 import pandas as pd
 from datasets import Dataset
+from transformer_lens.model_bridge import TransformerBridge
 
-from reft_interp.causal.rows import check_columns, check_row, check_spans, content_hash, rows_of
+from reft_interp.causal.own_pairs import completed, done_by
+from reft_interp.causal.rows import (
+    Pairs,
+    check_columns,
+    check_row,
+    check_spans,
+    content_hash,
+    rows_of,
+)
+from reft_interp.models import identify
 from reft_interp.whole_files import write_whole
 
 FORMAT_VERSION = 1
 
 REQUIRED_COLUMNS = ("base", "base_answer", "label", "choices", "base_spans")
-SOURCE_COLUMNS = ("source", "source_answer", "source_spans")
+SOURCE_COLUMNS = ("source", "source_spans")
 
 
 # Datasets compare by identity; `hash` is how two of these are compared.
@@ -30,12 +40,14 @@ SOURCE_COLUMNS = ("source", "source_answer", "source_spans")
 class Counterfactuals:
     """Pairs of prompts, and what the base should be answered with the source's value of a variable.
 
-    A row has `base` and `source` (prompts), `base_answer` and `source_answer` (right without an
-    intervention), `label` (right when `variable` is taken from the source), `choices` (the
-    answers compared; label and base answer among them), `base_spans` and `source_spans` (named
-    character ranges `[start, end]`), and any further columns. Where each of several variables has a
-    source of its own, `sources` stands for the three columns of the source: for each name a
-    `prompt`, its `answer` and its `spans`.
+    `from_rows` makes it of rows of your own, the tasks in `reft_interp.tasks` of theirs.
+
+    A row has `base` and `source` (prompts), `base_answer` (right without an intervention; and
+    where it is known `source_answer`), `label` (right when `variable` is taken from the source),
+    `choices` (the answers compared; label and base answer among them), `base_spans` and
+    `source_spans` (named character ranges `[start, end]`), and any further columns. Where each of
+    several variables has a source of its own, `sources` stands for the columns of the source: for
+    each name a `prompt`, its `answer` and its `spans`.
 
     Raises:
         TypeError: a split is not a `datasets.Dataset`.
@@ -82,6 +94,53 @@ class Counterfactuals:
             raise ValueError(f"generated must be at least kept ({self.kept}), got {self.generated}")
         if self.model_accuracy is not None and not 0 <= self.model_accuracy <= 1:
             raise ValueError(f"model_accuracy must be between 0 and 1, got {self.model_accuracy}")
+
+    @classmethod
+    def from_rows(
+        cls,
+        train: Pairs,
+        test: Pairs,
+        variable: str,
+        *,
+        model: TransformerBridge | None = None,
+        minimum_accuracy: float = 0.7,
+        batch_size: int = 64,
+        held_out: str = "",
+    ) -> "Counterfactuals":
+        """Pairs of your own, for what trains on one split and is scored on the other.
+
+        Args:
+            train: rows with `base`, `source`, `label` and `base_answer`, and, where there are any,
+                `source_answer`, `base_spans`, `source_spans`, `choices` and further columns.
+                Without `choices` all labels and base answers of both splits are compared.
+            test: likewise, held out.
+            variable: the causal variable that is interchanged.
+            model: is asked for `base_answer`, and for `source_answer` where a row has one; rows
+                that it gets wrong are left out and counted.
+            minimum_accuracy: share of these prompts that it must get right.
+            batch_size: prompts that it reads at once.
+            held_out: what test has and train has not, in words.
+
+        Raises:
+            TypeError: a split is no list of rows.
+            ValueError: a split is empty, a row lacks a column or is inconsistent, a pair is in both
+                splits, or the model does too little of it.
+        """
+        rows = completed({"train": train, "test": test})
+        generated = sum(map(len, rows.values()))
+        kept, accuracy = rows, None
+        if model is not None:
+            kept, accuracy = done_by(model, rows, minimum_accuracy, batch_size)
+        return cls(
+            **{name: Dataset.from_list(split) for name, split in kept.items()},
+            variable=variable,
+            seed=0,
+            generated=generated,
+            kept=sum(map(len, kept.values())),
+            model_accuracy=None if accuracy is None else accuracy.value,
+            model=None if model is None else identify(model).name,
+            held_out=held_out,
+        )
 
     @property
     def splits(self) -> dict[str, Dataset]:
@@ -212,6 +271,19 @@ class Counterfactuals:
             "model": self.model,
             "held_out": self.held_out,
         }
+
+
+def check_counterfactuals(pairs: object) -> None:
+    """Raise unless something is `Counterfactuals`.
+
+    Raises:
+        TypeError: it is something else, as a list of rows.
+    """
+    if not isinstance(pairs, Counterfactuals):
+        raise TypeError(
+            "pairs must be Counterfactuals, which hold rows to train on and others to score on, "
+            f"got {type(pairs).__name__}: Counterfactuals.from_rows makes them of rows"
+        )
 
 
 def _sources(row: dict[str, Any]) -> dict[str, dict[str, Any]]:

@@ -13,7 +13,8 @@ import pandas as pd
 from transformer_lens.model_bridge import TransformerBridge
 from transformers import TrainerCallback
 
-from reft_interp.causal.interchanges import On, Pairs, PreparedPairs, rows_of_one_source
+from reft_interp.causal.interchanges import On, PreparedPairs, rows_of_one_source
+from reft_interp.causal.rows import Pairs
 from reft_interp.evaluation import Comparison, control_subspaces, named_metric
 from reft_interp.interventions import DistributedInterchange, Interchange
 from reft_interp.positions import PositionSelector, parse_positions

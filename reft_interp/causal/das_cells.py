@@ -14,7 +14,8 @@ import numpy as np
 from transformer_lens.model_bridge import TransformerBridge
 
 from reft_interp.causal.das import DASResult
-from reft_interp.causal.interchanges import On, Pairs, rows_of_one_source
+from reft_interp.causal.interchanges import On, rows_of_one_source
+from reft_interp.causal.rows import Pairs
 from reft_interp.interventions import DistributedInterchange
 from reft_interp.runtime import IntervenedModel, Placement
 from reft_interp.runtime.planning import Engine

@@ -14,11 +14,12 @@ import pandas as pd
 from jaxtyping import Bool
 from transformer_lens.model_bridge import TransformerBridge
 
-from reft_interp.causal.counterfactuals import Counterfactuals
+from reft_interp.causal.counterfactuals import Counterfactuals, check_counterfactuals
 from reft_interp.causal.das import DASResult
 from reft_interp.causal.das_cells import DASCell, fit_das_each
 from reft_interp.causal.effects import Effects, effects
-from reft_interp.causal.interchanges import On, Pairs, prepare_interchanges
+from reft_interp.causal.interchanges import On, prepare_interchanges
+from reft_interp.causal.rows import Pairs
 from reft_interp.evaluation import (
     Accuracy,
     Comparison,
@@ -270,8 +271,10 @@ def gather_evidence(
         progress: show progress bars.
 
     Raises:
+        TypeError: `pairs` are no `Counterfactuals`.
         ValueError: no seeds, negative resamples, no random subspaces; as `fit_das_each`.
     """
+    check_counterfactuals(pairs)
     for name, number, least in (
         ("seeds", seeds, 1),
         ("resamples", resamples, 0),

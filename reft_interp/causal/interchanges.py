@@ -10,6 +10,7 @@ from datasets import Dataset
 from transformer_lens.model_bridge import TransformerBridge
 
 from reft_interp.causal.counterfactuals import Counterfactuals
+from reft_interp.causal.rows import Pairs
 from reft_interp.evaluation import Accuracy, accuracy, prepared_accuracies, prepared_accuracy
 from reft_interp.interventions import Interchange, Intervention
 from reft_interp.positions import PositionSelector, parse_positions
@@ -20,8 +21,6 @@ from reft_interp.runtime.prepared import PreparedRows, prepare_each
 from reft_interp.sites import Site
 
 On = str | int | Sequence[int] | PositionSelector
-Pairs = Dataset | Sequence[Mapping[str, Any]]
-"""Counterfactual rows: base, source, label, and choices and spans where they are needed."""
 
 
 def interchange_rows(

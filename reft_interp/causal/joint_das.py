@@ -12,7 +12,8 @@ import pandas as pd
 from transformer_lens.model_bridge import TransformerBridge
 
 from reft_interp.causal.das import DASResult
-from reft_interp.causal.interchanges import On, Pairs, interchange_rows
+from reft_interp.causal.interchanges import On, interchange_rows
+from reft_interp.causal.rows import Pairs
 from reft_interp.evaluation import Accuracy, accuracy
 from reft_interp.interventions import DistributedInterchange
 from reft_interp.interventions.edits import Set

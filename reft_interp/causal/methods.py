@@ -11,7 +11,7 @@ from typing import Protocol, runtime_checkable
 import torch
 from transformer_lens.model_bridge import TransformerBridge
 
-from reft_interp.causal.counterfactuals import Counterfactuals
+from reft_interp.causal.counterfactuals import Counterfactuals, check_counterfactuals
 from reft_interp.causal.das import fit_das
 from reft_interp.causal.interchanges import (
     On,
@@ -272,8 +272,10 @@ def compare_methods(
         and "no intervention".
 
     Raises:
+        TypeError: `pairs` are no `Counterfactuals`.
         ValueError: no methods, two of one name, or as a method's `fit`.
     """
+    check_counterfactuals(pairs)
     names = [method.name for method in methods]
     if not methods or len(set(names)) != len(names):
         raise ValueError(f"methods must be one or more of different names, got {names}")

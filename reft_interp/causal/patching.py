@@ -13,7 +13,8 @@ import pandas as pd
 from jaxtyping import Bool, Float
 from transformer_lens.model_bridge import TransformerBridge
 
-from reft_interp.causal.interchanges import On, Pairs, interchange_rows, prepare_interchanges
+from reft_interp.causal.interchanges import On, interchange_rows, prepare_interchanges
+from reft_interp.causal.rows import Pairs
 from reft_interp.evaluation import choice_scores, mean_and_interval, prepared_choice_scores
 from reft_interp.interventions import Interchange
 from reft_interp.positions import parse_positions

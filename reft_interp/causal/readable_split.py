@@ -14,7 +14,8 @@ from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
 from reft_interp.causal.effects import log_odds_ratios
-from reft_interp.causal.interchanges import On, Pairs, interchange_accuracies, interchange_rows
+from reft_interp.causal.interchanges import On, interchange_accuracies, interchange_rows
+from reft_interp.causal.rows import Pairs
 from reft_interp.evaluation import mean_and_interval
 from reft_interp.interventions import DistributedInterchange, Interchange, Intervention
 from reft_interp.runtime.activations import activations

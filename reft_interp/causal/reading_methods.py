@@ -14,7 +14,8 @@ from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
-from reft_interp.causal.interchanges import On, Pairs, rows_of_one_source
+from reft_interp.causal.interchanges import On, rows_of_one_source
+from reft_interp.causal.rows import Pairs
 from reft_interp.interventions import DistributedInterchange, Intervention
 from reft_interp.runtime.activations import activations_each
 from reft_interp.sites import Site

@@ -11,6 +11,9 @@ from typing import Any
 
 from datasets import Dataset
 
+Pairs = Dataset | Sequence[Mapping[str, Any]]
+"""Counterfactual rows: base, source, label, and choices and spans where they are needed."""
+
 
 def content_hash(*splits: Dataset | None) -> str:
     """SHA-256 of the rows, in order: equal rows give equal hashes in any process, on any machine.

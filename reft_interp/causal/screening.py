@@ -7,7 +7,7 @@ from transformer_lens.model_bridge import TransformerBridge
 
 from reft_interp.causal.attribution import attribution_patching
 from reft_interp.causal.das_cells import DASCell
-from reft_interp.causal.interchanges import Pairs
+from reft_interp.causal.rows import Pairs
 from reft_interp.positions import parse_positions
 
 

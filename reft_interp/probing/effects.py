@@ -11,7 +11,7 @@ import pandas as pd
 from transformer_lens.model_bridge import TransformerBridge
 
 from reft_interp.causal import PreparedPairs
-from reft_interp.causal.interchanges import Pairs
+from reft_interp.causal.rows import Pairs
 from reft_interp.evaluation import (
     Accuracy,
     Comparison,

@@ -16,7 +16,7 @@ from tqdm.auto import tqdm
 from transformer_lens.model_bridge import TransformerBridge
 
 from reft_interp.causal import DASResult, interchange_rows
-from reft_interp.causal.interchanges import Pairs
+from reft_interp.causal.rows import Pairs
 from reft_interp.evaluation import Comparison
 from reft_interp.positions import PositionSelector, Span, last
 from reft_interp.probing.effects import InterchangeInside, Removal

@@ -32,6 +32,10 @@ def check_several(rows: Any, argument: str = "rows") -> None:
         )
     if hasattr(rows, "iloc"):
         raise TypeError(f'{argument} must be rows, got a DataFrame: give its .to_dict("records")')
+    if isinstance(rows, Iterator):  # which can be read only once
+        raise TypeError(
+            f"{argument} must be a list of rows, got a {type(rows).__name__}: give list(...)"
+        )
     if isinstance(rows, str | Mapping):
         raise TypeError(f"{argument} must be a list of rows, got one {type(rows).__name__}")
     if hasattr(rows, "train") and hasattr(rows, "test"):

@@ -16,6 +16,7 @@ from tqdm.auto import tqdm
 from transformer_lens.model_bridge import TransformerBridge
 
 from reft_interp.causal import Counterfactuals, DASCell
+from reft_interp.causal.counterfactuals import check_counterfactuals
 from reft_interp.causal.interchanges import On
 from reft_interp.evaluation import Accuracy
 from reft_interp.sites import Site
@@ -174,9 +175,11 @@ def sweep(
         progress: show a progress bar, with the time left.
 
     Raises:
+        TypeError: `pairs` are no `Counterfactuals`.
         ValueError: no cells, cells with a start of their own, or a folder that holds another sweep
             (other cells, pairs or model: the message says which).
     """
+    check_counterfactuals(pairs)
     run = SweepRun(model, pairs, list(cells), Path(folder), rows_at_once)
     run.claim()
     with tqdm(total=len(cells), disable=not progress, desc="sweep") as bar:

@@ -19,7 +19,7 @@ from transformer_lens.model_bridge import TransformerBridge
 
 from reft_interp.causal import Counterfactuals
 from reft_interp.evaluation import Accuracy, answers_correctly
-from reft_interp.tasks.drawn_pairs import check_accuracy
+from reft_interp.evaluation.minimum_accuracy import check_accuracy
 
 _HUB = "nyu-mll/blimp"
 

@@ -184,26 +184,6 @@ def draw_setting(
     raise ValueError(f"{task.name}: no setting with {wanted} in {_TRIES} draws (balanced)")
 
 
-def check_accuracy(found: Accuracy, minimum: float, choices: int, advice: str = "") -> None:
-    """Raise where a model does too little of a task for its pairs to say anything.
-
-    Args:
-        found: on single prompts.
-        minimum: the share of them that it must get right.
-        choices: answers that it has to choose from.
-        advice: follows.
-
-    Raises:
-        ValueError: it gets less.
-    """
-    if found.value < minimum:
-        raise ValueError(
-            f"model must get a share of {minimum} of the prompts right (minimum_accuracy), got "
-            f"{found} among {choices} answers. What a model does not do, no intervention can find "
-            f"in it{advice}"
-        )
-
-
 def fill(
     splits: Sequence[Split],
     model: TransformerBridge | None,

@@ -19,6 +19,7 @@ from transformer_lens.model_bridge import TransformerBridge
 
 from reft_interp.causal.counterfactuals import Counterfactuals
 from reft_interp.evaluation import Accuracy, predict_choices
+from reft_interp.evaluation.minimum_accuracy import check_accuracy
 from reft_interp.tasks.agreement_phrases import (
     TEMPLATES,
     Lexicon,
@@ -27,7 +28,6 @@ from reft_interp.tasks.agreement_phrases import (
     balanced,
     split,
 )
-from reft_interp.tasks.drawn_pairs import check_accuracy
 from reft_interp.tasks.nouns import NOUNS, NUMBERS, Noun, Number, opposite
 
 _ROUNDS = 8

@@ -32,6 +32,7 @@ def test_strings_mappings_and_datasets_are_rows():
         (["The key", 3], TypeError, "sources: row 1 must be a string or a mapping, got 3"),
         ([{"prompt": "a"}, {"text": "b"}], ValueError, "sources: row 1 has no 'prompt'.*'text'"),
         ([], ValueError, "sources must hold at least one row, got none"),
+        (iter(["The key"]), TypeError, r"got a list_iterator: give list\(...\)"),
     ],
 )
 def test_what_is_no_row_is_refused(rows, error, message):

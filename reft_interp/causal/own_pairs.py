@@ -1,0 +1,92 @@
+"""Counterfactual rows that a user brings: what is filled in, and which the model gets right.
+
+Above: `counterfactuals`, which checks what comes out of here.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from transformer_lens.model_bridge import TransformerBridge
+
+from reft_interp.causal.rows import Pairs
+from reft_interp.evaluation import Accuracy, answers_correctly
+from reft_interp.evaluation.minimum_accuracy import check_accuracy
+from reft_interp.runtime.batching import check_several
+
+_NEEDED = ("base", "base_answer", "label")
+
+
+def completed(splits: Mapping[str, Pairs]) -> dict[str, list[dict[str, Any]]]:
+    """The rows of each split with what they left out: spans (none), and choices, which are all
+    labels and base answers of both splits.
+
+    Raises:
+        TypeError: a split is no list of rows.
+        ValueError: it is empty, or a row lacks what nothing can stand for.
+    """
+    found: dict[str, list[dict[str, Any]]] = {}
+    for name, split in splits.items():
+        check_several(split, name)
+        found[name] = [dict(row) for row in split]
+        if not found[name]:
+            raise ValueError(f"{name} must hold at least one row, got none")
+        for i, row in enumerate(found[name]):
+            source = "sources" if row.get("sources") else "source"
+            if missing := [column for column in (*_NEEDED, source) if column not in row]:
+                raise ValueError(f"{name}: row {i} lacks {missing}; it has {sorted(row)}")
+    every = [row for rows in found.values() for row in rows]
+    answers = sorted({row[column] for row in every for column in ("base_answer", "label")})
+    for row in every:
+        row.setdefault("base_spans", None)
+        row.setdefault("choices", answers)
+        if not row.get("sources"):
+            row.setdefault("source_spans", None)
+    return found
+
+
+def done_by(
+    model: TransformerBridge,
+    splits: Mapping[str, Sequence[dict[str, Any]]],
+    minimum_accuracy: float,
+    batch_size: int,
+) -> tuple[dict[str, list[dict[str, Any]]], Accuracy]:
+    """The rows of which a model gets every prompt right that an answer is given for, and its
+    accuracy on these prompts.
+
+    Raises:
+        ValueError: it gets too few prompts right, or nothing of a split.
+    """
+    pairs = [(name, row) for name, rows in splits.items() for row in rows]
+    asked = [_prompts(row) for _, row in pairs]
+    right = answers_correctly(model, [one for some in asked for one in some], batch_size=batch_size)
+    accuracy = Accuracy(int(right.sum()), len(right))
+    check_accuracy(accuracy, minimum_accuracy, len(pairs[0][1]["choices"]))
+    said = iter(right)
+    kept: dict[str, list[dict[str, Any]]] = {name: [] for name in splits}
+    for (name, row), some in zip(pairs, asked, strict=True):
+        # All of them are taken from the iterator, whatever the first says.
+        if all([next(said) for _ in some]):
+            kept[name].append(row)
+    for name, rows in kept.items():
+        if not rows:
+            raise ValueError(
+                f"{name} must have rows of which the model gets base and source right, it gets "
+                f"none of {len(splits[name])} (accuracy on single prompts {accuracy})"
+            )
+    return kept, accuracy
+
+
+def _prompts(row: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Base and sources, with their answers, where these are given."""
+    base = {"prompt": row["base"], "answer": row["base_answer"], "choices": row["choices"]}
+    if row.get("sources"):
+        sources = [(one["prompt"], one.get("answer")) for one in row["sources"].values()]
+    else:
+        sources = [(row["source"], row.get("source_answer"))]
+    others = [
+        # A source's own answer may be another word than those that the base chooses from.
+        {"prompt": prompt, "answer": answer, "choices": sorted({*row["choices"], answer})}
+        for prompt, answer in sources
+        if answer is not None
+    ]
+    return [base, *others]

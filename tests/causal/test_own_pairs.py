@@ -1,0 +1,119 @@
+"""Counterfactuals of rows that a user brings: what is filled in, what a model leaves out."""
+
+from typing import Any
+
+import pytest
+from datasets import Dataset
+
+import reft_interp as ri
+
+
+def own(base: str, source: str, label: str, answer: str = " is", **more: Any) -> dict:
+    return {"base": base, "source": source, "label": label, "base_answer": answer} | more
+
+
+TRAIN = [own("The key", "The doors", " are"), own("The cars", "The film", " is", " are")]
+TEST = [own("The dog", "The cats", " are", word="dog")]
+
+
+def test_what_rows_leave_out_is_filled_in():
+    made = ri.Counterfactuals.from_rows(TRAIN, Dataset.from_list(TEST), "number", held_out="dogs")
+    assert (made.variable, made.generated, made.kept, made.dropped) == ("number", 3, 3, 0)
+    assert made.model is None and made.model_accuracy is None and "held out: dogs" in str(made)
+    for row in (*made.train.to_list(), *made.test.to_list()):
+        assert row["choices"] == [" are", " is"]
+    assert made.test["word"] == ["dog"]
+    assert TRAIN[0] == own("The key", "The doors", " are")  # the caller's rows stay as they are
+
+
+def test_what_rows_say_stays():
+    spans: Any = {"base_spans": {"subject": [4, 7]}, "source_spans": {"subject": [4, 9]}}
+    given = own("The key", "The doors", " are", choices=[" are", " is", " was"], **spans)
+    (row,) = ri.Counterfactuals.from_rows([given], TEST, "number").train.to_list()
+    assert row == given
+
+
+def test_they_train_and_are_scored_as_those_of_a_task(tiny, tmp_path):
+    model, site = tiny("llama"), ri.Site("resid_post", 0)
+    made = ri.Counterfactuals.from_rows(TRAIN, TEST, "number")
+    evidence = ri.gather_evidence(
+        model, made, site, "last", epochs=1, seeds=1, resamples=0, random_subspaces=1,
+        progress=False,
+    )  # fmt: skip
+    assert evidence.iia.n == 1 and evidence.variable == "number"
+    found = ri.sweep(model, made, ri.grid([site], ["last"], epochs=1), tmp_path, progress=False)
+    assert bool(found.frame["error"].isna().all())
+    assert ri.Counterfactuals.load(made.save(tmp_path / "saved")).hash == made.hash
+
+
+def greedy(model, prompt: str, choices: list[str]) -> str:
+    logits = model(model.tokenizer(prompt, return_tensors="pt").input_ids)[0, -1]
+    return max(choices, key=lambda one: logits[model.tokenizer(one).input_ids[-1]].item())
+
+
+def test_rows_that_the_model_gets_wrong_are_left_out_and_counted(tiny):
+    model = tiny("llama")
+    choices = [" is", " are"]
+    right, wrong = [], []
+    for base, source in (("The key", "The doors"), ("The cars", "The film"), ("The dog", "A cat")):
+        answers = [greedy(model, prompt, choices) for prompt in (base, source)]
+        other = {" is": " are", " are": " is"}
+        right.append(own(base, source, answers[1], answers[0], source_answer=answers[1]))
+        wrong.append(own(base, source, answers[1], answers[0], source_answer=other[answers[1]]))
+        right[-1]["choices"] = wrong[-1]["choices"] = choices
+    made = ri.Counterfactuals.from_rows([*right[:1], wrong[1]], right[2:], "number", model=model)
+    assert (made.generated, made.kept, len(made.train), len(made.test)) == (3, 2, 1, 1)
+    assert made.train["base"] == ["The key"] and made.model == "tiny-llama"
+    assert made.model_accuracy == pytest.approx(5 / 6)
+    with pytest.raises(ValueError, match=r"share of 0.9 of the prompts right .* got 0.833"):
+        ri.Counterfactuals.from_rows(
+            [*right[:1], wrong[1]], right[2:], "number", model=model, minimum_accuracy=0.9
+        )
+    with pytest.raises(ValueError, match="test must have rows of which the model gets base and"):
+        ri.Counterfactuals.from_rows(right[:2], wrong[2:], "number", model=model)
+
+
+def test_each_of_several_sources_is_asked_for(tiny):
+    model = tiny("llama")
+    said = {p: greedy(model, p, [" is", " are"]) for p in ("The key", "The doors", "A film")}
+    sources = {
+        name: {"prompt": prompt, "answer": said[prompt], "spans": None}
+        for name, prompt in (("number", "The doors"), ("tense", "A film"))
+    }
+    row = {
+        "base": "The key", "base_answer": said["The key"], "label": " is", "sources": sources,
+        "choices": [" is", " are"],
+    }  # fmt: skip
+    other = {**row, "base": "The dog", "base_answer": greedy(model, "The dog", row["choices"])}
+    made = ri.Counterfactuals.from_rows([row], [other], "number", model=model)
+    assert made.kept == 2 and made.model_accuracy == 1
+
+
+@pytest.mark.parametrize(
+    ("train", "error", "message"),
+    [
+        ([], ValueError, "train must hold at least one row, got none"),
+        ([{"base": "The key"}], ValueError, r"row 0 lacks \['base_answer', 'label', 'source'\]"),
+        (TRAIN[0], TypeError, "train must be a list of rows, got one dict"),
+        ((row for row in TRAIN), TypeError, r"got a generator: give list\(...\)"),
+        (TEST, ValueError, "test row 0 is also in train"),
+    ],
+)
+@pytest.mark.usefixtures("no_type_checks")
+def test_rows_that_are_no_pairs_are_refused(train, error, message):
+    with pytest.raises(error, match=message):
+        ri.Counterfactuals.from_rows(train, TEST, "number")
+
+
+@pytest.mark.usefixtures("no_type_checks")
+def test_a_list_of_rows_has_no_rows_that_are_held_out(tiny, tmp_path):
+    model, site = tiny("llama"), ri.Site("resid_post", 0)
+    rows: Any = TRAIN
+    asked = [
+        lambda: ri.gather_evidence(model, rows, site, "last"),
+        lambda: ri.compare_methods(model, rows, site, "last", [ri.PCA()]),
+        lambda: ri.sweep(model, rows, ri.grid([site], ["last"]), tmp_path),
+    ]
+    for ask in asked:
+        with pytest.raises(TypeError, match=r"got list: Counterfactuals.from_rows makes them"):
+            ask()
