@@ -9,7 +9,7 @@ import reft_interp as ri
 from reft_interp.causal.evidence import CONTROLS
 from reft_interp.tasks import plantings
 
-pytestmark = pytest.mark.usefixtures("long_training")
+pytestmark = [pytest.mark.usefixtures("long_training"), pytest.mark.no_cover]
 
 BUDGET = {"epochs": 12, "learning_rate": 3e-2, "progress": False, "random_subspaces": 5}
 

@@ -20,6 +20,8 @@ from reft_interp.interventions import Interchange, VectorAddition
 from reft_interp.runtime import IntervenedModel, Placement
 from reft_interp.sites import Site
 
+pytestmark = pytest.mark.no_cover
+
 PROMPTS = ["The key near the doors", "Paris", "Is twelve more than three?", "Mary and John"]
 ONE_TOKEN = ["0", "1", "2", "3"]
 SEVERAL_TOKENS = [" is", " is in the country", "Q", " was reading"]

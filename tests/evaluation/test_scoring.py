@@ -16,6 +16,8 @@ from reft_interp.runtime.prepared import PreparedRows
 from reft_interp.sites import Site
 from reft_interp.subspace import Subspace
 
+pytestmark = pytest.mark.no_cover
+
 PROMPTS = ["The key near the doors", "Paris", "Is twelve more than three?", "Mary and John"]
 SOURCES = [*PROMPTS[1:], "Tokyo is a city"]
 CHOICES = {

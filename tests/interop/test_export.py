@@ -29,6 +29,8 @@ from reft_interp.sites import Site
 from reft_interp.subspace import Subspace
 from reft_interp.training.reft_method import ReFT
 
+pytestmark = pytest.mark.no_cover
+
 # float32: two implementations of attention differ by 1e-6 and less.
 CLOSE = {"atol": 1e-5, "rtol": 0}
 POST = Site("resid_post", 0)

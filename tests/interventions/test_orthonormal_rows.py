@@ -9,6 +9,8 @@ from torch.testing import assert_close
 from reft_interp.interventions.rows import FreeRows, GivenRows, OrthonormalRows
 from reft_interp.subspace import Subspace
 
+pytestmark = pytest.mark.no_cover
+
 
 def off_by(rows: torch.Tensor) -> float:
     """max |RRᵀ − I|, computed in float64."""

@@ -20,7 +20,7 @@ from reft_interp.runtime.prepared import PreparedRows
 from reft_interp.training.finetuning import Schedule
 from reft_interp.training.processes import check_processes
 
-pytestmark = pytest.mark.usefixtures("long_training")
+pytestmark = [pytest.mark.usefixtures("long_training"), pytest.mark.no_cover]
 
 ROWS = [
     {"prompt": f"The {word} near the {other}", "answer": " are" if word.endswith("s") else " is"}
@@ -29,7 +29,7 @@ ROWS = [
 ]
 PROMPTS = [str(row["prompt"]) for row in ROWS]
 SITES = [ri.Site("resid_post", layer) for layer in range(4)]
-DECODERS = ["llama", "gpt_neox", "qwen2", "gemma2", "gpt2", "mixtral"]
+DECODERS = ["llama", "gpt_neox", "gemma2", "gpt2", "mixtral"]
 
 
 def parts(architecture: str):

@@ -7,7 +7,7 @@ from reft_interp.evaluation import control_subspaces
 from reft_interp.probing.linear import linear_probes
 from reft_interp.subspace import Subspace
 
-pytestmark = pytest.mark.usefixtures("long_training")
+pytestmark = [pytest.mark.usefixtures("long_training"), pytest.mark.no_cover]
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from reft_interp.causal import PreparedPairs
 from reft_interp.runtime import IntervenedModel, Placement
 from reft_interp.training import ReFTResult
 
-pytestmark = pytest.mark.usefixtures("long_training")
+pytestmark = [pytest.mark.usefixtures("long_training"), pytest.mark.no_cover]
 
 SITE = ri.Site("resid_post", 0)
 NOUNS = ("key", "door", "cat", "dog", "house", "table", "road", "book")

@@ -12,6 +12,8 @@ from reft_interp.interventions import Interchange, VectorAddition
 from reft_interp.runtime import IntervenedModel, Placement
 from reft_interp.sites import Site
 
+pytestmark = pytest.mark.no_cover
+
 PROMPTS = ["The key near the doors", "Paris", "Is twelve more than three? Yes", "Q"]
 VECTOR = torch.linspace(-3, 3, 32)
 NEW = 6

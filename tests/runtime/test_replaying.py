@@ -25,6 +25,8 @@ from reft_interp.runtime.replaying import can_replay, replay
 from reft_interp.runtime.running import run
 from reft_interp.sites import Site
 
+pytestmark = pytest.mark.no_cover
+
 LAYERS = 3
 # Shorter than all prompts but "Paris", so that a wrong window would show.
 WINDOW = 4

@@ -20,7 +20,7 @@ from pandas.testing import assert_frame_equal
 import reft_interp as ri
 from reft_interp.tasks import plantings
 
-pytestmark = pytest.mark.usefixtures("long_training")
+pytestmark = [pytest.mark.usefixtures("long_training"), pytest.mark.no_cover]
 
 SETTINGS = {"epochs": 4, "learning_rate": 2e-2}
 # What a process of its own runs: the same model, pairs and cells as the tests.

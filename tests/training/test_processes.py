@@ -32,6 +32,8 @@ from reft_interp.sites import Site
 from reft_interp.training import fit_reft, train
 from reft_interp.training.processes import check_processes
 
+pytestmark = pytest.mark.no_cover
+
 needs_gloo = pytest.mark.skipif(
     not (distributed.is_available() and distributed.is_gloo_available()),
     reason="two processes on a CPU need torch's gloo backend",

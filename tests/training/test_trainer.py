@@ -25,6 +25,8 @@ from reft_interp.sites import Site
 from reft_interp.subspace import Subspace
 from reft_interp.training import train
 
+pytestmark = pytest.mark.no_cover
+
 START = Subspace.random(32, 2, seed=7)
 WORDS = ["key", "keys", "door", "doors", "film", "films", "car", "cars"]
 # Answers of different lengths: a mean of means is not the mean.
