@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from transformer_lens.model_bridge import TransformerBridge
 
 from reft_interp.evaluation import Accuracy, predict_choices
+from reft_interp.evaluation.minimum_accuracy import check_accuracy
 
 if TYPE_CHECKING:
     from reft_interp.tasks.causal_task import CausalTask, Prompt
