@@ -243,7 +243,7 @@ def test_linked_interventions_swap_each_its_part_from_its_source(tmp_path, tiny)
     expected += (t - h).double() @ R[:, 1:] @ R[:, 1:].T
     assert_close(two(one(h, s), t).double(), expected, atol=5e-6, rtol=0)
     some = load_pyvene(folder, tiny("llama"), on="last", subspaces=[[0], None]).interventions
-    assert [edit.arguments()["rank"] for edit in some] == [1, 4]
+    assert [edit.get_parameter("rows.matrix").shape[0] for edit in some] == [1, 4]
 
 
 def test_interventions_linked_over_two_places_are_refused(tmp_path, tiny):
