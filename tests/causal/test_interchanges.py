@@ -65,7 +65,7 @@ def test_says_which_columns_are_missing(no_type_checks):
     generator: Any = (row for row in rows)
     with pytest.raises(TypeError, match=r'got a DataFrame: give its .to_dict\("records"\)'):
         interchange_rows(rows.to_pandas())
-    with pytest.raises(TypeError, match="pairs must be a list or a Dataset, got generator"):
+    with pytest.raises(TypeError, match="pairs must be a list of rows, got a generator: give list"):
         interchange_rows(generator)
 
 
