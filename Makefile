@@ -34,7 +34,8 @@ check: setup ## Format, lint, types, and which way dependencies point
 
 test: setup ## Checks, tests with coverage, tutorials and notebooks
 	$(MAKE) --jobs=2 --output-sync=target check notebooks
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --cov --cov-report=term --cov-fail-under=90
+	@# One thread each, in the processes that tests start, too: there are two of them at once.
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --cov --cov-report=term --cov-fail-under=90
 
 notebooks: setup ## Run the tutorials and notebooks
 	@# Two at once, each on one core: a notebook uses a second one badly. The long ones come first.

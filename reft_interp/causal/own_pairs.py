@@ -38,7 +38,8 @@ def completed(splits: Mapping[str, Pairs]) -> dict[str, list[dict[str, Any]]]:
     answers = sorted({row[column] for row in every for column in ("base_answer", "label")})
     for row in every:
         row.setdefault("base_spans", None)
-        row.setdefault("choices", answers)
+        if row.get("choices") is None:
+            row["choices"] = answers
         if not row.get("sources"):
             row.setdefault("source_spans", None)
     return found

@@ -17,6 +17,9 @@ TEST = [own("The dog", "The cats", " are", word="dog")]
 
 
 def test_what_rows_leave_out_is_filled_in():
+    some = Dataset.from_list([TRAIN[0] | {"choices": [" is", " are", " was"]}, *TRAIN[1:]])
+    filled = ri.Counterfactuals.from_rows(some, TEST, "number").train["choices"]
+    assert list(filled) == [[" is", " are", " was"], [" are", " is"]]
     made = ri.Counterfactuals.from_rows(TRAIN, Dataset.from_list(TEST), "number", held_out="dogs")
     assert (made.variable, made.generated, made.kept, made.dropped) == ("number", 3, 3, 0)
     assert made.model is None and made.model_accuracy is None and "held out: dogs" in str(made)
