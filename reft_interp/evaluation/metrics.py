@@ -29,6 +29,8 @@ class Metric:
     compute: Callable[[Sequence[Any], Sequence[Any]], float]
     is_correct: Callable[[Any, Any], bool] | None = None
     """Of one predicted and one gold answer, where there is such a thing."""
+    bounds: tuple[float, float] = (-math.inf, math.inf)
+    """The least and the most that it can be; no interval of it ends outside."""
 
     def __call__(self, predicted: Sequence[Any], gold: Sequence[Any]) -> float:
         """
@@ -49,7 +51,7 @@ def share_correct(name: str, is_correct: Callable[[Any, Any], bool]) -> Metric:
     def compute(predicted: Sequence[Any], gold: Sequence[Any]) -> float:
         return sum(map(is_correct, predicted, gold)) / len(gold)
 
-    return Metric(name, compute, is_correct)
+    return Metric(name, compute, is_correct, bounds=(0.0, 1.0))
 
 
 def exact_match() -> Metric:
@@ -92,7 +94,7 @@ def matthews(labels: Labels) -> Metric:
         # times as long, and intervals compute it for thousands of resamples.
         return float(np.corrcoef(wanted, found)[0, 1])
 
-    return Metric("Matthews correlation", compute)
+    return Metric("Matthews correlation", compute, bounds=(-1.0, 1.0))
 
 
 def f1(labels: Labels) -> Metric:
@@ -104,7 +106,7 @@ def f1(labels: Labels) -> Metric:
         # Where neither has the label there is no precision and no recall; GLUE says 0.
         return 2 * sum(w * f for w, f in zip(wanted, found, strict=True)) / given if given else 0.0
 
-    return Metric("F1", compute)
+    return Metric("F1", compute, bounds=(0.0, 1.0))
 
 
 def pearson(low: float, high: float) -> Metric:
@@ -130,7 +132,7 @@ def _correlation(name: str, correlate: Callable[..., Any], low: float, high: flo
             return 0.0
         return float(correlate(found, wanted).statistic)
 
-    return Metric(name, compute)
+    return Metric(name, compute, bounds=(-1.0, 1.0))
 
 
 def _label_pairs(

@@ -263,9 +263,8 @@ def mean_score(
         of_seeds = spread * float(student.ppf(0.975, len(scores) - 1)) ** 2
     low = value - math.hypot(below, of_seeds**0.5)
     high = value + math.hypot(above, of_seeds**0.5)
-    if suite.metric.is_correct is not None:
-        low, high = max(low, 0.0), min(high, 1.0)
-    return value, low, high
+    least, most = suite.metric.bounds
+    return value, max(low, least), min(high, most)
 
 
 def _seconds_to(target: float, runs: Sequence[Mapping[str, Any]]) -> float:

@@ -288,6 +288,9 @@ def test_a_metric_without_right_rows_has_an_interval_over_resampled_rows():
     p = suite().score(said, test)
     assert value == pytest.approx(2 * p - 1, abs=0.02)
     assert high - low == pytest.approx(2 * 2 * 1.96 * math.sqrt(p * (1 - p) / 200), rel=0.15)
+    # No interval of a correlation ends above 1 or below -1, however far apart the trainings are.
+    right = [f" {answer}" for answer in test["gold"]]
+    assert mean_score(by_matthews, [said, right], test)[1:] == (-1.0, 1.0)
 
 
 @pytest.mark.parametrize(

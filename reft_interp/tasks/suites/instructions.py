@@ -189,4 +189,4 @@ def _overlap() -> Metric:
     def compute(predicted: Sequence[Any], gold: Sequence[Any]) -> float:
         return sum(rouge_l(p or "", g) for p, g in zip(predicted, gold, strict=True)) / len(gold)
 
-    return Metric("ROUGE-L F1 with the reference (a proxy)", compute)
+    return Metric("ROUGE-L F1 with the reference (a proxy)", compute, bounds=(0.0, 1.0))
