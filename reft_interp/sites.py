@@ -193,6 +193,16 @@ class Site:
         return tokens if index is None else tokens[:, list(index)]
 
 
+def check_site(site: object) -> None:
+    """Raise unless something is a `Site`.
+
+    Raises:
+        TypeError: it is something else, as the number of a layer.
+    """
+    if not isinstance(site, Site):
+        raise TypeError(f'site must be a Site, as Site("resid_post", 12), got {site!r}')
+
+
 def _indices(
     name: str, given: SupportsIndex | Iterable[SupportsIndex] | None
 ) -> tuple[int, ...] | None:

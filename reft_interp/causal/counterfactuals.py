@@ -59,7 +59,8 @@ class Counterfactuals:
     test: Dataset
     variable: str
     """The causal variable that is interchanged."""
-    seed: int
+    seed: int | None
+    """That the pairs were drawn with; None of rows that nobody drew."""
     generated: int
     """Rows made before the model was asked; `kept` of them are here."""
     kept: int
@@ -112,7 +113,10 @@ class Counterfactuals:
         Args:
             train: rows with `base`, `source`, `label` and `base_answer`, and, where there are any,
                 `source_answer`, `base_spans`, `source_spans`, `choices` and further columns.
-                Without `choices` all labels and base answers of both splits are compared.
+                Answers bring their leading space. Without `choices` all labels and base answers
+                of both splits are compared. Methods that read activations (`DifferenceOfMeans`,
+                `LogisticProbe`, ...) look for the variable's values in `base_<variable>` and
+                `source_<variable>`.
             test: likewise, held out.
             variable: the causal variable that is interchanged.
             model: is asked for `base_answer`, and for `source_answer` where a row has one; rows
@@ -134,7 +138,7 @@ class Counterfactuals:
         return cls(
             **{name: Dataset.from_list(split) for name, split in kept.items()},
             variable=variable,
-            seed=0,
+            seed=None,
             generated=generated,
             kept=sum(map(len, kept.values())),
             model_accuracy=None if accuracy is None else accuracy.value,
@@ -191,9 +195,10 @@ class Counterfactuals:
         return f"<p>{lines}</p>{table}"
 
     def _lines(self) -> Iterator[str]:
+        seed = "" if self.seed is None else f"seed {self.seed}, "
         yield (
             f"counterfactuals for {self.variable!r}: {len(self.train)} train, "
-            f"{len(self.test)} test rows (seed {self.seed}, hash {self.hash[:12]})"
+            f"{len(self.test)} test rows ({seed}hash {self.hash[:12]})"
         )
         shares = [f"{share:.1%} of {name}" for name, share in self.changed.items()]
         yield f"the label differs from the base's own answer in {', '.join(shares)} rows"
@@ -202,6 +207,8 @@ class Counterfactuals:
                 f"{self.dropped} of {self.generated} rows dropped because base or source is wrong"
                 if self.dropped
                 else "rows are made of those alone"
+                if self.seed is not None
+                else "no row dropped"
             )
             who = self.model or "the model"
             yield f"{who} gets {self.model_accuracy:.1%} of prompts right; {left_out}"

@@ -21,7 +21,7 @@ from reft_interp.positions import PositionSelector, parse_positions
 from reft_interp.runtime import IntervenedModel, Placement
 from reft_interp.runtime.planning import Engine
 from reft_interp.runtime.prepared import Over, PreparedRows
-from reft_interp.sites import Site
+from reft_interp.sites import Site, check_site
 from reft_interp.subspace import Subspace
 from reft_interp.training import load_result, train
 from reft_interp.training.in_place import check_arguments
@@ -165,8 +165,7 @@ def fit_das(
             tokens that a pair does not have: all before the first step.
     """
     check_arguments(epochs, arguments, learning_rate=learning_rate, batch_size=batch_size)
-    if not isinstance(site, Site):
-        raise TypeError(f'site must be a Site, as Site("resid_post", 12), got {site!r}')
+    check_site(site)
     begins = "random" if start is None else "given"
     if start is None:
         start = Subspace.random(site.width(model), 1 if rank is None else rank, seed=seed)

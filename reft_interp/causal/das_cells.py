@@ -21,7 +21,7 @@ from reft_interp.runtime import IntervenedModel, Placement
 from reft_interp.runtime.planning import Engine
 from reft_interp.runtime.prepared import Over, PreparedRows, prepare_each
 from reft_interp.runtime.sources import Sources, take_sources
-from reft_interp.sites import Site
+from reft_interp.sites import Site, check_site
 from reft_interp.subspace import Subspace
 from reft_interp.training import Cell, train_cells
 
@@ -43,6 +43,9 @@ class DASCell:
             about the true ones, as a control: what is found then, any labels would have found.
         resampled_pairs: train on as many pairs drawn again with replacement, by this seed: what
             another sample of pairs would have led to.
+
+    Raises:
+        TypeError: `site` is no Site.
     """
 
     site: Site
@@ -55,6 +58,9 @@ class DASCell:
     batch_size: int = field(default=16, kw_only=True)
     shuffled_labels: bool = field(default=False, kw_only=True)
     resampled_pairs: int | None = field(default=None, kw_only=True)
+
+    def __post_init__(self) -> None:
+        check_site(self.site)
 
 
 def fit_das_each(

@@ -35,7 +35,7 @@ from reft_interp.interventions import (
 from reft_interp.models import untrained_copy
 from reft_interp.runtime import IntervenedModel, Placement
 from reft_interp.runtime.prepared import PreparedRows
-from reft_interp.sites import Site
+from reft_interp.sites import Site, check_site
 from reft_interp.subspace import Subspace, check_rank
 from reft_interp.training import train
 
@@ -272,10 +272,17 @@ def compare_methods(
         and "no intervention".
 
     Raises:
-        TypeError: `pairs` are no `Counterfactuals`.
+        TypeError: `pairs` are no `Counterfactuals`, `site` no Site, `methods` no list of methods.
         ValueError: no methods, two of one name, or as a method's `fit`.
     """
     check_counterfactuals(pairs)
+    check_site(site)
+    listed = list(methods) if isinstance(methods, Sequence) else [methods]
+    wrong = [one for one in listed if isinstance(one, type) or not hasattr(one, "fit")]
+    if wrong or not isinstance(methods, Sequence):
+        raise TypeError(
+            f"methods must be a list of methods, as [DAS(rank=4), PCA(rank=4)], got {methods!r}"
+        )
     names = [method.name for method in methods]
     if not methods or len(set(names)) != len(names):
         raise ValueError(f"methods must be one or more of different names, got {names}")

@@ -6,6 +6,7 @@ Above: `counterfactuals`, which checks what comes out of here.
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from datasets import Dataset
 from transformer_lens.model_bridge import TransformerBridge
 
 from reft_interp.causal.rows import Pairs
@@ -14,6 +15,7 @@ from reft_interp.evaluation.minimum_accuracy import check_accuracy
 from reft_interp.runtime.batching import check_several
 
 _NEEDED = ("base", "base_answer", "label")
+_SPACES = ". (The answers have no leading space, as words that follow a word mostly do.)"
 
 
 def completed(splits: Mapping[str, Pairs]) -> dict[str, list[dict[str, Any]]]:
@@ -27,15 +29,19 @@ def completed(splits: Mapping[str, Pairs]) -> dict[str, list[dict[str, Any]]]:
     found: dict[str, list[dict[str, Any]]] = {}
     for name, split in splits.items():
         check_several(split, name)
-        found[name] = [dict(row) for row in split]
+        if not isinstance(split, Dataset | Sequence):
+            raise TypeError(f"{name} must be a list or a Dataset, got {type(split).__name__}")
+        found[name] = [_checked(f"{name}: row {i}", row) for i, row in enumerate(split)]
         if not found[name]:
             raise ValueError(f"{name} must hold at least one row, got none")
-        for i, row in enumerate(found[name]):
-            source = "sources" if row.get("sources") else "source"
-            if missing := [column for column in (*_NEEDED, source) if column not in row]:
-                raise ValueError(f"{name}: row {i} lacks {missing}; it has {sorted(row)}")
     every = [row for rows in found.values() for row in rows]
     answers = sorted({row[column] for row in every for column in ("base_answer", "label")})
+    bare = {answer for answer in answers if not answer.startswith(" ")}
+    if both := sorted(answer for answer in bare if f" {answer}" in answers):
+        raise ValueError(
+            f"answers must have their leading space in all rows or in none, {both[0]!r} is there "
+            "with it and without"
+        )
     for row in every:
         row.setdefault("base_spans", None)
         if row.get("choices") is None:
@@ -43,6 +49,18 @@ def completed(splits: Mapping[str, Pairs]) -> dict[str, list[dict[str, Any]]]:
         if not row.get("sources"):
             row.setdefault("source_spans", None)
     return found
+
+
+def _checked(where: str, row: Any) -> dict[str, Any]:
+    if not isinstance(row, Mapping):
+        raise TypeError(f"{where} must be a mapping, got {row!r}")
+    source = "sources" if row.get("sources") else "source"
+    if missing := [column for column in (*_NEEDED, source) if column not in row]:
+        raise ValueError(f"{where} lacks {missing}; it has {sorted(row)}")
+    for column in _NEEDED:
+        if not isinstance(row[column], str):
+            raise TypeError(f"{where}: {column} must be a text, got {row[column]!r}")
+    return dict(row)
 
 
 def done_by(
@@ -55,13 +73,20 @@ def done_by(
     accuracy on these prompts.
 
     Raises:
+        TypeError: `model` is none.
         ValueError: it gets too few prompts right, or nothing of a split.
     """
+    if not isinstance(model, TransformerBridge):
+        raise TypeError(f"model must be a TransformerBridge, as load_model gives, got {model!r}")
+    if not 0 <= minimum_accuracy <= 1:
+        raise ValueError(f"minimum_accuracy must be between 0 and 1, got {minimum_accuracy}")
     pairs = [(name, row) for name, rows in splits.items() for row in rows]
     asked = [_prompts(row) for _, row in pairs]
     right = answers_correctly(model, [one for some in asked for one in some], batch_size=batch_size)
     accuracy = Accuracy(int(right.sum()), len(right))
-    check_accuracy(accuracy, minimum_accuracy, len(pairs[0][1]["choices"]))
+    answers = [row["base_answer"] for _, row in pairs]
+    spaces = "" if any(one[0].isspace() for one in answers if one) else _SPACES
+    check_accuracy(accuracy, minimum_accuracy, len(pairs[0][1]["choices"]), spaces)
     said = iter(right)
     kept: dict[str, list[dict[str, Any]]] = {name: [] for name in splits}
     for (name, row), some in zip(pairs, asked, strict=True):

@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import numpy as np
 import torch
@@ -30,6 +30,8 @@ class ReadingMethod(ABC):
     """A method (see `methods.Method`) that is fitted to activations and the variable's values."""
 
     rank: Any
+    reads_values: ClassVar[bool] = True
+    """Whether rows need the variable's values, in `base_<variable>` and `source_<variable>`."""
 
     def __post_init__(self) -> None:
         if self.rank is not None:
@@ -39,7 +41,8 @@ class ReadingMethod(ABC):
         self, model: TransformerBridge, pairs: Pairs, variable: str, site: Site, on: On
     ) -> Intervention:
         """As `Method.fit`."""
-        return self.from_activations(*labelled_activations(model, pairs, variable, site, on))
+        named = variable if self.reads_values else None
+        return self.from_activations(*labelled_activations(model, pairs, named, site, on))
 
     @abstractmethod
     def from_activations(self, held: Float[Tensor, "n d"], values: np.ndarray) -> Intervention:
@@ -56,6 +59,7 @@ class PCA(ReadingMethod):
 
     rank: int = 1
     name: str = "PCA"
+    reads_values: ClassVar[bool] = False
 
     def from_activations(self, held: Float[Tensor, "n d"], values: np.ndarray) -> Intervention:
         return DistributedInterchange(Subspace.from_pca(held, self.rank))
@@ -128,9 +132,10 @@ class LogisticProbe(ReadingMethod):
 
 
 def labelled_activations(
-    model: TransformerBridge, pairs: Pairs, variable: str, site: Site, on: On
+    model: TransformerBridge, pairs: Pairs, variable: str | None, site: Site, on: On
 ) -> tuple[Float[Tensor, "n d"], np.ndarray]:
-    """What the model holds of bases and sources, and the variable's value in each.
+    """What the model holds of bases and sources, and the variable's value in each (nothing
+    where `variable` is None).
 
     A prompt counts once, however many pairs it is in; each of its selected tokens is an example.
 
@@ -143,7 +148,10 @@ def labelled_activations(
 
 
 def labelled_activations_each(
-    model: TransformerBridge, pairs: Pairs, variable: str, places: Sequence[tuple[Site, On]]
+    model: TransformerBridge,
+    pairs: Pairs,
+    variable: str | None,
+    places: Sequence[tuple[Site, On]],
 ) -> list[tuple[Float[Tensor, "n d"], np.ndarray]]:
     """`labelled_activations` at several places, read in the same runs.
 
@@ -152,7 +160,7 @@ def labelled_activations_each(
     """
     rows_of_one_source(pairs)
     rows = list(cast("Sequence[Mapping[str, Any]]", pairs))
-    names = variable.split(" and ")
+    names = [] if variable is None else variable.split(" and ")
     prompts: dict[str, tuple[dict[str, Any], str]] = {}
     for i, row in enumerate(rows):
         for side in ("base", "source"):
@@ -160,13 +168,14 @@ def labelled_activations_each(
             if missing:
                 raise ValueError(
                     f"pairs: row {i} has no column '{side}_{missing[0]}' with the variable's "
-                    f"value; it has {sorted(row)}"
+                    "value, which methods that read activations look for; it has "
+                    f"{sorted(row)}"
                 )
             value = " ".join(str(row[f"{side}_{name}"]) for name in names)
             prompt = {"prompt": row[side], "spans": row.get(f"{side}_spans")}
             prompts[row[side]] = prompt, value
     said = [value for _, value in prompts.values()]
-    if len(set(said)) < 2:
+    if variable is not None and len(set(said)) < 2:
         raise ValueError(f"variable: {variable!r} never varies in the pairs, it is {said[0]!r}")
     return [
         (torch.cat(held).cpu(), np.repeat(said, [len(one) for one in held]))

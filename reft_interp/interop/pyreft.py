@@ -56,9 +56,12 @@ def load_pyreft(
         ignore_model_weights: load also where the folder holds trained weights of the base model
             (`include_model=True`), which stay unread.
         subspaces: for folders of SubloreftIntervention, the class that pyreft's notebook on
-            composition defines: which of its rows edit, as given to pyreft under that name.
-            Several by name, `{"formal": [0, 1], "french": [2, 3], "both": [0, 1, 2, 3]}`, become
-            placements that rows switch by their `edits`, as pyreft's examples do.
+            composition defines, and for them alone: the coordinates of its subspace in which it
+            edits, numbers below its rank, the same in each intervention of the folder. One list,
+            as `[0, 1]`, is for all prompts; named lists, as `{"formal": [0, 1], "french": [2, 3],
+            "both": [0, 1, 2, 3]}`, are switched by what each row of a batch has as `edits`
+            (`{"prompt": ..., "edits": "formal"}`; a row without it is not edited). pyreft takes
+            such a list for every example and intervention.
 
     Raises:
         FileNotFoundError: `config.json` or the file of an intervention is missing.

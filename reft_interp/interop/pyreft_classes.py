@@ -15,6 +15,7 @@ Next door: `pyreft` finds the files and the places in the model. Nothing here im
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Integral
 
 import torch
 from jaxtyping import Float
@@ -67,6 +68,22 @@ def convert(kind: str, tensors: Mapping[str, Tensor], act_fn: str | None = None)
     return known.build(wide, act_fn or "linear")
 
 
+def checked_coordinates(given: Sequence[int], count: int, what: str = "coordinates") -> list[int]:
+    """Numbers of some of `count` coordinates, or of what else there is.
+
+    Raises:
+        ValueError: none, one twice, or what is no number from 0 to `count` - 1.
+    """
+    chosen = list(given)
+    numbers = [int(i) for i in chosen if isinstance(i, Integral) and not isinstance(i, bool)]
+    if not chosen or len(set(numbers) & set(range(count))) < len(chosen):
+        raise ValueError(
+            f"subspaces must be different numbers of its {count} {what}, 0 to {count - 1}, as "
+            f"[0], got {chosen}"
+        )
+    return numbers
+
+
 def part_of_loreft(tensors: Mapping[str, Tensor], rows: Sequence[int]) -> dict[str, Tensor]:
     """The state dict of the LoreftIntervention that edits along some rows of this one.
 
@@ -76,12 +93,7 @@ def part_of_loreft(tensors: Mapping[str, Tensor], rows: Sequence[int]) -> dict[s
         ValueError: the tensors are not LoreftIntervention's, or `rows` are none of its rows.
     """
     _check("LoreftIntervention", CLASSES["LoreftIntervention"].tensors, tensors)
-    rank, chosen = tensors["rotate_layer"].shape[1], list(rows)
-    if not chosen or len(set(chosen)) < len(chosen) or not set(chosen) <= set(range(rank)):
-        raise ValueError(
-            f"subspaces must be different rows of the {rank} that it has, 0 to {rank - 1}, "
-            f"got {chosen}"
-        )
+    chosen = checked_coordinates(rows, tensors["rotate_layer"].shape[1])
     return {
         "rotate_layer": tensors["rotate_layer"][:, chosen],
         "weight": tensors["weight"][chosen],

@@ -18,6 +18,7 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil
+from numbers import Integral
 from pathlib import Path
 
 import torch
@@ -25,7 +26,7 @@ from jaxtyping import Float
 from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
-from reft_interp.interop.pyreft_classes import orthonormal_columns
+from reft_interp.interop.pyreft_classes import checked_coordinates, orthonormal_columns
 from reft_interp.interop.pyvene_folder import (
     SavedIntervention,
     find_file,
@@ -73,8 +74,9 @@ def load_pyvene(
         model: the model that they were trained on.
         on: the tokens, for all interventions or for each in the folder's order.
         subspaces: what was given to pyvene under that name: numbers of parts of the
-            `subspace_partition`, or of coordinates where there is none; for all interventions,
-            or a list for each in the folder's order. All by default.
+            `subspace_partition`, or of coordinates where there is none. `[0, 1]` is for all
+            interventions, `[[0], [1]]` has a list for each in the folder's order (None: all).
+            All by default. (pyvene takes such a list for every intervention and example.)
         sources: which source each intervention reads, by name; by default all read the same.
 
     Raises:
@@ -130,10 +132,10 @@ def _each_subspaces(
 ) -> list[Sequence[int] | None]:
     if subspaces is None:
         return [None] * count
-    numbers = [one for one in subspaces if isinstance(one, int)]
+    numbers = [int(one) for one in subspaces if isinstance(one, Integral)]
     if len(numbers) == len(subspaces):
         return [numbers] * count
-    lists = [one for one in subspaces if not isinstance(one, int)]
+    lists = [one for one in subspaces if not isinstance(one, Integral)]
     if numbers:
         raise ValueError(
             "subspaces must be numbers for all interventions, as [0, 1], or such a list (or None) "
@@ -272,12 +274,9 @@ def _chosen(count: int, interchange_dim: int | list[int] | None, given: _Given) 
             raise ValueError(f"interchange_dim must be between 1 and {count}, got {swapped!r}")
         return list(range(swapped))
     parts = given.entry.partition
-    limit = count if parts is None else len(parts)
-    if not subspaces or not all(0 <= i < limit for i in subspaces):
-        what = "coordinates" if parts is None else "parts"
-        raise ValueError(f"subspaces must be some of its {limit} {what}, got {list(subspaces)}")
     if parts is None:
-        return list(subspaces)
+        return checked_coordinates(subspaces, count)
+    subspaces = checked_coordinates(subspaces, len(parts), "parts")
     # As in pyvene: two numbers are a range.
     return [
         i

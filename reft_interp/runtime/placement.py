@@ -10,7 +10,7 @@ from transformer_lens.model_bridge import TransformerBridge
 from reft_interp.encoding import TokenizedBatch
 from reft_interp.interventions import Intervention
 from reft_interp.positions import Positions, PositionSelector, parse_positions
-from reft_interp.sites import Site
+from reft_interp.sites import Site, check_site
 
 SOURCE = "source"
 """What a placement reads where it does not say which of several sources."""
@@ -55,8 +55,7 @@ class Placement:
                 f"intervention must be an instance, got the class {intervention.__name__}: "
                 f"{intervention.__name__}(...) makes one"
             )
-        if not isinstance(site, Site):
-            raise TypeError(f'site must be a Site, as Site("resid_post", 12), got {site!r}')
+        check_site(site)
         object.__setattr__(self, "intervention", intervention)
         object.__setattr__(self, "site", site)
         selector = parse_positions(on)

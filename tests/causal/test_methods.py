@@ -1,5 +1,7 @@
 """Methods side by side: what each finds where the truth is known, and what they refuse."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -93,7 +95,7 @@ def test_what_cannot_be_fitted_is_refused(planted):
     one = planted["one layer"]
     pairs = one.counterfactuals(24)
     with pytest.raises(ValueError, match="no column 'base_colour'"):
-        ri.PCA().fit(one.model, pairs.train, "colour", one.site, one.on)
+        ri.DifferenceOfMeans().fit(one.model, pairs.train, "colour", one.site, one.on)
     same = [{**row, "base_number": 0, "source_number": 0} for row in rows_of(pairs.train)]
     with pytest.raises(ValueError, match="'number' never varies"):
         ri.DifferenceOfMeans().fit(one.model, same, "number", one.site, one.on)
@@ -106,6 +108,40 @@ def test_what_cannot_be_fitted_is_refused(planted):
     early = ri.Site("resid_pre", 0)  # the last token is the same word everywhere
     with pytest.raises(ValueError, match="finds no direction"):
         ri.DifferenceOfMeans().fit(one.model, alike[:1], "number", early, one.on)
+
+
+def test_pca_asks_for_no_variable(planted):
+    one = planted["one layer"]
+    rows = rows_of(one.counterfactuals(24).train)
+    bare = [{name: row[name] for name in row if not name.endswith("_number")} for row in rows]
+    found, other = (
+        ri.PCA(2).fit(one.model, some, "number", one.site, one.on) for some in (bare, rows)
+    )
+    assert torch.equal(found.subspace.basis, other.subspace.basis)
+    with pytest.raises(ValueError, match=r"no column 'base_number' .* that read activations"):
+        ri.DifferenceOfMeans().fit(one.model, bare, "number", one.site, one.on)
+
+
+@pytest.mark.usefixtures("no_type_checks")
+@pytest.mark.parametrize("methods", [ri.PCA(), [ri.PCA], ["PCA"], "PCA"])
+def test_what_are_no_methods_is_refused(planted, methods):
+    one = planted["one layer"]
+    with pytest.raises(TypeError, match=r"methods must be a list of methods, as \[DAS"):
+        ri.compare_methods(one.model, one.counterfactuals(24), one.site, one.on, methods)
+
+
+@pytest.mark.usefixtures("no_type_checks")
+def test_a_layers_number_is_no_site(planted):
+    one = planted["one layer"]
+    layer: Any = 1
+    asked = (
+        lambda: ri.gather_evidence(one.model, one.counterfactuals(24), layer, one.on),
+        lambda: ri.compare_methods(one.model, one.counterfactuals(24), layer, one.on, [ri.PCA()]),
+        lambda: ri.DASCell(layer, one.on),
+    )
+    for ask in asked:
+        with pytest.raises(TypeError, match=r"site must be a Site, as .* got 1"):
+            ask()
 
 
 @pytest.mark.parametrize("name", ["one layer", "four values"])

@@ -23,6 +23,7 @@ def test_what_rows_leave_out_is_filled_in():
     made = ri.Counterfactuals.from_rows(TRAIN, Dataset.from_list(TEST), "number", held_out="dogs")
     assert (made.variable, made.generated, made.kept, made.dropped) == ("number", 3, 3, 0)
     assert made.model is None and made.model_accuracy is None and "held out: dogs" in str(made)
+    assert made.seed is None and "seed" not in str(made)
     for row in (*made.train.to_list(), *made.test.to_list()):
         assert row["choices"] == [" are", " is"]
     assert made.test["word"] == ["dog"]
@@ -100,12 +101,37 @@ def test_each_of_several_sources_is_asked_for(tiny):
         (TRAIN[0], TypeError, "train must be a list of rows, got one dict"),
         ((row for row in TRAIN), TypeError, r"got a generator: give list\(...\)"),
         (TEST, ValueError, "test row 0 is also in train"),
+        (None, TypeError, "train must be a list or a Dataset, got NoneType"),
+        (["The key"], TypeError, "train: row 0 must be a mapping, got 'The key'"),
+        ([own("The key", "The doors", 1)], TypeError, "row 0: label must be a text, got 1"),
+        ([own("The key", "The doors", "are")], ValueError, "'are' is there with it and without"),
     ],
 )
 @pytest.mark.usefixtures("no_type_checks")
 def test_rows_that_are_no_pairs_are_refused(train, error, message):
     with pytest.raises(error, match=message):
         ri.Counterfactuals.from_rows(train, TEST, "number")
+
+
+def test_answers_that_lack_their_space_may_be_why_a_model_gets_none_right(tiny):
+    model = tiny("llama")
+    bare = [row | {"label": "are", "base_answer": "is"} for row in (*TRAIN, *TEST)]
+    for row, (right, wrong) in zip(bare, (("is", "are"), ("are", "is")) * 2, strict=False):
+        said = greedy(model, row["base"], ["is", "are"])
+        row["base_answer"] = wrong if said == right else right
+    with pytest.raises(ValueError, match=r"find in it\. \(The answers have no leading space"):
+        ri.Counterfactuals.from_rows(bare[:2], bare[2:], "number", model=model)
+
+
+@pytest.mark.usefixtures("no_type_checks")
+def test_what_is_no_model_or_no_share_is_refused(tiny):
+    wrong: Any = "smollm2"
+    with pytest.raises(TypeError, match=r"model must be a TransformerBridge.*'smollm2'"):
+        ri.Counterfactuals.from_rows(TRAIN, TEST, "number", model=wrong)
+    with pytest.raises(ValueError, match="minimum_accuracy must be between 0 and 1, got 70"):
+        ri.Counterfactuals.from_rows(
+            TRAIN, TEST, "number", model=tiny("llama"), minimum_accuracy=70
+        )
 
 
 @pytest.mark.usefixtures("no_type_checks")

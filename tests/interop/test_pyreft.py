@@ -421,7 +421,7 @@ def test_named_parts_of_a_composed_loreft_are_switched_by_row(tmp_path, tiny_par
     ("subspaces", "message"),
     [
         (None, "SubloreftIntervention, of which each example edits some rows: say which"),
-        ([], r"different rows of the 3 that it has, 0 to 2, got \[\]"),
+        ([], r"different numbers of its 3 coordinates, 0 to 2, as \[0\], got \[\]"),
         ([3], r"got \[3\]"),
         ([-1], r"got \[-1\]"),
         ({"formal": [0], "french": [1, 1]}, r"got \[1, 1\]"),

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from test_pyreft import PROMPTS, Saved, rotation, rotation_of
@@ -137,6 +138,27 @@ def test_parts_of_the_coordinates(tmp_path, tiny, kind, fields, subspaces, chose
     assert len(chosen) == 4 or (whole - expected).abs().max() > 0.1
 
 
+@pytest.mark.usefixtures("no_type_checks")
+@pytest.mark.parametrize("given", [[[[0]]], [["0"]], [[0, 0]], [[True]], [[]]])
+def test_subspaces_that_are_no_numbers_of_coordinates_are_refused(tmp_path, tiny, given):
+    kind = "LowRankRotatedSpaceIntervention"
+    folder = write(tmp_path, kind, saved(kind))
+    with pytest.raises(ValueError, match=r"different numbers of its 4 coordinates, 0 to 3, as"):
+        load_pyvene(folder, tiny("llama"), on="last", subspaces=given)
+
+
+@pytest.mark.usefixtures("no_type_checks")
+def test_subspaces_may_be_arrays(tmp_path, tiny):
+    kind = "LowRankRotatedSpaceIntervention"
+    folder, model = write(tmp_path, kind, saved(kind)), tiny("llama")
+    given: Any = np.array([2, 1])
+    (one,), (other,) = (
+        load_pyvene(folder, model, on="last", subspaces=some).interventions
+        for some in (given, [2, 1])
+    )
+    assert torch.equal(one.get_parameter("rows.matrix"), other.get_parameter("rows.matrix"))
+
+
 @pytest.mark.parametrize(("share", "swapped"), [(0.3, 10), (1.0, 32), (2.0, 32), (0.0, 1)])
 @pytest.mark.filterwarnings("ignore:the mask of this Boundless")
 def test_the_boundary_is_where_pyvene_has_it(tmp_path, tiny, share, swapped):
@@ -172,8 +194,13 @@ def test_what_was_read_runs_and_can_be_saved_as_ours(tmp_path, tiny):
         ("VanillaIntervention", {"dimension": 99}, {}, "between 1 and 32, got 99"),
         ("VanillaIntervention", {"dimension": [3]}, {}, r"got \[3\]"),
         ("VanillaIntervention", {"intervention_constant_sources": [True]}, {}, "constants"),
-        ("LowRankRotatedSpaceIntervention", {}, {"subspaces": [4]}, "some of its 4 coordinates"),
-        ("LowRankRotatedSpaceIntervention", {"partition": [[0, 4]]}, {"subspaces": [1]}, "1 parts"),
+        ("LowRankRotatedSpaceIntervention", {}, {"subspaces": [4]}, "of its 4 coordinates"),
+        (
+            "LowRankRotatedSpaceIntervention",
+            {"partition": [[0, 4]]},
+            {"subspaces": [1]},
+            "its 1 parts",
+        ),
         ("SigmoidMaskIntervention", {}, {"subspaces": [1]}, "a mask and no subspaces"),
         ("VanillaIntervention", {}, {"on": ["last", "last"]}, "folder's 1 interventions, got 2"),
         ("VanillaIntervention", {}, {"sources": []}, "sources must hold one for each"),

@@ -50,9 +50,9 @@ class WinRate:
 
     @property
     def interval(self) -> tuple[float, float]:
-        """95 % interval of `value` (Student's t); NaN for one instruction."""
+        """95 % interval of `value` (Student's t, within [0, 1]); NaN for one instruction."""
         _, low, high = mean_and_interval(np.array(self.scores))
-        return low, high
+        return tuple(np.clip((low, high), 0.0, 1.0).tolist())
 
     def __str__(self) -> str:
         low, high = self.interval
@@ -79,15 +79,23 @@ def win_rate(
             `NoVerdict`, the others count.
         verdicts: a file (JSON lines) that keeps each verdict as soon as it is given. Where the
             judge fails on the way, say because its server is gone (ConnectionError), a second
-            call asks for what is missing only. Delete it to ask a judge of the same name anew.
+            call asks for what is missing only. Verdicts go by the judge's name (`__name__`),
+            which has to say which judge it is: delete the file to ask one of that name anew.
 
     Raises:
-        ValueError: no outputs, an instruction that the reference lacks or has twice, a score
-            outside [0, 1] (NaN included), or `verdicts` holds something else.
+        ValueError: no outputs, a record without instruction or output, an instruction that the
+            reference lacks or has twice, a score outside [0, 1] (NaN included) or that is no
+            number, `verdicts` for a judge without a name, or a file of something else.
         NoVerdict: the judge gave no verdict on any of them.
     """
     if not outputs:
         raise ValueError("outputs must hold at least one record, got none")
+    for argument, records in (("outputs", outputs), ("reference", reference)):
+        for i, record in enumerate(records):
+            if missing := {"instruction", "output"} - set(record):
+                raise ValueError(
+                    f"{argument}: record {i} lacks {sorted(missing)}; it has {sorted(record)}"
+                )
     answers: dict[str, str] = {}
     for record in reference:
         if answers.setdefault(record["instruction"], record["output"]) != record["output"]:
@@ -101,13 +109,24 @@ def win_rate(
             f"reference must have every instruction of outputs, {len(missing)} are missing, the "
             f"first is {missing[0]!r}"
         )
-    name = getattr(judge, "__name__", None) or str(judge)
+    named = getattr(judge, "__name__", "<lambda>")
+    if verdicts is not None and named == "<lambda>":
+        raise ValueError(
+            "verdicts: they are kept by the judge's name, but this judge has none; set its "
+            f"__name__ to say which judge it is, got {judge!r}"
+        )
+    name = str(judge) if named == "<lambda>" else named
     ask = partial(_ask, judge, name)
     kept = None if verdicts is None else KeptVerdicts(Path(verdicts), name)
     said: list[Verdict] = []
     for record in outputs:
         texts = record["instruction"], record["output"], answers[record["instruction"]]
-        said.append(ask(texts) if kept is None else kept.get(texts, ask))
+        try:
+            said.append(ask(texts) if kept is None else kept.get(texts, ask))
+        except ConnectionError as error:
+            if kept is not None:
+                error.add_note(f"{len(said)} of {len(outputs)} verdicts are kept in {verdicts}")
+            raise
     scores = tuple(float(verdict) for verdict in said if not isinstance(verdict, str))
     if not scores:
         raise NoVerdict(f"{name} gave no verdict on any of {len(outputs)} outputs: {said[0]}")
@@ -117,14 +136,15 @@ def win_rate(
 
 def _ask(judge: Judge, name: str, texts: Texts) -> Verdict:
     try:
-        score = float(judge(*texts))
+        score = judge(*texts)
     except NoVerdict as error:
         return str(error)
-    if not 0 <= score <= 1:
+    # A number of NumPy's or torch's is one, too.
+    if isinstance(score, str) or not hasattr(score, "__float__") or not 0 <= float(score) <= 1:
         raise ValueError(
-            f"judge must give a number from 0 to 1, {name} gave {score} for {texts[0]!r}"
+            f"judge must give a number from 0 to 1, {name} gave {score!r} for {texts[0]!r}"
         )
-    return score
+    return float(score)
 
 
 def rouge_l_proxy(instruction: str, output: str, reference: str) -> float:

@@ -27,10 +27,12 @@ def test_the_win_rate_is_the_mean_of_the_verdicts():
     rate = win_rate(records(["aaa", "b", "cc", "dd"]), REFERENCE, longer)
     assert rate.scores == (1.0, 0.0, 0.5, 1.0)
     assert (rate.value, rate.n) == (0.625, 4)
-    deviation = math.sqrt(sum((s - 0.625) ** 2 for s in rate.scores) / 3)
-    half = t.ppf(0.975, 3) * deviation / 2
-    assert rate.interval == pytest.approx((0.625 - half, 0.625 + half))
+    assert rate.interval == (0, 1)  # of four instructions: no share is outside
     assert str(rate).startswith("ours against theirs, judged by longer: 0.625 [")
+    many = win_rate(records(["aaa", "b", "cc", "dd"]) * 10, REFERENCE, longer)
+    deviation = math.sqrt(sum((s - 0.625) ** 2 for s in many.scores) / 39)
+    half = t.ppf(0.975, 39) * deviation / math.sqrt(40)
+    assert many.interval == pytest.approx((0.625 - half, 0.625 + half))
 
 
 def test_what_a_judge_cannot_say_is_counted_and_counts_for_neither():
@@ -59,8 +61,9 @@ def test_kept_verdicts_are_not_asked_for_again(tmp_path, cut):
         return longer(instruction, output, reference)
 
     file = tmp_path / "new" / "verdicts.jsonl"
-    with pytest.raises(ConnectionError):
+    with pytest.raises(ConnectionError) as failed:
         win_rate(outputs, REFERENCE, judge, verdicts=file)
+    assert failed.value.__notes__ == [f"3 of 4 verdicts are kept in {file}"]
     assert asked == ["aaa", "?", "cc", "dd"]
     up, asked[:] = True, []
     file.write_bytes(file.read_bytes()[: -cut or None])  # as a process that was killed leaves it
@@ -71,6 +74,17 @@ def test_kept_verdicts_are_not_asked_for_again(tmp_path, cut):
     assert asked[-1] == "other" and again.scores == (1.0, 1.0, 1.0)
     win_rate(outputs[:1], REFERENCE, longer, verdicts=file)  # what another judge says is its own
     assert file.read_text().count('"longer"') == 1
+
+
+def test_verdicts_are_kept_of_judges_with_a_name(tmp_path):
+    class Judge:
+        def __call__(self, instruction, output, reference):
+            return 1.0
+
+    for judge in (Judge(), lambda *given: 1.0):
+        assert win_rate(records(["a"]), REFERENCE, judge).value == 1
+        with pytest.raises(ValueError, match="this judge has none; set its __name__"):
+            win_rate(records(["a"]), REFERENCE, judge, verdicts=tmp_path / "verdicts.jsonl")
 
 
 def test_a_file_of_something_else_is_no_verdicts(tmp_path):
@@ -93,10 +107,17 @@ def test_the_judge_is_given_instruction_output_and_reference():
     assert seen == [("do 0", "ours", "aa")]
 
 
-@pytest.mark.parametrize("score", [-0.1, 1.1, float("nan")])
+@pytest.mark.parametrize("score", [-0.1, 1.1, float("nan"), "better", None])
 def test_a_score_that_is_no_share_is_an_error(score):
     with pytest.raises(ValueError, match=r"number from 0 to 1, .* gave .* for 'do 0'"):
         win_rate(records(["a"]), REFERENCE, lambda *given: score)
+
+
+def test_records_without_a_text_are_an_error():
+    with pytest.raises(ValueError, match=r"outputs: record 0 lacks \['output'\]"):
+        win_rate([{"instruction": "do 0"}], REFERENCE, longer)
+    with pytest.raises(ValueError, match=r"reference: record 1 lacks \['instruction'\]"):
+        win_rate(records(["a"]), [REFERENCE[0], {"output": "a"}], longer)
 
 
 def test_outputs_without_a_reference_are_an_error():
