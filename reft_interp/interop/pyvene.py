@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from math import ceil
 from numbers import Integral
 from pathlib import Path
+from typing import cast
 
 import torch
 from jaxtyping import Float
@@ -135,13 +136,12 @@ def _each_subspaces(
     numbers = [int(one) for one in subspaces if isinstance(one, Integral)]
     if len(numbers) == len(subspaces):
         return [numbers] * count
-    lists = [one for one in subspaces if not isinstance(one, Integral)]
     if numbers:
         raise ValueError(
             "subspaces must be numbers for all interventions, as [0, 1], or such a list (or None) "
             f"for each, as [[0], [1]], got {list(subspaces)}"
         )
-    return lists
+    return cast("list[Sequence[int] | None]", list(subspaces))
 
 
 def _check_links(

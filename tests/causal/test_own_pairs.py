@@ -103,7 +103,7 @@ def test_each_of_several_sources_is_asked_for(tiny):
         (TEST, ValueError, "test row 0 is also in train"),
         (None, TypeError, "train must be a list or a Dataset, got NoneType"),
         (["The key"], TypeError, "train: row 0 must be a mapping, got 'The key'"),
-        ([own("The key", "The doors", 1)], TypeError, "row 0: label must be a text, got 1"),
+        ([TRAIN[0] | {"label": 1}], TypeError, "row 0: label must be a text, got 1"),
         ([own("The key", "The doors", "are")], ValueError, "'are' is there with it and without"),
     ],
 )
