@@ -19,7 +19,6 @@ def fewer(code: str) -> str:
     minute."""
     for whole, part in (
         ("n=600", "n=36"),
-        ("n=60)", "n=12)"),
         ("n=60,", "n=12,"),
         ("number_naming()", "number_naming(24, 12)"),
         ("(2, 11, 20, 29)", "(20,)"),

@@ -6,16 +6,14 @@ A pair is a row of `Counterfactuals`: base, source, label. Next door, `das` trai
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
-from datasets import Dataset
 from transformer_lens.model_bridge import TransformerBridge
 
 from reft_interp.causal.counterfactuals import Counterfactuals
-from reft_interp.causal.rows import Pairs
+from reft_interp.causal.rows import Pairs, check_pairs
 from reft_interp.evaluation import Accuracy, accuracy, prepared_accuracies, prepared_accuracy
 from reft_interp.interventions import Interchange, Intervention
 from reft_interp.positions import PositionSelector, parse_positions
 from reft_interp.runtime import IntervenedModel, Placement
-from reft_interp.runtime.batching import check_several
 from reft_interp.runtime.planning import Engine
 from reft_interp.runtime.prepared import PreparedRows, prepare_each
 from reft_interp.sites import Site
@@ -37,11 +35,7 @@ def interchange_rows(
     """
     if isinstance(pairs, Counterfactuals):
         raise TypeError("pairs must be rows, got Counterfactuals: give its .train or its .test")
-    check_several(pairs, "pairs")
-    if not isinstance(pairs, Dataset | Sequence):
-        raise TypeError(f"pairs must be a list or a Dataset, got {type(pairs).__name__}")
-    if len(pairs) == 0:
-        raise ValueError("pairs must hold at least one row, got none")
+    check_pairs(pairs, "pairs")
     listed = list(cast("Sequence[Mapping[str, Any]]", pairs))
     named = listed[0].get("sources")
     bases, sources = [], []

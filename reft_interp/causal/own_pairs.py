@@ -6,13 +6,11 @@ Above: `counterfactuals`, which checks what comes out of here.
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from datasets import Dataset
 from transformer_lens.model_bridge import TransformerBridge
 
-from reft_interp.causal.rows import Pairs
+from reft_interp.causal.rows import Pairs, check_pairs
 from reft_interp.evaluation import Accuracy, answers_correctly
 from reft_interp.evaluation.minimum_accuracy import check_accuracy
-from reft_interp.runtime.batching import check_several
 
 _NEEDED = ("base", "base_answer", "label")
 _SPACES = ". (The answers have no leading space, as words that follow a word mostly do.)"
@@ -28,12 +26,8 @@ def completed(splits: Mapping[str, Pairs]) -> dict[str, list[dict[str, Any]]]:
     """
     found: dict[str, list[dict[str, Any]]] = {}
     for name, split in splits.items():
-        check_several(split, name)
-        if not isinstance(split, Dataset | Sequence):
-            raise TypeError(f"{name} must be a list or a Dataset, got {type(split).__name__}")
+        check_pairs(split, name)
         found[name] = [_checked(f"{name}: row {i}", row) for i, row in enumerate(split)]
-        if not found[name]:
-            raise ValueError(f"{name} must hold at least one row, got none")
     every = [row for rows in found.values() for row in rows]
     answers = sorted({row[column] for row in every for column in ("base_answer", "label")})
     bare = {answer for answer in answers if not answer.startswith(" ")}

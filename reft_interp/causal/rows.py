@@ -11,6 +11,8 @@ from typing import Any
 
 from datasets import Dataset
 
+from reft_interp.runtime.batching import check_several
+
 Pairs = Dataset | Sequence[Mapping[str, Any]]
 """Counterfactual rows: base, source, label, and choices and spans where they are needed."""
 
@@ -100,6 +102,20 @@ def check_columns(name: str, split: Any, required: Sequence[str]) -> None:
         )
     if not len(split):
         raise ValueError(f"{name} must have rows, got none")
+
+
+def check_pairs(pairs: Any, argument: str) -> None:
+    """Check that something is rows, whatever they hold.
+
+    Raises:
+        TypeError: it is no list and no Dataset.
+        ValueError: it holds none.
+    """
+    check_several(pairs, argument)
+    if not isinstance(pairs, Dataset | Sequence):
+        raise TypeError(f"{argument} must be a list or a Dataset, got {type(pairs).__name__}")
+    if len(pairs) == 0:
+        raise ValueError(f"{argument} must hold at least one row, got none")
 
 
 def rows_of(split: Dataset) -> list[dict[str, Any]]:

@@ -46,7 +46,8 @@ class ReadOut(Finetuned):
         """In nats a row: an answer is one choice, whatever its tokens."""
         asked = [rows[i] for i in group]
         scores = self.readout.predict_log_proba(self._features(asked))
-        chosen = [list(self.readout.classes_).index(row["answer"]) for row in asked]
+        known = list(self.readout.classes_)
+        chosen = [known.index(row["answer"]) for row in asked]
         return float(-np.sum(scores[np.arange(len(asked)), chosen])), len(asked)
 
     def continued(self, rows, **options):

@@ -29,7 +29,7 @@ ROWS = [
 ]
 PROMPTS = [str(row["prompt"]) for row in ROWS]
 SITES = [ri.Site("resid_post", layer) for layer in range(4)]
-DECODERS = ["llama", "gpt_neox", "gemma2", "gpt2", "mixtral"]
+DECODERS = ["llama", "gpt_neox", "qwen2", "gemma2", "gpt2", "mixtral"]
 
 
 def parts(architecture: str):

@@ -109,13 +109,12 @@ def win_rate(
             f"reference must have every instruction of outputs, {len(missing)} are missing, the "
             f"first is {missing[0]!r}"
         )
-    named = getattr(judge, "__name__", "<lambda>")
-    if verdicts is not None and named == "<lambda>":
+    if verdicts is not None and getattr(judge, "__name__", "<lambda>") == "<lambda>":
         raise ValueError(
             "verdicts: they are kept by the judge's name, but this judge has none; set its "
             f"__name__ to say which judge it is, got {judge!r}"
         )
-    name = str(judge) if named == "<lambda>" else named
+    name = getattr(judge, "__name__", None) or str(judge)
     ask = partial(_ask, judge, name)
     kept = None if verdicts is None else KeptVerdicts(Path(verdicts), name)
     said: list[Verdict] = []
