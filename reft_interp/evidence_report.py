@@ -6,7 +6,7 @@ from typing import Any, get_args
 
 from rich.console import Console
 
-from reft_interp.causal import Counterfactuals, Evidence, gather_evidence
+from reft_interp.causal import Counterfactuals, DASResult, Evidence, gather_evidence
 from reft_interp.models import load_model
 from reft_interp.report import Report
 from reft_interp.report.markup import as_list
@@ -64,11 +64,14 @@ def run_das(
     console.print(str(evidence), highlight=False)
     console.print(f"\n{evidence.summary()}", highlight=False)
     page = document(evidence, data, {"model": model, "seed": seed}).save(out)
-    evidence.found[0].save(out / "interchange")
+    found = evidence.found[0]
+    assert isinstance(found, DASResult)  # no other method was asked for
+    found.save(out / "interchange")
     held = {
         "holds": evidence.holds,
         "failing": list(evidence.failing),
         "methods": evidence.to_frame().to_dict("records"),
+        "split": None if evidence.split is None else evidence.split.to_dict("records"),
         "selectivity": evidence.selectivity.to_dict("records"),
         "summary": evidence.summary(),
     }
@@ -111,4 +114,12 @@ def document(evidence: Evidence, data: Counterfactuals, facts: dict[str, Any]) -
         caption="Means over held-out pairs; 95 % intervals (Student's t).",
         name="effects",
     )
+    if evidence.split is not None:
+        page.section("Does it work through what downstream weights read?")
+        page.table(
+            evidence.split,
+            caption="Interchanges inside the subspace, inside the part of it that output weights "
+            "read, inside the rest, and of the whole component; no verdict is taken from it.",
+            name="split",
+        )
     return page.footer({**facts, "pairs": data.hash, "site": str(evidence.site)})

@@ -6,7 +6,8 @@ from reft_interp.causal.das import DASResult, fit_das
 from reft_interp.causal.das_cells import DASCell, fit_das_each
 from reft_interp.causal.disentanglement import Disentanglement, disentanglement
 from reft_interp.causal.effects import Effects, effects, log_odds_ratios
-from reft_interp.causal.evidence import Evidence, gather_evidence
+from reft_interp.causal.evidence import Evidence
+from reft_interp.causal.gathering import gather_evidence
 from reft_interp.causal.interchanges import (
     PreparedPairs,
     interchange_accuracies,

@@ -10,12 +10,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 from transformer_lens.model_bridge import TransformerBridge
 
 from reft_interp.causal.das import DASResult
 from reft_interp.causal.interchanges import On, rows_of_one_source
 from reft_interp.causal.rows import Pairs
+from reft_interp.causal.shuffling import resample, shuffled_labels
 from reft_interp.interventions import DistributedInterchange
 from reft_interp.runtime import IntervenedModel, Placement
 from reft_interp.runtime.planning import Engine
@@ -204,53 +204,9 @@ def _drawn(
 ) -> tuple[Sequence[Mapping[str, Any]], Sources]:
     """The pairs that a cell trains on, by the seeds of what is drawn."""
     if resampled is not None:
-        chosen = np.random.default_rng(resampled).integers(len(bases), size=len(bases))
-        bases, sources = [bases[i] for i in chosen], take_sources(sources, chosen.tolist())
-    return (bases if shuffled is None else _shuffled(bases, shuffled)), sources
-
-
-def _shuffled(rows: Sequence[Mapping[str, Any]], seed: int) -> list[dict[str, Any]]:
-    """Rows whose labels were dealt out again, so that they say nothing about the true ones.
-
-    Where rows have choices, what is dealt is the place of the label among them, so that each row
-    keeps an answer that fits it. The rows of each true label get all labels in the proportion in
-    which there are: dealt freely, a few more would be right than wrong by chance, and a search that
-    amplifies this finds the variable after all.
-
-    Raises:
-        ValueError: all labels are the same, or stand at the same place among sorted choices.
-    """
-    rng = np.random.default_rng(seed)
-    answers = [row["answer"] for row in rows]
-    offered = all(row.get("choices") for row in rows)
-    choices = [list(row["choices"]) for row in rows] if offered else []
-    if offered and len(set(_places(choices, answers))) < 2:
-        # Whoever made the rows put the label at one place, from which no other can be dealt.
-        choices = [sorted(of) for of in choices]
-    places = np.array(_places(choices, answers) if offered else answers)
-    if len(np.unique(places)) < 2:
-        raise ValueError(
-            f"pairs: labels cannot be shuffled, as {rows[0]['answer']!r} and all others "
-            + ("stand at one place among their sorted choices" if offered else "are the same")
-        )
-    _, labels, counts = np.unique(places, return_inverse=True, return_counts=True)
-    # Label after label, in any order within; and the labels evenly spaced, whatever their number.
-    receiving = rng.permutation(len(rows))
-    receiving = receiving[np.argsort(labels[receiving], kind="stable")]
-    spaced = np.empty(len(rows))
-    for label, count in enumerate(counts):
-        spaced[rng.permutation(np.flatnonzero(labels == label))] = (
-            np.arange(count) + rng.random(count)
-        ) / count
-    dealt: list[dict[str, Any]] = [dict(row) for row in rows]
-    for to, of in zip(receiving, np.argsort(spaced, kind="stable"), strict=True):
-        place = places[of]
-        dealt[to]["answer"] = choices[to][place] if offered else str(place)
-    return dealt
-
-
-def _places(choices: Sequence[Sequence[str]], answers: Sequence[str]) -> list[int]:
-    return [of.index(answer) for of, answer in zip(choices, answers, strict=True)]
+        chosen = resample(len(bases), resampled)
+        bases, sources = [bases[i] for i in chosen], take_sources(sources, chosen)
+    return (bases if shuffled is None else shuffled_labels(bases, shuffled)), sources
 
 
 def _settings(cell: DASCell, pairs: int, engine: Engine, over: Over) -> dict[str, Any]:

@@ -6,6 +6,9 @@ An interchange along it then moves the answer by a path that the model does not 
 numbers, not a verdict, since sound explanations can fail one (Wu et al. 2024, arXiv:2401.12631).
 """
 
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, cast
+
 import numpy as np
 import pandas as pd
 import torch
@@ -38,7 +41,8 @@ def readable_split(
     Returns:
         Columns part ("subspace"; "read", its projection on what the output weights read; "not
         read", the rest; "whole component"), rank, share (of the subspace's basis, squared: 1 where
-        all of it is read), variance (of the untouched activations inside it, as a share of all),
+        all of it is read), variance (of the untouched activations inside it, as a share of all;
+        NaN where they do not vary),
         iia, low, high, log odds ratio (nats, mean over pairs), its low and high (95 %, Student's
         t), n. A part that is nothing has no rank, and NaN.
 
@@ -77,7 +81,7 @@ def readable_split(
             {
                 **line,
                 "rank": width if part is None else part.rank,
-                "variance": float(inside.square().sum()) / total,
+                "variance": float(inside.square().sum()) / total if total else float("nan"),
                 "iia": accuracy.value,
                 "low": accuracy.interval[0],
                 "high": accuracy.interval[1],
@@ -90,11 +94,30 @@ def readable_split(
     return pd.DataFrame(lines)
 
 
+def has_split(site: Site, pairs: Pairs) -> bool:
+    """Whether `readable_split` applies: all neurons of an MLP or one head, and rows whose choices
+    hold the label and the base's own answer."""
+    rows = cast("Sequence[Mapping[str, Any]]", pairs)
+    return _reader(site) is not None and all(
+        {row["label"], row.get("base_answer")} <= set(row.get("choices") or ()) for row in rows
+    )
+
+
+def _reader(site: Site) -> Literal["W_out", "W_O"] | None:
+    """Which weights alone read the site."""
+    if site.component == "mlp_post" and site.neurons is None:
+        return "W_out"
+    if site.component == "z" and site.heads is not None and len(site.heads) == 1:
+        return "W_O"
+    return None
+
+
 def _weights(model: TransformerBridge, site: Site) -> Float[Tensor, "d out"]:
     """What turns the component into something that the residual stream receives."""
-    if site.component == "mlp_post" and site.neurons is None:
+    reader = _reader(site)
+    if reader == "W_out":
         return model.W_out[site.layer]
-    if site.component == "z" and site.heads is not None and len(site.heads) == 1:
+    if reader == "W_O" and site.heads is not None:
         return model.W_O[site.layer, site.heads[0]]
     raise ValueError(
         'site must be all neurons of an MLP, Site("mlp_post", layer), or a head, '

@@ -21,7 +21,6 @@ from reft_interp.models import fingerprint, identify
 from reft_interp.positions import parse_positions
 from reft_interp.runtime import IntervenedModel, Placement
 from reft_interp.runtime.prepared import PreparedRows, preparation_errors, prepare_each
-from reft_interp.runtime.sources import Sources
 from reft_interp.sweeps.folder import Failures, claim, locked, read_json, write_json
 from reft_interp.training.cells import groups_of
 from reft_interp.whole_files import replacing
@@ -91,9 +90,6 @@ class SweepRun:
         """Finish what nobody else is at, until all is finished."""
         if retry_failed:
             self._failures = Failures(self._file(i) for i in range(len(self.cells)))
-        with locked(self.folder / "baselines.lock") as mine:
-            if mine and not self._baselines.is_file():
-                write_json(self._baselines, self._score_baselines(memory_budget))
         ready: dict[int, _Ready] | None = None
         while left := [group for group in self.groups if self._unfinished(group)]:
             worked = False
@@ -112,8 +108,14 @@ class SweepRun:
                 bar.update(self._count() - bar.n)
             if not worked:
                 time.sleep(_PATIENCE)
+        # Last, so that whatever ends them loses no cell; and looked for again and again, as whoever
+        # is at them may be killed.
         while not self._baselines.is_file():
-            time.sleep(_PATIENCE)
+            with locked(self.folder / "baselines.lock") as mine:
+                if mine and not self._baselines.is_file():
+                    write_json(self._baselines, self._score_baselines(memory_budget))
+            if not mine:
+                time.sleep(_PATIENCE)
         bar.update(self._count() - bar.n)
 
     def finished(self) -> list[dict[str, Any]]:
@@ -151,29 +153,47 @@ class SweepRun:
     def _score_baselines(self, budget: int | None) -> dict[str, Any]:
         """The whole vector at every site and selection, and no intervention."""
         bases, sources = interchange_rows(self.pairs.test)
-        rows: list[dict[str, Any]] = []
-        wanted: dict[int, tuple[IntervenedModel, Sequence[Any], Sources]] = {}
-        for (site, on), row in {
-            (cell.site, parse_positions(cell.on)): _row(cell) for cell in self.cells
-        }.items():
-            own = {"rank": None, "seed": None, "method": "whole vector", "cell": None}
-            rows.append({**row, **own, "hits": None, "n": None, "error": None})
+        places = {(cell.site, parse_positions(cell.on)): cell for cell in self.cells}
+        own = {"rank": None, "seed": None, "shuffled labels": False, "method": "whole vector"}
+        rows = [
+            {**_row(cell), **own, "cell": None, "hits": None, "n": None, "error": None}
+            for cell in places.values()
+        ]
+        placed: dict[int, IntervenedModel] = {}
+        for i, (site, on) in enumerate(places):
             try:
-                placed = IntervenedModel(self.model, Placement(Interchange(), site, on))
-                wanted[len(rows) - 1] = placed, bases, sources
+                placed[i] = IntervenedModel(self.model, Placement(Interchange(), site, on))
             except ValueError as error:
-                rows[-1]["error"] = str(error)
-        for i, error in zip(list(wanted), preparation_errors(list(wanted.values())), strict=True):
+                rows[i]["error"] = str(error)
+        wanted = [(one, bases, sources) for one in placed.values()]
+        for i, error in zip(list(placed), preparation_errors(wanted), strict=True):
             if error is not None:
                 rows[i]["error"] = str(error)
-                del wanted[i]
-        if wanted:
-            prepared = prepare_each(list(wanted.values()), memory_budget=budget)
-            placed = [intervened for intervened, _, _ in wanted.values()]
-            scores = prepared_accuracies(list(zip(placed, prepared, strict=True)))
-            for i, found in zip(wanted, scores, strict=True):
+                del placed[i]
+        for i, found in self._score_together(placed, budget).items():
+            if isinstance(found, Exception):
+                rows[i]["error"] = f"{type(found).__name__}: {found}"
+            else:
                 rows[i] |= {"hits": found.hits, "n": found.n}
         return {"whole vector": rows, "no intervention": asdict(accuracy(self.model, bases))}
+
+    def _score_together(
+        self, placed: Mapping[int, IntervenedModel], budget: int | None
+    ) -> dict[int, Accuracy | Exception]:
+        """On held-out pairs; of one that cannot be scored, the error."""
+        if not placed:
+            return {}
+        bases, sources = interchange_rows(self.pairs.test)
+        try:
+            wanted = [(one, bases, sources) for one in placed.values()]
+            prepared = prepare_each(wanted, memory_budget=budget)
+            scores = prepared_accuracies(list(zip(placed.values(), prepared, strict=True)))
+            return dict(zip(placed, scores, strict=True))
+        except Exception as error:
+            if len(placed) == 1:
+                return dict.fromkeys(placed, error)
+        # What breaks a joint run breaks it for all of its places; alone, only one fails.
+        return {i: self._score_together({i: one}, budget)[i] for i, one in placed.items()}
 
     def _prepare(self, numbers: Sequence[int], budget: int | None) -> "dict[int, _Ready]":
         """The constants of all cells at once; of a cell that cannot be run, the error."""

@@ -8,7 +8,7 @@ import torch
 from torch.testing import assert_close
 
 import reft_interp as ri
-from reft_interp.causal.das_cells import _shuffled
+from reft_interp.causal.shuffling import shuffled_labels
 from reft_interp.interventions import DistributedInterchange, Interchange
 
 NOUNS = ("key", "door", "cat", "dog", "house", "table")
@@ -84,11 +84,11 @@ def test_shuffled_labels_are_the_same_labels_dealt_out_again(tiny, pairs):
     ]
     # Rows of other words keep an answer that fits them.
     rows[0] = {**rows[0], "choices": [" has", " have"], "answer": " has"}
-    dealt = _shuffled(rows, seed=0)
+    dealt = shuffled_labels(rows, seed=0)
     assert all(row["answer"] in row["choices"] for row in dealt)
     places = [[row["choices"].index(row["answer"]) for row in some] for some in (rows, dealt)]
     assert sum(places[0]) == sum(places[1]) and places[0] != places[1]
-    assert _shuffled(rows, seed=0) == dealt != _shuffled(rows, seed=1)
+    assert shuffled_labels(rows, seed=0) == dealt != shuffled_labels(rows, seed=1)
     cells = [
         ri.DASCell(ri.Site("resid_post", 1), "last", rank=2, shuffled_labels=shuffled)
         for shuffled in (False, True)
@@ -106,15 +106,15 @@ def test_labels_are_shuffled_wherever_they_stand_among_choices(place):
         choices = [answer, " are" if answer == " is" else " is"]
         choices = choices if place == 0 else choices[::-1]
         rows.append({"prompt": str(i), "answer": answer, "choices": choices})
-    dealt = _shuffled(rows, seed=0)
+    dealt = shuffled_labels(rows, seed=0)
     right = [new["answer"] == old for new, old in zip(dealt, answers, strict=True)]
     assert sum(right) == 20
     assert all(new["choices"] == row["choices"] for new, row in zip(dealt, rows, strict=True))
     one = {"prompt": "a", "answer": " are", "choices": [" is", " are"]}
     with pytest.raises(ValueError, match=r"cannot be shuffled, as ' are' .* one place among"):
-        _shuffled([one, one], seed=0)
+        shuffled_labels([one, one], seed=0)
     with pytest.raises(ValueError, match="cannot be shuffled, as 'x' and all others are the same"):
-        _shuffled([{"prompt": "a", "answer": "x"}] * 2, seed=0)
+        shuffled_labels([{"prompt": "a", "answer": "x"}] * 2, seed=0)
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -127,7 +127,7 @@ def test_shuffled_labels_say_nothing_about_the_true_ones(counts, seed):
     ]
     with_choices = [row | {"choices": sorted(set(answers))} for row in rows]
     for some in (rows, with_choices):
-        dealt = [row["answer"] for row in _shuffled(some, seed)]
+        dealt = [row["answer"] for row in shuffled_labels(some, seed)]
         assert sorted(dealt) == sorted(answers)
         for true, count in zip(sorted(set(answers)), counts, strict=True):
             got = [new for new, row in zip(dealt, rows, strict=True) if row["answer"] == true]

@@ -3,10 +3,13 @@
 import dataclasses
 
 import numpy as np
+import pandas as pd
 import pytest
+import torch
 
 import reft_interp as ri
 from reft_interp.causal.evidence import CONTROLS
+from reft_interp.causal.readable_split import has_split
 from reft_interp.tasks import plantings
 
 pytestmark = [pytest.mark.usefixtures("long_training"), pytest.mark.no_cover]
@@ -144,6 +147,100 @@ def test_evidence_is_of_one_source_and_says_so(planted, tiny):
         ri.compare_methods(model, pairs, site, "last", [ri.DifferenceOfMeans()])
     with pytest.raises(ValueError, match=several):
         ri.fit_das(model, pairs.train, site, "last", progress=False)
+
+
+@pytest.mark.parametrize("method", [ri.LogisticProbe(), ri.DifferenceOfMeans()], ids=str)
+@pytest.mark.parametrize("name", ["one layer", "decoy"])
+def test_any_method_gets_its_controls(planted, method, name):
+    one = planted[name]
+    found = ri.gather_evidence(
+        one.model, one.counterfactuals(240), one.site, one.on, method=method, progress=False
+    )
+    assert found.holds == one.truth == (found.iia.value > 0.99)
+    assert (found.method, len(found.found)) == (method.name, 1)
+    frame = found.to_frame().set_index("method")
+    assert {method.name, "whole vector", "placebo of the same size", *CONTROLS} < set(frame.index)
+    # Each seed deals the labels out anew; a method without a seed finds the same each time.
+    assert frame.loc["shuffled labels", "draws"] == 3
+    assert frame.loc["untrained model", "draws"] == 1
+    assert f"found by {method.name} at" in found.summary()
+    assert list(found.stability["run"]) == ["seed 0", "resampled pairs 0", "resampled pairs 1"]
+
+
+def test_das_as_a_method_is_das_by_its_settings(planted, true):
+    one = planted["one layer"]
+    settings = {"epochs": 12, "learning_rate": 3e-2}
+    found = ri.gather_evidence(
+        one.model, one.counterfactuals(240), one.site, one.on,
+        method=ri.DAS(rank=one.rank, seed=1, **settings), seeds=1, resamples=0, progress=False,
+    )  # fmt: skip
+    torch.testing.assert_close(found.subspace.basis, true.found[1].subspace.basis)
+
+
+def test_a_method_with_a_seed_is_fitted_with_those_that_follow(planted):
+    one = planted["one layer"]
+    found = ri.gather_evidence(
+        one.model, one.counterfactuals(48), one.site, one.on, method=ri.BoundlessDAS(epochs=1),
+        seeds=2, resamples=0, random_subspaces=1, progress=False,
+    )  # fmt: skip
+    again = ri.BoundlessDAS(epochs=1, seed=1).fit(
+        one.model, one.counterfactuals(48).train, found.variable, one.site, one.on
+    )
+    assert isinstance(found.found[1], ri.BoundlessInterchange)
+    torch.testing.assert_close(found.found[1].subspace.basis, again.subspace.basis)
+
+
+def test_what_no_label_was_looked_at_for_has_no_shuffled_labels(planted):
+    one = planted["one layer"]
+    found = ri.gather_evidence(
+        one.model, one.counterfactuals(48), one.site, one.on, method=ri.PCA(rank=2), resamples=0,
+        progress=False,
+    )  # fmt: skip
+    assert "shuffled labels" not in set(found.to_frame()["method"]) | set(found.failing)
+    assert "shuffled labels" not in set(found.selectivity["control"])
+    assert "shuffled labels" not in found.summary()
+
+
+def test_evidence_holds_the_split_where_weights_alone_read_the_site(true, tiny):
+    assert true.split is None  # all that follows reads the residual stream
+    model, site = tiny("llama"), ri.Site("mlp_post", 1)
+    rows = [
+        {"base": base, "source": source, "base_answer": " is", "label": " are"}
+        for base, source in (
+            ("The key", "The doors"), ("A cat", "Two cats"), ("Mary", "Paris"), ("He", "They"),
+        )
+    ]  # fmt: skip
+    pairs = ri.Counterfactuals.from_rows(rows[:2], rows[2:], "number")
+    found = ri.gather_evidence(
+        model, pairs, site, "last", method=ri.PCA(), resamples=0, progress=False
+    )
+    expected = ri.readable_split(model, pairs.test, found.subspace, site, "last")
+    assert found.split is not None and 0 < expected.set_index("part").loc["read", "share"] < 1
+    pd.testing.assert_frame_equal(found.split, expected)
+    assert not has_split(site, [{**row, "choices": None} for row in pairs.test.to_list()])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "match"),
+    [
+        ({"method": ri.DAS}, TypeError, "method must be a method, as BoundlessDAS"),
+        ({"method": ri.DAS(), "rank": 2}, ValueError, "rank: a method has its own settings"),
+        ({"method": ri.FullVector()}, ValueError, "'whole vector' is a control"),
+        ({"method": ri.PCA(name="no intervention")}, ValueError, "is a control"),
+        ({"method": ri.NonlinearAlignment()}, ValueError, "alignment's map is free"),
+        (
+            {"method": ri.MaskSearch(epochs=1, sparsity=1e4, learning_rate=1.0)},
+            ValueError,
+            "swaps no coordinate",
+        ),
+    ],
+)
+def test_what_gives_no_evidence_is_refused(planted, arguments, error, match):
+    one = planted["one layer"]
+    with pytest.raises(error, match=match):
+        ri.gather_evidence(
+            one.model, one.counterfactuals(24), one.site, one.on, resamples=0, seeds=1, **arguments
+        )
 
 
 def test_bases_that_training_has_seen_are_flagged(true):

@@ -66,3 +66,9 @@ def test_says_what_is_wrong(model):
         )
     with pytest.raises(ValueError, match="subspace is 8 wide"):
         ri.readable_split(model, PAIRS, ri.Subspace.random(8, 1, seed=0), SITE, "last")
+
+
+def test_one_pair_has_no_variance(model):
+    subspace = ri.Subspace.random(SITE.width(model), 1, seed=0)
+    found = ri.readable_split(model, PAIRS[:1], subspace, SITE, "last")
+    assert bool(found["variance"].isna().all()) and set(found["n"]) == {1}

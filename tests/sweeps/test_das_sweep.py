@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from filelock import FileLock
 from pandas.testing import assert_frame_equal
 
 import reft_interp as ri
@@ -195,6 +197,41 @@ def test_what_failed_is_run_again_alone(planted, pairs, tmp_path, error):
     assert found["iia"].iloc[0] == failed["iia"].iloc[0]
     alone: Any = run(planted, pairs, cells[1:], tmp_path / "alone").frame
     assert found["iia"].iloc[1] == alone["iia"].iloc[0] and found["error"].isna().all()
+
+
+def test_whoever_is_at_the_baselines_may_be_killed(planted, pairs, cells, tmp_path):
+    # Another process holds the lock, and loses it without having scored anything.
+    other = FileLock(tmp_path / "baselines.lock", thread_local=False)
+    other.acquire()
+    timer = threading.Timer(2, other.release)
+    timer.start()
+    found = run(planted, pairs, cells[:1], tmp_path)
+    timer.join()
+    assert found.frame["method"].tolist() == ["DAS", "whole vector"]
+
+
+def test_a_baseline_that_fails_loses_no_cell(planted, pairs, cells, tmp_path, monkeypatch):
+    from reft_interp.sweeps import das_sweep_run
+
+    def fails(prepared, **arguments):
+        edits = [one.placements[0].intervention for one, _ in prepared]
+        if any(isinstance(edit, ri.Interchange) for edit in edits):
+            raise MemoryError("too large")
+        return really(prepared, **arguments)
+
+    really = das_sweep_run.prepared_accuracies
+    monkeypatch.setattr(das_sweep_run, "prepared_accuracies", fails)
+    frame = run(planted, pairs, cells[:1], tmp_path).frame
+    assert frame["error"].tolist()[1] == "MemoryError: too large"
+    assert pd.isna(frame["error"].iloc[0]) and frame["iia"].iloc[0] >= 0
+
+
+def test_the_whole_vector_has_no_labels_to_shuffle(planted, pairs, cells, tmp_path):
+    both = [dataclasses.replace(cells[0], shuffled_labels=of, epochs=1) for of in (False, True)]
+    found = run(planted, pairs, both, tmp_path)
+    frame = found.frame
+    assert frame["shuffled labels"].tolist() == [False, True, False]
+    assert found.plot(method="whole vector") is not None
 
 
 def test_an_interrupt_ends_the_sweep(planted, pairs, tmp_path, monkeypatch):

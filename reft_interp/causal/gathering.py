@@ -1,0 +1,269 @@
+"""Gather evidence: fit a method with its controls, and score them on the same held-out pairs.
+
+What the numbers say is `evidence`'s. DAS and its controls train together, in joint replays.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+from transformer_lens.model_bridge import TransformerBridge
+
+from reft_interp.causal.counterfactuals import Counterfactuals, check_counterfactuals
+from reft_interp.causal.das_cells import DASCell, fit_das_each
+from reft_interp.causal.effects import effects
+from reft_interp.causal.evidence import (
+    CONTROLS,
+    NONE,
+    PLACEBO,
+    RANDOM,
+    SHUFFLED,
+    UNTRAINED,
+    WHOLE,
+    Evidence,
+    Found,
+    Hits,
+    interchange_of,
+    resampled,
+)
+from reft_interp.causal.interchanges import On, prepare_interchanges
+from reft_interp.causal.methods import DAS, FullVector, Method, RandomSubspace
+from reft_interp.causal.readable_split import has_split, readable_split
+from reft_interp.causal.rows import Pairs
+from reft_interp.causal.shuffling import resample, shuffled_pairs
+from reft_interp.evaluation import answers_correctly, control_subspaces, prepared_correct
+from reft_interp.interventions import (
+    DistributedInterchange,
+    Interchange,
+    Intervention,
+    PlaceboInterchange,
+)
+from reft_interp.models import identify, untrained_copy
+from reft_interp.positions import parse_positions
+from reft_interp.sites import Site, check_site
+
+
+def gather_evidence(
+    model: TransformerBridge,
+    pairs: Counterfactuals,
+    site: Site,
+    on: On,
+    *,
+    method: Method | None = None,
+    rank: int | None = None,
+    epochs: int | None = None,
+    learning_rate: float | None = None,
+    batch_size: int | None = None,
+    seeds: int = 3,
+    resamples: int = 2,
+    random_subspaces: int = 10,
+    untrained: TransformerBridge | None = None,
+    seed: int = 0,
+    progress: bool = True,
+) -> Evidence:
+    """Fit DAS, or another method, with its controls, and score them on held-out pairs.
+
+    The same method is fitted with several seeds, on resampled pairs, on pairs whose labels (and
+    values of the variable, for methods that read activations) are shuffled, and at the same budget
+    on an untrained copy of the model. DAS trains all of them on a model in joint replays; other
+    methods one by one.
+
+    Args:
+        model: the hooked model.
+        pairs: fitted to `pairs.train`, scored on `pairs.test`.
+        site: where.
+        on: which tokens of base and source.
+        method: as `compare_methods` takes them, `BoundlessDAS()` for instance; DAS by default. One
+            that has a seed is fitted with that and those that follow; one without is fitted once.
+        rank: of DAS, 1 by default. A method has its own settings: give this and the three that
+            follow without `method`.
+        epochs: of DAS, passes over the pairs; 3 by default.
+        learning_rate: of DAS, AdamW's; 5e-3 by default.
+        batch_size: of DAS, pairs a step; 16 by default.
+        seeds: how often the method is fitted from another start, with the true labels, with
+            shuffled ones and in the untrained model each.
+        resamples: how often it is fitted to pairs drawn again with replacement.
+        random_subspaces: how many, and as many placebos.
+        untrained: a model to take as the untrained one; `untrained_copy(model)` by default.
+        seed: of DAS's first start (further ones follow), of random subspaces and of the untrained
+            copy.
+        progress: show progress bars of DAS.
+
+    Returns:
+        The evidence. Methods that look at no labels (PCA) have no control with shuffled ones.
+
+    Raises:
+        TypeError: `pairs` are no `Counterfactuals`, `site` no Site, `method` no method.
+        ValueError: no seeds, negative resamples, no random subspaces; a method that is itself one
+            of the controls, or whose map is free (`NonlinearAlignment`); settings of DAS beside a
+            method; nothing found; as the method's `fit`.
+    """
+    check_counterfactuals(pairs)
+    check_site(site)
+    for name, number, least in (
+        ("seeds", seeds, 1),
+        ("resamples", resamples, 0),
+        ("random_subspaces", random_subspaces, 1),
+    ):
+        if number < least:
+            raise ValueError(f"{name} must be at least {least}, got {number}")
+    settings = {
+        "rank": rank,
+        "epochs": epochs,
+        "learning_rate": learning_rate,
+        "batch_size": batch_size,
+    }
+    method = _method(method, {k: v for k, v in settings.items() if v is not None}, seed)
+    on = parse_positions(on)
+    starts = _starts(method, seeds)
+    runs = [_Run(start) for start in starts]
+    shuffled = [
+        _Run(starts[i % len(starts)], shuffled=seed + i) for i in range(seeds) if _reads(method)
+    ]
+    again = [_Run(starts[0], resampled=r + 1) for r in range(resamples)]
+    fitting = _Fitting(pairs.train, pairs.variable, site, on, progress)
+    fitted = iter(fitting.each(model, [*runs, *shuffled, *again]))
+    found, of_shuffled, of_again = (
+        tuple(next(fitted) for _ in some) for some in (runs, shuffled, again)
+    )
+    subspace = found[0].subspace  # before more is run: a mask may have chosen nothing
+    fresh = untrained_copy(model, seed=seed) if untrained is None else untrained
+    of_fresh = fitting.each(fresh, runs)
+
+    claim = interchange_of(found[0])
+    controls = control_subspaces(subspace.width, subspace.rank, random_subspaces, seed=seed)
+    edits: dict[str, list[Intervention]] = {
+        method.name: [interchange_of(one) for one in found],
+        WHOLE: [Interchange()],
+        RANDOM: [DistributedInterchange(control) for control in controls],
+        PLACEBO: [PlaceboInterchange(subspace, control) for control in controls],
+        SHUFFLED: [interchange_of(one) for one in of_shuffled],
+        resampled(method.name): [interchange_of(one) for one in of_again],
+    }
+    scored = iter(
+        _hits(model, pairs.test, [one for some in edits.values() for one in some], site, on)
+    )
+    hits = {name: tuple(next(scored) for _ in some) for name, some in edits.items()}
+    bases = [{**row, "prompt": row["base"], "answer": row["label"]} for row in pairs.test.to_list()]
+    hits[NONE] = (answers_correctly(model, bases),)
+    hits[UNTRAINED] = tuple(
+        _hits(fresh, pairs.test, [interchange_of(one) for one in of_fresh], site, on)
+    )
+    order = (
+        method.name, WHOLE, NONE, RANDOM, PLACEBO, SHUFFLED, UNTRAINED, resampled(method.name),
+    )  # fmt: skip
+    split = None
+    if has_split(site, pairs.test):
+        split = readable_split(model, pairs.test, subspace, site, on)
+    return Evidence(
+        variable=pairs.variable,
+        site=site,
+        on=str(on),
+        method=method.name,
+        found=found,
+        resampled=of_again,
+        hits={name: hits[name] for name in order if hits[name]},
+        train_hits=tuple(_hits(model, pairs.train, edits[method.name], site, on)),
+        effects=effects(model, pairs.test, {method.name: claim, WHOLE: Interchange()}, site, on),
+        split=split,
+        model=identify(model).name,
+        seen=pairs.seen,
+    )
+
+
+@dataclass(frozen=True)
+class _Run:
+    """A method to fit, and the pairs that it is fitted to, by the seeds of what is drawn."""
+
+    method: Any
+    shuffled: int | None = None
+    resampled: int | None = None
+
+
+@dataclass(frozen=True)
+class _Fitting:
+    """What all runs share but for the model."""
+
+    pairs: Pairs
+    variable: str
+    site: Site
+    on: On
+    progress: bool
+
+    def each(self, model: TransformerBridge, runs: Sequence[_Run]) -> list[Found]:
+        if all(type(run.method) is DAS for run in runs):
+            cells = [self._cell(run) for run in runs]
+            return list(fit_das_each(model, self.pairs, cells, progress=self.progress))
+        return [
+            run.method.fit(model, self._drawn(run), self.variable, self.site, self.on)
+            for run in runs
+        ]
+
+    def _cell(self, run: _Run) -> DASCell:
+        das: DAS = run.method
+        return DASCell(
+            self.site,
+            self.on,
+            das.rank,
+            das.seed,
+            epochs=das.epochs,
+            learning_rate=das.learning_rate,
+            batch_size=das.batch_size,
+            shuffled_labels=run.shuffled is not None,
+            resampled_pairs=run.resampled,
+        )
+
+    def _drawn(self, run: _Run) -> Pairs:
+        if run.shuffled is not None:
+            return shuffled_pairs(self.pairs, self.variable, run.shuffled)
+        rows = list(cast("Sequence[Any]", self.pairs))
+        if run.resampled is not None:
+            return [rows[i] for i in resample(len(rows), run.resampled)]
+        return rows
+
+
+def _method(method: Method | None, settings: dict[str, Any], seed: int) -> Method:
+    if method is None:
+        return DAS(**settings, seed=seed)
+    if isinstance(method, type) or not hasattr(method, "fit"):
+        raise TypeError(f"method must be a method, as BoundlessDAS(), got {method!r}")
+    if settings:
+        named, kind = ", ".join(settings), type(method).__name__
+        raise ValueError(f"{named}: a method has its own settings; give them to {kind}")
+    if getattr(method, "beside_untrained", False):
+        raise ValueError(
+            f"method must find a subspace: {method.name}'s map is free, and such maps reach full "
+            "accuracy also where the variable only happens to be readable, so that no control "
+            "makes a claim of it; compare_methods shows it beside the untrained model"
+        )
+    reserved = {*CONTROLS, WHOLE, PLACEBO}
+    if isinstance(method, FullVector | RandomSubspace) or method.name in reserved:
+        raise ValueError(f"method must be one that finds something, {method.name!r} is a control")
+    return method
+
+
+def _starts(method: Any, seeds: int) -> list[Any]:
+    """The method with each seed; a method without is the same each time."""
+    first = getattr(method, "seed", None)
+    if first is None or not dataclasses.is_dataclass(method):
+        return [method]
+    return [dataclasses.replace(cast("Any", method), seed=first + i) for i in range(seeds)]
+
+
+def _reads(method: Any) -> bool:
+    """Whether it looks at labels, or at values, that can be shuffled."""
+    return getattr(method, "reads_values", True)
+
+
+def _hits(
+    model: TransformerBridge,
+    pairs: Pairs,
+    interventions: Sequence[Intervention],
+    site: Site,
+    on: On,
+) -> list[Hits]:
+    """Which pairs give the expected label under each interchange."""
+    return prepared_correct(
+        prepare_interchanges(model, pairs, [(one, site, on) for one in interventions])
+    )

@@ -1,0 +1,104 @@
+"""Pairs drawn again: with labels that say nothing, or as another sample, for controls of a search.
+
+What a search finds with shuffled labels, any labels would have found.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
+
+import numpy as np
+
+from reft_interp.causal.interchanges import interchange_rows
+from reft_interp.causal.rows import Pairs
+
+
+def resample(n: int, seed: int) -> list[int]:
+    """As many places drawn again with replacement: what another sample of pairs would be."""
+    return np.random.default_rng(seed).integers(n, size=n).tolist()
+
+
+def shuffled_labels(rows: Sequence[Mapping[str, Any]], seed: int) -> list[dict[str, Any]]:
+    """Rows whose answers were dealt out again, so that they say nothing about the true ones.
+
+    Where rows have choices, what is dealt is the place of the answer among them, so that each row
+    keeps an answer that fits it.
+
+    Raises:
+        ValueError: all answers are the same, or stand at the same place among sorted choices.
+    """
+    answers = [row["answer"] for row in rows]
+    offered = all(row.get("choices") for row in rows)
+    choices = [list(row["choices"]) for row in rows] if offered else []
+    if offered and len(set(_places(choices, answers))) < 2:
+        # Whoever made the rows put the label at one place, from which no other can be dealt.
+        choices = [sorted(of) for of in choices]
+    places: list[Any] = _places(choices, answers) if offered else answers
+    if len(set(places)) < 2:
+        raise ValueError(
+            f"pairs: labels cannot be shuffled, as {rows[0]['answer']!r} and all others "
+            + ("stand at one place among their sorted choices" if offered else "are the same")
+        )
+    dealt = [places[of] for of in _deal(places, seed)]
+    if offered:
+        dealt = [of[place] for of, place in zip(choices, dealt, strict=True)]
+    return [{**row, "answer": answer} for row, answer in zip(rows, dealt, strict=True)]
+
+
+def shuffled_pairs(pairs: Pairs, variable: str, seed: int) -> list[dict[str, Any]]:
+    """Pairs whose labels, and whose variable's values where they have them, were dealt out again.
+
+    A prompt has one value, in however many pairs it is.
+
+    Args:
+        pairs: counterfactual rows.
+        variable: whose values are in `base_<variable>` and `source_<variable>`; several names are
+            joined by " and ", and their values are dealt together.
+        seed: of the draw.
+
+    Raises:
+        ValueError: as `shuffled_labels`.
+    """
+    rows = [dict(row) for row in cast("Sequence[Mapping[str, Any]]", pairs)]
+    labelled = shuffled_labels(interchange_rows(pairs)[0], seed)
+    for row, base in zip(rows, labelled, strict=True):
+        row["label"] = base["answer"]
+    names = variable.split(" and ")
+    sides = ("base", "source")
+    if any(f"{side}_{name}" not in row for row in rows for side in sides for name in names):
+        return rows
+    values = {
+        row[side]: [row[f"{side}_{name}"] for name in names] for row in rows for side in sides
+    }
+    held = list(values.values())
+    said = [" ".join(map(str, value)) for value in held]
+    dealt = dict(zip(values, (held[of] for of in _deal(said, seed)), strict=True))
+    for row in rows:
+        for side in sides:
+            row |= {f"{side}_{n}": v for n, v in zip(names, dealt[row[side]], strict=True)}
+    return rows
+
+
+def _deal(values: Sequence[Any], seed: int) -> list[int]:
+    """Of each place, the place whose value it gets.
+
+    The places of each value get all values in the proportion in which there are: dealt freely, a
+    few more would be right than wrong by chance, and a search that amplifies this finds the
+    variable after all.
+    """
+    rng = np.random.default_rng(seed)
+    _, which, counts = np.unique(np.array(values), return_inverse=True, return_counts=True)
+    # Value after value, in any order within; and the values evenly spaced, whatever their number.
+    receiving = rng.permutation(len(values))
+    receiving = receiving[np.argsort(which[receiving], kind="stable")]
+    spaced = np.empty(len(values))
+    for value, count in enumerate(counts):
+        spaced[rng.permutation(np.flatnonzero(which == value))] = (
+            np.arange(count) + rng.random(count)
+        ) / count
+    dealt = np.empty(len(values), dtype=int)
+    dealt[receiving] = np.argsort(spaced, kind="stable")
+    return dealt.tolist()
+
+
+def _places(choices: Sequence[Sequence[str]], answers: Sequence[str]) -> list[int]:
+    return [of.index(answer) for of, answer in zip(choices, answers, strict=True)]

@@ -1,0 +1,67 @@
+"""What is dealt out again: labels and values that say nothing, and as many of each as before."""
+
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from reft_interp.causal.shuffling import resample, shuffled_labels, shuffled_pairs
+
+
+def pairs(n: int = 24) -> list[dict]:
+    """Bases and sources of an even number of prompts, each prompt with a number and a colour."""
+    prompts = [{"prompt": f"p{i}", "number": i % 2, "colour": i % 3} for i in range(12)]
+    rows = []
+    for i in range(n):
+        base, source = prompts[i % 12], prompts[(5 * i + 1) % 12]
+        row = {"base": base["prompt"], "source": source["prompt"], "label": str(source["number"])}
+        for side, of in (("base", base), ("source", source)):
+            row |= {f"{side}_number": of["number"], f"{side}_colour": of["colour"]}
+        rows.append(row)
+    return rows
+
+
+def values(rows, names=("number",)) -> dict[str, tuple]:
+    """Of each prompt, its values; they must be the same wherever it stands."""
+    found = {}
+    for row in rows:
+        for side in ("base", "source"):
+            value = tuple(row[f"{side}_{name}"] for name in names)
+            assert found.setdefault(row[side], value) == value
+    return found
+
+
+@pytest.mark.parametrize(
+    ("variable", "names"), [("number", ["number"]), ("number and colour", ["number", "colour"])]
+)
+def test_values_are_dealt_to_prompts_evenly(variable, names):
+    before, after = values(pairs(), names), values(shuffled_pairs(pairs(), variable, 0), names)
+    assert list(after) == list(before) and Counter(after.values()) == Counter(before.values())
+    if names == ["number"]:
+        kept = [before[prompt] == after[prompt] for prompt in before]
+        assert np.mean(kept) == 0.5
+    assert after == values(shuffled_pairs(pairs(), variable, 0), names)
+    assert after != values(shuffled_pairs(pairs(), variable, 1), names)
+
+
+def test_labels_are_those_that_das_trains_on_and_the_rest_stays():
+    dealt = shuffled_pairs(pairs(), "number", 3)
+    expected = shuffled_labels([{"answer": row["label"]} for row in pairs()], 3)
+    assert [row["label"] for row in dealt] == [row["answer"] for row in expected]
+    for row, was in zip(dealt, pairs(), strict=True):
+        for name in ("base", "source", "base_colour", "source_colour"):
+            assert row[name] == was[name]
+
+
+def test_pairs_without_values_have_their_labels_dealt_alone():
+    bare = [{k: row[k] for k in ("base", "source", "label")} for row in pairs()]
+    dealt = shuffled_pairs(bare, "number", 0)
+    assert [set(row) for row in dealt] == [set(row) for row in bare]
+    assert [row["label"] for row in dealt] != [row["label"] for row in bare]
+
+
+def test_resampling_draws_with_replacement():
+    chosen = resample(200, 0)
+    assert len(chosen) == 200 and set(chosen) < set(range(200))
+    # A draw of n out of n leaves out a share of 1/e.
+    assert len(set(chosen)) / 200 == pytest.approx(1 - np.exp(-1), abs=0.07)
