@@ -101,6 +101,10 @@ class Indices(PositionSelector):
                 raise ValueError(f"{self}: index {i} is out of range in {row}")
         return [i % n for i in self.at]
 
+    @property
+    def counts_from_start(self) -> bool:
+        return any(i > 0 for i in self.at)
+
     def _head(self) -> str:
         return "indices:" + ",".join(map(str, self.at))
 

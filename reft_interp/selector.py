@@ -72,12 +72,24 @@ class Positions:
 
 
 def check_alignment(
-    base: Positions, source: Positions, base_batch: TokenizedBatch, source_batch: TokenizedBatch
+    on: "PositionSelector",
+    base: Positions,
+    source: Positions,
+    base_batch: TokenizedBatch,
+    source_batch: TokenizedBatch,
 ) -> None:
-    """Check that base and source edit equally many tokens of each row.
+    """Check that base and source edit equally many tokens of each row, and the same ones.
+
+    Args:
+        on: what selected them.
+        base: what it selects in the base.
+        source: what it selects in the source.
+        base_batch: the bases.
+        source_batch: the sources.
 
     Raises:
-        ValueError: in some row they don't, or the batches differ in length.
+        ValueError: in some row they don't, the batches differ in length, or tokens are counted from
+            the start of prompts of different lengths, so that one number may mean two things.
     """
     if len(base_batch) != len(source_batch):
         raise ValueError(f"{len(base_batch)} base rows, but {len(source_batch)} source rows")
@@ -90,6 +102,16 @@ def check_alignment(
                 "source, but they are swapped one for one.\n"
                 f"  base: {rows[0]}\n  source: {rows[1]}\n"
                 "Spans of different lengths align at their last tokens: leave out `all`."
+            )
+    if not on.counts_from_start:
+        return
+    for ours, theirs in zip(_parts(base_batch, on.of), _parts(source_batch, on.of), strict=True):
+        if len(ours) != len(theirs):
+            raise ValueError(
+                f"on: {str(on)!r} counts tokens from the start, but in row {ours.number} the base "
+                f"has {len(ours)} of them and the source {len(theirs)}, so that the same number "
+                f"may mean another word.\n  base: {ours}\n  source: {theirs}\n"
+                "Name a span or a substring, or count from the end (-1 is the last token)."
             )
 
 
@@ -153,6 +175,12 @@ class PositionSelector(ABC):
     @abstractmethod
     def pick(self, row: Row) -> Iterable[int]:
         """Tokens of `row`, counted from 0, in any order."""
+
+    @property
+    def counts_from_start(self) -> bool:
+        """Whether it selects tokens past the first by their number from the start, which are the
+        same words in two prompts only where these are of the same length."""
+        return False
 
     @abstractmethod
     def _head(self) -> str: ...

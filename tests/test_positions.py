@@ -453,16 +453,32 @@ def test_base_and_source_must_edit_equally_many_tokens_of_each_row():
     tokenizer = TOKENIZERS["word piece"]()
     base = tokenize(tokenizer, ["the key", "the peacock"], padding_side="left")
     source = tokenize(tokenizer, ["the doors is old", "the key"])
-    check_alignment(last(2)(base), last(2)(source), base, source)
-    check_alignment(indices(0, 1)(base), last(2)(source), base, source)
+    check_alignment(last(2), last(2)(base), last(2)(source), base, source)
+    check_alignment(last(2), indices(0, 1)(base), last(2)(source), base, source)
     with pytest.raises(ValueError, match=r"row 1: 5 tokens of the base .* and 4 of the") as error:
         base, source = (tokenize(tokenizer, ["key", b]) for b in ("the peacock", "the key"))
-        check_alignment(every()(base), every()(source), base, source)
+        check_alignment(every(), every()(base), every()(source), base, source)
     assert "base: the prompt of row 1 (5 tokens): 'the peacock'" in str(error.value)
     assert "source: the prompt of row 1 (4 tokens): 'the key'" in str(error.value)
     one = tokenize(tokenizer, ["the key"])
     with pytest.raises(ValueError, match="2 base rows, but 1 source rows"):
-        check_alignment(last()(base), last()(one), base, one)
+        check_alignment(last(), last()(base), last()(one), base, one)
+
+
+@pytest.mark.parametrize(
+    ("on", "right"),
+    [(indices(0, 2), False), (indices(0), True), (indices(-2, -1), True), (first_last(1, 1), True)],
+)
+def test_tokens_counted_from_the_start_are_alike_in_prompts_of_one_length_alone(on, right):
+    tokenizer = TOKENIZERS["word piece"]()
+    base = tokenize(tokenizer, ["the key", "the key"], padding_side="left")
+    for those, alike in ((["the box", "the box"], True), (["the box", "the doors is old"], right)):
+        source = tokenize(tokenizer, those)
+        if alike:
+            check_alignment(on, on(base), on(source), base, source)
+            continue
+        with pytest.raises(ValueError, match=r"'indices:0,2' counts .* in row 1 the base has 4"):
+            check_alignment(on, on(base), on(source), base, source)
 
 
 def test_positions_and_batch_may_live_on_another_device():

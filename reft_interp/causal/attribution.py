@@ -162,8 +162,8 @@ def _estimates(
     answered = answer_starts(model, base)
     at_base = [select(base) for select in selectors]
     at_source = [select(source) for select in selectors]
-    for ours, theirs in zip(at_base, at_source, strict=True):
-        check_alignment(ours, theirs, base, source)
+    for select, ours, theirs in zip(selectors, at_base, at_source, strict=True):
+        check_alignment(select, ours, theirs, base, source)
     cells = [(site, j) for site in sites for j in range(len(selectors))]
     with torch.no_grad():
         held = record(model, source, [(site, at_source[j]) for site, j in cells])

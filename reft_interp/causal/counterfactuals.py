@@ -8,6 +8,7 @@ Not here: models; whoever makes a dataset has asked the model already, and says 
 import html
 import json
 import os
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -127,10 +128,11 @@ class Counterfactuals:
 
         Raises:
             TypeError: a split is no list of rows.
-            ValueError: a split is empty, a row lacks a column or is inconsistent, a pair is in both
-                splits, or the model does too little of it.
+            ValueError: a split is empty, a row lacks a column or is inconsistent, the variable
+                never varies or never changes an answer, a pair is in both splits, or the model does
+                too little of it.
         """
-        rows = completed({"train": train, "test": test})
+        rows = completed({"train": train, "test": test}, variable)
         generated = sum(map(len, rows.values()))
         kept, accuracy = rows, None
         if model is not None:
@@ -165,6 +167,16 @@ class Counterfactuals:
             name: sum(row["label"] != row["base_answer"] for row in rows_of(split)) / len(split)
             for name, split in self.splits.items()
         }
+
+    @property
+    def most_frequent_label(self) -> dict[str, tuple[str, float]]:
+        """Of each split the label that most rows have, and their share: what one answer to all
+        rows scores."""
+        found = {}
+        for name, split in self.splits.items():
+            label, count = Counter(row["label"] for row in rows_of(split)).most_common(1)[0]
+            found[name] = label, count / len(split)
+        return found
 
     @property
     def seen(self) -> float:
@@ -202,6 +214,12 @@ class Counterfactuals:
         )
         shares = [f"{share:.1%} of {name}" for name, share in self.changed.items()]
         yield f"the label differs from the base's own answer in {', '.join(shares)} rows"
+        frequent = self.most_frequent_label
+        if any(share > 1 - self.changed[name] for name, (_, share) in frequent.items()):
+            of = [
+                f"{label!r} of {share:.1%} of {name}" for name, (label, share) in frequent.items()
+            ]
+            yield f"one answer to all is the label in more of them: {', '.join(of)} rows"
         if self.model_accuracy is not None:
             left_out = (
                 f"{self.dropped} of {self.generated} rows dropped because base or source is wrong"

@@ -27,11 +27,12 @@ from reft_interp.causal.evidence import (
     interchange_of,
     resampled,
 )
-from reft_interp.causal.interchanges import On, prepare_interchanges
+from reft_interp.causal.interchanges import On, prepare_interchanges, rows_of_one_source
 from reft_interp.causal.methods import DAS, FullVector, Method, RandomSubspace
 from reft_interp.causal.readable_split import has_split, readable_split
 from reft_interp.causal.rows import Pairs
 from reft_interp.causal.shuffling import resample, shuffled_pairs
+from reft_interp.causal.task_done import check_does_task
 from reft_interp.evaluation import answers_correctly, control_subspaces, prepared_correct
 from reft_interp.interventions import (
     DistributedInterchange,
@@ -59,6 +60,7 @@ def gather_evidence(
     resamples: int = 2,
     random_subspaces: int = 10,
     untrained: TransformerBridge | None = None,
+    minimum_accuracy: float | int = 0.7,
     seed: int = 0,
     progress: bool = True,
 ) -> Evidence:
@@ -86,6 +88,8 @@ def gather_evidence(
         resamples: how often it is fitted to pairs drawn again with replacement.
         random_subspaces: how many, and as many placebos.
         untrained: a model to take as the untrained one; `untrained_copy(model)` by default.
+        minimum_accuracy: share of held-out bases that the model must get right without an
+            intervention, where it was not asked when the pairs were made; 0 asks nothing.
         seed: of DAS's first start (further ones follow), of random subspaces and of the untrained
             copy.
         progress: show progress bars of DAS.
@@ -95,9 +99,10 @@ def gather_evidence(
 
     Raises:
         TypeError: `pairs` are no `Counterfactuals`, `site` no Site, `method` no method.
-        ValueError: no seeds, negative resamples, no random subspaces; a method that is itself one
-            of the controls, or whose map is free (`NonlinearAlignment`); settings of DAS beside a
-            method; nothing found; as the method's `fit`.
+        ValueError: no seeds, negative resamples, no random subspaces; pairs with several sources,
+            or of which the model gets too few bases right; a method that is itself one of the
+            controls, or whose map is free (`NonlinearAlignment`); settings of DAS beside a method;
+            nothing found; as the method's `fit`.
     """
     check_counterfactuals(pairs)
     check_site(site)
@@ -116,6 +121,8 @@ def gather_evidence(
     }
     method = _method(method, {k: v for k, v in settings.items() if v is not None}, seed)
     on = parse_positions(on)
+    rows_of_one_source(pairs.test)
+    check_does_task(model, pairs, minimum_accuracy)
     starts = _starts(method, seeds)
     runs = [_Run(start) for start in starts]
     shuffled = [

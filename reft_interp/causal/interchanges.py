@@ -30,8 +30,8 @@ def interchange_rows(
 
     Raises:
         TypeError: `Counterfactuals` in place of one of its splits, or what is no list of rows.
-        ValueError: no rows, one that lacks a column, one whose label is not among its choices, or
-            one whose sources have other names than those of the first.
+        ValueError: no rows, one that lacks a column, whose source is its base, whose label is not
+            among its choices, or whose sources have other names than those of the first.
     """
     if isinstance(pairs, Counterfactuals):
         raise TypeError("pairs must be rows, got Counterfactuals: give its .train or its .test")
@@ -57,6 +57,11 @@ def interchange_rows(
         if named and set(pair["sources"]) != set(named):
             raise ValueError(
                 f"pairs: row {i} has the sources {sorted(pair['sources'])}, row 0 {sorted(named)}"
+            )
+        if not named and pair["source"] == pair["base"]:
+            raise ValueError(
+                f"pairs: row {i} must have a source that differs from its base, or no interchange "
+                f"changes anything, both are {pair['base']!r}"
             )
         if not named:
             sources.append({"prompt": pair["source"], "spans": pair.get("source_spans")})

@@ -21,6 +21,7 @@ from reft_interp.causal.interchanges import (
     rows_of_one_source,
 )
 from reft_interp.causal.reading_methods import labelled_activations
+from reft_interp.causal.task_done import check_does_task
 from reft_interp.evaluation import Accuracy, Comparison, accuracy, prepared_accuracies
 from reft_interp.interventions import (
     BoundlessInterchange,
@@ -257,6 +258,8 @@ def compare_methods(
     site: Site,
     on: On,
     methods: Sequence[Method],
+    *,
+    minimum_accuracy: float | int = 0.7,
 ) -> Comparison:
     """Interchange intervention accuracy of several methods on held-out pairs.
 
@@ -266,6 +269,8 @@ def compare_methods(
         site: where.
         on: which tokens of base and source.
         methods: in the order in which they are listed; names must differ.
+        minimum_accuracy: share of held-out bases that the model must get right without an
+            intervention, where it was not asked when the pairs were made; 0 asks nothing.
 
     Returns:
         A row a method; of those whose maps are free, one more from an untrained copy of the model;
@@ -273,7 +278,8 @@ def compare_methods(
 
     Raises:
         TypeError: `pairs` are no `Counterfactuals`, `site` no Site, `methods` no list of methods.
-        ValueError: no methods, two of one name, or as a method's `fit`.
+        ValueError: no methods, two of one name; pairs of which the model gets too few bases right;
+            or as a method's `fit`.
     """
     check_counterfactuals(pairs)
     check_site(site)
@@ -286,6 +292,8 @@ def compare_methods(
     names = [method.name for method in methods]
     if not methods or len(set(names)) != len(names):
         raise ValueError(f"methods must be one or more of different names, got {names}")
+    rows_of_one_source(pairs.test)
+    check_does_task(model, pairs, minimum_accuracy)
     rows = list(zip(names, _scores(model, pairs, site, on, methods), strict=True))
     free = [method for method in methods if getattr(method, "beside_untrained", False)]
     if free:

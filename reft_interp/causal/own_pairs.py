@@ -16,19 +16,21 @@ _NEEDED = ("base", "base_answer", "label")
 _SPACES = ". (The answers have no leading space, as words that follow a word mostly do.)"
 
 
-def completed(splits: Mapping[str, Pairs]) -> dict[str, list[dict[str, Any]]]:
+def completed(splits: Mapping[str, Pairs], variable: str) -> dict[str, list[dict[str, Any]]]:
     """The rows of each split with what they left out: spans (none), and choices, which are all
     labels and base answers of both splits.
 
     Raises:
         TypeError: a split is no list of rows.
-        ValueError: it is empty, or a row lacks what nothing can stand for.
+        ValueError: it is empty, a row lacks what nothing can stand for, or the variable never
+            varies.
     """
     found: dict[str, list[dict[str, Any]]] = {}
     for name, split in splits.items():
         check_pairs(split, name)
         found[name] = [_checked(f"{name}: row {i}", row) for i, row in enumerate(split)]
     every = [row for rows in found.values() for row in rows]
+    _check_varies(every, variable)
     answers = sorted({row[column] for row in every for column in ("base_answer", "label")})
     bare = {answer for answer in answers if not answer.startswith(" ")}
     if both := sorted(answer for answer in bare if f" {answer}" in answers):
@@ -55,6 +57,21 @@ def _checked(where: str, row: Any) -> dict[str, Any]:
         if not isinstance(row[column], str):
             raise TypeError(f"{where}: {column} must be a text, got {row[column]!r}")
     return dict(row)
+
+
+def _check_varies(rows: Sequence[Mapping[str, Any]], variable: str) -> None:
+    """Raise where interchanges of the variable change nothing that could be found."""
+    if all(row["label"] == row["base_answer"] for row in rows):
+        raise ValueError(
+            "rows must have a label that differs from base_answer, some of them, it is the same in "
+            f"all {len(rows)}, as if {variable!r} never changed an answer"
+        )
+    sides = [f"{side}_{variable}" for side in ("base", "source")]
+    values = {str(row[side]) for row in rows for side in sides if side in row}
+    if len(values) == 1:
+        raise ValueError(
+            f"variable: {variable!r} must vary, it is {values.pop()!r} in every base and source"
+        )
 
 
 def done_by(

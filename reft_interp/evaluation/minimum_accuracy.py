@@ -3,7 +3,7 @@
 from reft_interp.evaluation.results import Accuracy
 
 
-def check_accuracy(found: Accuracy, minimum: float, choices: int, advice: str = "") -> None:
+def check_accuracy(found: Accuracy, minimum: float | int, choices: int, advice: str = "") -> None:
     """Raise where a model does too little of a task for its pairs to say anything.
 
     Args:

@@ -244,7 +244,7 @@ class IntervenedModel(nn.Module):
             at = []
             for placement in (self.placements[i] for i in readers):
                 positions = placement.on(prompts)
-                check_alignment(placement.on(batch), positions, batch, prompts)
+                check_alignment(placement.on, placement.on(batch), positions, batch, prompts)
                 at.append((placement.site, positions))
             edited = source if isinstance(source, EditedSource) else None
             parts = record_source(self.model, prompts, at, edited, range(len(batch)))

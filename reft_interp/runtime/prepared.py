@@ -382,7 +382,8 @@ def _source_reads(
         positions = []
         for placement in (intervened.placements[i] for i in readers):
             at = encoded.positions(placement.on, prompts_of(source), False)
-            check_alignment(encoded.positions(placement.on, rows, answers), at, batch, of_source)
+            ours = encoded.positions(placement.on, rows, answers)
+            check_alignment(placement.on, ours, at, batch, of_source)
             positions.append(at)
         edited = source if isinstance(source, EditedSource) else None
         sites = tuple(intervened.placements[i].site for i in readers)

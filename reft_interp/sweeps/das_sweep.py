@@ -17,7 +17,8 @@ from transformer_lens.model_bridge import TransformerBridge
 
 from reft_interp.causal import Counterfactuals, DASCell
 from reft_interp.causal.counterfactuals import check_counterfactuals
-from reft_interp.causal.interchanges import On
+from reft_interp.causal.interchanges import On, rows_of_one_source
+from reft_interp.causal.task_done import check_does_task
 from reft_interp.evaluation import Accuracy
 from reft_interp.sites import Site
 from reft_interp.subspace import Subspace
@@ -156,6 +157,7 @@ def sweep(
     rows_at_once: int = 128,
     memory_budget: int | None = None,
     retry_failed: bool = True,
+    minimum_accuracy: float | int = 0.7,
     progress: bool = True,
 ) -> Sweep:
     """Train and score every cell, and go on with what is in the folder already.
@@ -172,15 +174,20 @@ def sweep(
         rows_at_once: pairs of one step, over the cells that share it.
         memory_budget: bytes that constants of all cells may take; see `PreparedRows`.
         retry_failed: run cells of the folder again that failed, instead of keeping their errors.
+        minimum_accuracy: share of held-out bases that the model must get right without an
+            intervention, where it was not asked when the pairs were made; 0 asks nothing.
         progress: show a progress bar, with the time left.
 
     Raises:
         TypeError: `pairs` are no `Counterfactuals`.
-        ValueError: no cells, cells with a start of their own, or a folder that holds another sweep
+        ValueError: pairs with several sources, or of which the model gets too few bases right; no
+            cells, cells with a start of their own, or a folder that holds another sweep
             (other cells, pairs or model: the message says which).
     """
     check_counterfactuals(pairs)
     run = SweepRun(model, pairs, list(cells), Path(folder), rows_at_once)
+    rows_of_one_source(pairs.test)
+    check_does_task(model, pairs, minimum_accuracy)
     run.claim()
     with tqdm(total=len(cells), disable=not progress, desc="sweep") as bar:
         run.run(bar, memory_budget, retry_failed=retry_failed)

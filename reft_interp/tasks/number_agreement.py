@@ -9,7 +9,7 @@ import random
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 import pandas as pd
@@ -18,6 +18,7 @@ from jaxtyping import Bool
 from transformer_lens.model_bridge import TransformerBridge
 
 from reft_interp.causal.counterfactuals import Counterfactuals
+from reft_interp.causal.model import CausalModel
 from reft_interp.evaluation import Accuracy, predict_choices
 from reft_interp.evaluation.minimum_accuracy import check_accuracy
 from reft_interp.tasks.agreement_phrases import (
@@ -29,6 +30,9 @@ from reft_interp.tasks.agreement_phrases import (
     split,
 )
 from reft_interp.tasks.nouns import NOUNS, NUMBERS, Noun, Number, opposite
+
+Variable = Literal["number", "attractor_number"]
+"""What a verb may be believed to agree with: the subject's number, or the attractor's."""
 
 _ROUNDS = 8
 """How often rows are drawn again for those that the model gets wrong."""
@@ -44,14 +48,17 @@ class _Cell:
     source_other: bool
 
 
-# Ordered so that any even number of rows has as many changes as not, and at least half of its
-# attractors of the other number.
-_CELLS = tuple(
-    _Cell(base, opposite(base) if changes else base, base_other, source_other)
-    for base_other, source_other in [(True, True), (True, False), (False, True), (False, False)]
-    for base in NUMBERS
-    for changes in (False, True)
-)
+def _cells(variable: Variable) -> list[_Cell]:
+    """Ordered so that any even number of rows has as many labels that change as not, and at least
+    half of its attractors of the other number."""
+    cells = []
+    for base_other, source_other in [(True, True), (True, False), (False, True), (False, False)]:
+        for base in NUMBERS:
+            for taken in (base, opposite(base)):
+                of_attractor = variable == "attractor_number" and source_other
+                source = opposite(taken) if of_attractor else taken
+                cells.append(_Cell(base, source, base_other, source_other))
+    return cells
 
 
 @dataclass
@@ -62,12 +69,13 @@ class _Split:
     size: int
     rng: random.Random
     same_template: bool
+    variable: Variable
     missing: Counter[_Cell] = field(init=False)
     kept: list[tuple[Phrase, Phrase]] = field(default_factory=list)
     seen: set[tuple[str, str]] = field(default_factory=set)
 
     def __post_init__(self) -> None:
-        self.missing = Counter(dict(balanced(self.size, _CELLS)))
+        self.missing = Counter(dict(balanced(self.size, _cells(self.variable))))
 
     def draw(self) -> list[tuple[_Cell, Phrase, Phrase]]:
         """As many new pairs of each cell as are missing, or fewer where they repeat."""
@@ -96,7 +104,7 @@ class _Split:
 
     def rows(self) -> Dataset:
         self.rng.shuffle(self.kept)
-        return Dataset.from_list([_row(base, source) for base, source in self.kept])
+        return Dataset.from_list([_row(*pair, self.variable) for pair in self.kept])
 
 
 @dataclass(frozen=True)
@@ -118,6 +126,17 @@ class NumberAgreement:
         "not the subject and may have the other number."
     )
 
+    @property
+    def causal_model(self) -> CausalModel:
+        """The verb has the subject's number, whatever the attractor's is."""
+        return _agreeing_with("number", self.templates)
+
+    @property
+    def attractor_hypothesis(self) -> CausalModel:
+        """A wrong one: the verb has the attractor's number. It tells apart nothing in phrases whose
+        nouns have the same number."""
+        return _agreeing_with("attractor_number", self.templates)
+
     def counterfactuals(
         self,
         model: TransformerBridge,
@@ -127,14 +146,15 @@ class NumberAgreement:
         minimum_accuracy: float = 0.7,
         same_template: bool = True,
         batch_size: int = 64,
+        variable: Variable = "number",
     ) -> Counterfactuals:
         """Pairs of phrases; the label is the base's verb in the number of the source's subject.
 
         The two differ in their subjects and have the same template. In each split, exactly half
-        of the pairs have subjects of the same number, so that half of the labels are the base's
-        own answer, and at least half of the attractors have the other number than their subject.
-        Test has nouns (as subject or as attractor) and templates that train does not have. Rows
-        whose base or source the model gets wrong are dropped, and others drawn in their place.
+        of the labels are the base's own answer, and at least half of the attractors have the other
+        number than their subject. Test has nouns (as subject or as attractor) and templates that
+        train does not have. Rows whose base or source the model gets wrong are dropped, and others
+        drawn in their place.
 
         Args:
             model: is asked for the verb after every base and source.
@@ -146,6 +166,8 @@ class NumberAgreement:
             same_template: base and source have the same template. Otherwise it is drawn for
                 each, and the source may have another verb; `choices` and `label` are the base's.
             batch_size: prompts that the model reads at once.
+            variable: "attractor_number" is a wrong hypothesis, whose label is the base's verb in
+                the number of the source's attractor: evidence for it should not hold.
 
         Returns:
             The rows. `base_spans` and `source_spans` name the "subject" and the "attractor".
@@ -154,17 +176,25 @@ class NumberAgreement:
             `model_accuracy` is that of the first draw, which is balanced, before any was dropped.
 
         Raises:
-            ValueError: n is odd or below 6, the model is less accurate than `minimum_accuracy`,
-                or gets too few of some kind of row right to fill the splits.
+            ValueError: n is odd or below 6, another variable, the model is less accurate than
+                `minimum_accuracy`, or gets too few of some kind of row right to fill the splits.
         """
         if n < 6 or n % 2:
             raise ValueError(f"n must be an even number, at least 6, got {n}")
         if not 0 <= minimum_accuracy <= 1:
             raise ValueError(f"minimum_accuracy must be between 0 and 1, got {minimum_accuracy}")
+        if variable not in get_args(Variable):
+            raise ValueError(f"variable must be one of {get_args(Variable)}, got {variable!r}")
         n_test = 2 * round(n / 6)
         lexicons = split(self.nouns, self.templates, seed)
         splits = [
-            _Split(lexicon, size, random.Random(f"number agreement {name} {seed}"), same_template)
+            _Split(
+                lexicon,
+                size,
+                random.Random(f"number agreement {name} {seed}"),
+                same_template,
+                variable,
+            )
             for name, lexicon, size in zip(
                 ("train", "test"), lexicons, (n - n_test, n_test), strict=True
             )
@@ -174,7 +204,7 @@ class NumberAgreement:
         return Counterfactuals(
             train=splits[0].rows(),
             test=splits[1].rows(),
-            variable=self.variable,
+            variable=variable,
             seed=seed,
             generated=generated,
             kept=n,
@@ -225,6 +255,20 @@ class NumberAgreement:
         return pd.DataFrame(lines)
 
 
+def _agreeing_with(variable: Variable, templates: Sequence[Template]) -> CausalModel:
+    verbs = list(dict.fromkeys(template.choices for template in templates))
+    forms = list(dict.fromkeys(form for verb in verbs for form in verb))
+    domains = {"number": NUMBERS, "attractor_number": NUMBERS, "verb": verbs, "answer": forms}
+
+    def of_subject(number: Number, verb: tuple[str, str]) -> str:
+        return verb[NUMBERS.index(number)]
+
+    def of_attractor(attractor_number: Number, verb: tuple[str, str]) -> str:
+        return verb[NUMBERS.index(attractor_number)]
+
+    return CausalModel(domains, {"answer": of_subject if variable == "number" else of_attractor})
+
+
 def _fill(
     splits: Sequence[_Split], model: TransformerBridge, minimum_accuracy: float, batch_size: int
 ) -> tuple[int, Accuracy]:
@@ -271,13 +315,13 @@ def _right(
     return predicted == np.array([NUMBERS.index(phrase.number) for phrase in phrases])
 
 
-def _row(base: Phrase, source: Phrase) -> dict[str, Any]:
+def _row(base: Phrase, source: Phrase, variable: Variable) -> dict[str, Any]:
     return {
         "base": base.text,
         "source": source.text,
         "base_answer": base.answer,
         "source_answer": source.answer,
-        "label": base.template.answer(source.number),
+        "label": base.template.answer(source.facts[variable]),
         "choices": list(base.template.choices),
         "base_spans": base.spans,
         "source_spans": source.spans,

@@ -33,7 +33,7 @@ def cells():
     return [
         ri.DASCell(ri.Site("resid_post", 0), "last", rank=2, seed=0),
         ri.DASCell(ri.Site("resid_post", 1), "last", rank=1, seed=1, learning_rate=1e-2),
-        ri.DASCell(ri.Site("mlp_out", 0), 1, rank=3, seed=2, epochs=2, batch_size=8),
+        ri.DASCell(ri.Site("mlp_out", 0), -2, rank=3, seed=2, epochs=2, batch_size=8),
     ]
 
 
@@ -67,7 +67,7 @@ def test_many_interchanges_score_as_one_by_one(tiny, pairs):
     model = tiny("gpt2")
     asked = [
         (Interchange(), ri.Site("resid_post", 0), "last"),
-        (DistributedInterchange(ri.Subspace.random(32, 4, seed=0)), ri.Site("resid_pre", 1), 1),
+        (DistributedInterchange(ri.Subspace.random(32, 4, seed=0)), ri.Site("resid_pre", 1), -2),
         (ri.ZeroAblation(ri.Subspace.random(32, 8, seed=1)), ri.Site("resid_post", 1), "last"),
         (Interchange(), ri.Site("z", 1, heads=0), "f1+l1"),
     ]

@@ -6,7 +6,7 @@ import pytest
 import torch
 from datasets import Dataset
 
-from reft_interp.causal import PreparedPairs, interchange_accuracy, interchange_rows
+from reft_interp.causal import PreparedPairs, fit_das, interchange_accuracy, interchange_rows
 from reft_interp.interventions import DistributedInterchange, Interchange, ZeroAblation
 from reft_interp.sites import Site
 from reft_interp.subspace import Subspace
@@ -117,3 +117,15 @@ def test_base_and_source_are_aligned_token_by_token(tiny):
     with pytest.raises(ValueError, match="are edited and 1 of the source"):
         interchange_accuracy(tiny("llama"), data, Interchange(), TOP, "span:who all")
     assert interchange_accuracy(tiny("llama"), data, Interchange(), TOP, "who").n == 4
+
+
+def test_tokens_counted_from_the_start_need_prompts_of_one_length(tiny):
+    model = tiny("llama")
+    given = {"base": ["The key"], "source": ["The doors near the"], "label": [" are"]}
+    rows = Dataset.from_dict(given)
+    for run in (
+        lambda: fit_das(model, rows, TOP, 2, progress=False),
+        lambda: interchange_accuracy(model, rows, Interchange(), TOP, 2),
+    ):
+        with pytest.raises(ValueError, match=r"on: 'indices:2' counts tokens from the start"):
+            run()

@@ -42,10 +42,11 @@ def test_they_train_and_are_scored_as_those_of_a_task(tiny, tmp_path):
     made = ri.Counterfactuals.from_rows(TRAIN, TEST, "number")
     evidence = ri.gather_evidence(
         model, made, site, "last", epochs=1, seeds=1, resamples=0, random_subspaces=1,
-        progress=False,
+        minimum_accuracy=0, progress=False,
     )  # fmt: skip
     assert evidence.iia.n == 1 and evidence.variable == "number"
-    found = ri.sweep(model, made, ri.grid([site], ["last"], epochs=1), tmp_path, progress=False)
+    grid = ri.grid([site], ["last"], epochs=1)
+    found = ri.sweep(model, made, grid, tmp_path, minimum_accuracy=0, progress=False)
     assert bool(found.frame["error"].isna().all())
     assert ri.Counterfactuals.load(made.save(tmp_path / "saved")).hash == made.hash
 
@@ -62,8 +63,9 @@ def test_rows_that_the_model_gets_wrong_are_left_out_and_counted(tiny):
     for base, source in (("The key", "The doors"), ("The cars", "The film"), ("The dog", "A cat")):
         answers = [greedy(model, prompt, choices) for prompt in (base, source)]
         other = {" is": " are", " are": " is"}
-        right.append(own(base, source, answers[1], answers[0], source_answer=answers[1]))
-        wrong.append(own(base, source, answers[1], answers[0], source_answer=other[answers[1]]))
+        label = other[answers[0]]
+        right.append(own(base, source, label, answers[0], source_answer=answers[1]))
+        wrong.append(own(base, source, label, answers[0], source_answer=other[answers[1]]))
         right[-1]["choices"] = wrong[-1]["choices"] = choices
     made = ri.Counterfactuals.from_rows([*right[:1], wrong[1]], right[2:], "number", model=model)
     assert (made.generated, made.kept, len(made.train), len(made.test)) == (3, 2, 1, 1)
@@ -85,12 +87,21 @@ def test_each_of_several_sources_is_asked_for(tiny):
         for name, prompt in (("number", "The doors"), ("tense", "A film"))
     }
     row = {
-        "base": "The key", "base_answer": said["The key"], "label": " is", "sources": sources,
-        "choices": [" is", " are"],
+        "base": "The key", "base_answer": said["The key"], "sources": sources,
+        "label": {" is": " are", " are": " is"}[said["The key"]], "choices": [" is", " are"],
     }  # fmt: skip
     other = {**row, "base": "The dog", "base_answer": greedy(model, "The dog", row["choices"])}
     made = ri.Counterfactuals.from_rows([row], [other], "number", model=model)
     assert made.kept == 2 and made.model_accuracy == 1
+
+
+def test_a_variable_that_never_varies_is_refused():
+    still = [own("The key", "The doors", " is"), own("A dog", "A cat", " is")]
+    with pytest.raises(ValueError, match=r"differs from base_answer, .* the same in all 2, as if"):
+        ri.Counterfactuals.from_rows(still[:1], still[1:], "number")
+    same = [row | {"base_number": 1, "source_number": 1} for row in (*TRAIN, *TEST)]
+    with pytest.raises(ValueError, match="'number' must vary, it is '1' in every base and source"):
+        ri.Counterfactuals.from_rows(same[:-1], same[-1:], "number")
 
 
 @pytest.mark.parametrize(
@@ -146,3 +157,18 @@ def test_a_list_of_rows_has_no_rows_that_are_held_out(tiny, tmp_path):
     for ask in asked:
         with pytest.raises(TypeError, match=r"got list: Counterfactuals.from_rows makes them"):
             ask()
+
+
+def test_what_a_model_does_not_do_is_not_looked_for(tiny, tmp_path):
+    model, site = tiny("llama"), ri.Site("resid_post", 0)
+    said = greedy(model, "The dog", [" is", " are"])
+    wrong = {" is": " are", " are": " is"}[said]
+    made = ri.Counterfactuals.from_rows(TRAIN, [own("The dog", "The cats", said, wrong)], "number")
+    for look in (
+        lambda: ri.gather_evidence(model, made, site, "last"),
+        lambda: ri.compare_methods(model, made, site, "last", [ri.PCA()]),
+        lambda: ri.sweep(model, made, ri.grid([site], ["last"]), tmp_path / "sweep"),
+    ):
+        with pytest.raises(ValueError, match=r"share of 0.7 .* got 0.000 .* not made of what this"):
+            look()
+    assert not (tmp_path / "sweep").exists()

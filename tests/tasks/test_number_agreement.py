@@ -220,3 +220,34 @@ def test_smollm2_agrees_often_enough(smollm2):
     # 0.95 on the prompts of 600 rows; three standard errors of 96 prompts are 0.06.
     assert made.model_accuracy is not None and made.model_accuracy > 0.88
     assert made.kept == 48
+
+
+def test_the_causal_model_gives_the_answers_of_the_phrases(agreement, made):
+    right, wrong = agreement.causal_model, agreement.attractor_hypothesis
+    told_apart = 0
+    for row in rows(made):
+        inputs = {
+            "number": row["base_number"],
+            "attractor_number": row["base_attractor_number"],
+            "verb": tuple(row["choices"]),
+        }
+        source = inputs | {"number": row["source_number"]}
+        assert right.run(inputs)["answer"] == row["base_answer"]
+        swapped = right.interchange(right.run(inputs), {"number": right.run(source)})
+        assert swapped["answer"] == row["label"]
+        told_apart += wrong.run(inputs)["answer"] != row["base_answer"]
+    assert told_apart >= len(rows(made)) / 2
+
+
+def test_a_wrong_hypothesis_has_labels_of_its_own(agreement, taught):
+    made = agreement.counterfactuals(taught(), n=36, variable="attractor_number")
+    assert made.variable == "attractor_number" and made.changed == {"train": 0.5, "test": 0.5}
+    for row in rows(made):
+        assert VERBS[row["label"]] == row["source_attractor_number"]
+        assert VERBS[row["base_answer"]] == row["base_number"]
+
+
+@pytest.mark.usefixtures("no_type_checks")
+def test_no_other_variable_is_swapped(agreement, taught):
+    with pytest.raises(ValueError, match=r"variable must be one of .*, got 'verb'"):
+        agreement.counterfactuals(taught(), n=36, variable="verb")

@@ -1,0 +1,40 @@
+"""Whether a model does what pairs ask of it, before anybody looks for how it does."""
+
+from transformer_lens.model_bridge import TransformerBridge
+
+from reft_interp.causal.counterfactuals import Counterfactuals
+from reft_interp.evaluation import Accuracy, answers_correctly
+from reft_interp.evaluation.minimum_accuracy import check_accuracy
+from reft_interp.models import identify
+
+
+def check_does_task(
+    model: TransformerBridge, pairs: Counterfactuals, minimum_accuracy: float | int
+) -> None:
+    """Raise where a model gets too few of the held-out bases right. One that was asked when the
+    pairs were made is not asked again.
+
+    Args:
+        model: the hooked model.
+        pairs: whose `test` it is asked for.
+        minimum_accuracy: the share that it must get right; 0 asks nothing.
+
+    Raises:
+        ValueError: it gets less, or `minimum_accuracy` is no share.
+    """
+    if not 0 <= minimum_accuracy <= 1:
+        raise ValueError(f"minimum_accuracy must be between 0 and 1, got {minimum_accuracy}")
+    asked = pairs.model_accuracy is not None and pairs.model == identify(model).name
+    if asked or minimum_accuracy == 0:
+        return
+    rows = [
+        {"prompt": row["base"], "answer": row["base_answer"], "choices": row["choices"]}
+        for row in pairs.test.to_list()
+    ]
+    right = answers_correctly(model, rows)
+    check_accuracy(
+        Accuracy(int(right.sum()), len(right)),
+        minimum_accuracy,
+        len(rows[0]["choices"]),
+        " (these pairs were not made of what this model gets right)",
+    )
