@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
+from warnings import warn
 
 import numpy as np
 import torch
@@ -223,10 +224,13 @@ def choice_tokens(
 ) -> list[tuple[tuple[int, ...], ...]]:
     """The token ids of each of each row's `choices`.
 
+    It warns of a choice whose tokens begin another one's: the longer is never the more probable.
+
     Raises:
         ValueError: a row has no choices, or two choices with the same tokens.
     """
     known: dict[str, tuple[int, ...]] = {}
+    seen: set[tuple[tuple[int, ...], ...]] = set()
     found = []
     for i, row in enumerate(rows):
         choices = row.get("choices")
@@ -239,8 +243,26 @@ def choice_tokens(
         ids = tuple(known[choice] for choice in choices)
         if len(set(ids)) < len(ids):
             raise ValueError(f"rows: row {i} has choices with the same tokens: {list(choices)}")
+        if ids not in seen:
+            seen.add(ids)
+            _warn_of_beginnings(i, choices, ids)
         found.append(ids)
     return found
+
+
+def _warn_of_beginnings(
+    row: int, choices: Sequence[str], tokens: Sequence[tuple[int, ...]]
+) -> None:
+    texts = dict(zip(tokens, choices, strict=True))
+    for ids, longer in texts.items():
+        begins = next((ids[:n] for n in range(1, len(ids)) if ids[:n] in texts), None)
+        if begins is not None:
+            warn(
+                f"rows: row {row} has the choices {texts[begins]!r} and {longer!r}, whose tokens "
+                "begin alike to the end of the first: the second is never the more probable",
+                stacklevel=4,
+            )
+            return
 
 
 def _edits(

@@ -152,7 +152,7 @@ class RAVELKnowledge:
                 context = self._context(rng, source, prompt_split)
                 row = self._row(attribute, name, prompt, base, source, context)
                 key = row["base"], row["source"]
-                if row["base_answer"] != row["source_answer"] and key not in rows:
+                if not _begin_alike(*row["choices"]) and key not in rows:
                     rows[key] = row | {"held_out": held_out}
                     break
             else:
@@ -219,6 +219,11 @@ class RAVELKnowledge:
             for name, value in self.data.entities[entity].items():
                 row[f"{side}_{name}"] = value
         return row
+
+
+def _begin_alike(one: str, other: str) -> bool:
+    """Whether one answer is the beginning of the other, which is then never the more probable."""
+    return one.startswith(other) or other.startswith(one)
 
 
 def ravel_knowledge(

@@ -24,7 +24,7 @@ pytestmark = pytest.mark.no_cover
 
 PROMPTS = ["The key near the doors", "Paris", "Is twelve more than three?", "Mary and John"]
 ONE_TOKEN = ["0", "1", "2", "3"]
-SEVERAL_TOKENS = [" is", " is in the country", "Q", " was reading"]
+SEVERAL_TOKENS = [" are", " is in the country", "Q", " was reading"]
 VECTOR = torch.linspace(-3, 3, 32)
 
 
@@ -193,6 +193,14 @@ def test_there_is_one_source_for_each_row(tiny, choices, count):
     rows = rows_with(choices, answer=choices[0]) if choices else rows_with(None, answer=" is")
     with pytest.raises(ValueError, match=f"sources: {count} for 4 rows; one for each is needed"):
         answers_correctly(swapped, rows, (PROMPTS * 2)[:count])
+
+
+def test_warns_of_a_choice_that_is_never_the_more_probable(tiny):
+    model = tiny("gpt2")
+    row = {"prompt": "The", "choices": ["0", "1", "0 1"]}
+    with pytest.warns(UserWarning, match=r"row 1 has the choices '0' and '0 1', whose tokens"):
+        said = predict_choices(model, [*rows_with(ONE_TOKEN)[:1], row])
+    assert said[1] != 2
 
 
 def test_says_what_rows_lack(tiny):

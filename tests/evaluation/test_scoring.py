@@ -22,7 +22,7 @@ PROMPTS = ["The key near the doors", "Paris", "Is twelve more than three?", "Mar
 SOURCES = [*PROMPTS[1:], "Tokyo is a city"]
 CHOICES = {
     "one token": ["0", "1", "2", "3", "4", "5", "6", "7"],
-    "several tokens": [" is", " is in the country", "Q", " was reading"],
+    "several tokens": [" are", " is in the country", "Q", " was reading"],
 }
 
 
