@@ -140,7 +140,7 @@ class Subspace:
         values = in_float64(activations.detach())
         centred = values - values.mean(0)
         # What the mean leaves of rows that are all alike is rounding, not a component.
-        constant = _within_rounding(centred, values, activations.dtype).all()
+        constant = within_rounding(centred, values, activations.dtype).all()
         available = 0 if constant else numerical_rank(centred)
         if check_rank(rank) > available:
             raise ValueError(
@@ -165,7 +165,7 @@ class Subspace:
             )
         above, below = in_float64(positive.detach()), in_float64(negative.detach())
         difference = above.mean(0) - below.mean(0)
-        if _within_rounding(difference[None], torch.cat([above, below]), positive.dtype).all():
+        if within_rounding(difference[None], torch.cat([above, below]), positive.dtype).all():
             raise ValueError("the means of `positive` and `negative` coincide: no direction")
         return cls(_stored_like(positive, cls.from_matrix(difference[None]).basis))
 
@@ -301,7 +301,7 @@ def _stored_like(tensor: Tensor, basis: Tensor) -> Tensor:
     return basis.to(dtype).to(tensor.device)
 
 
-def _within_rounding(
+def within_rounding(
     change: Float[Tensor, "m d"], values: Float[Tensor, "n d"], dtype: torch.dtype
 ) -> Bool[Tensor, "d"]:
     """Which columns change by no more than `dtype` rounds values as large as theirs."""
