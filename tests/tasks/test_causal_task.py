@@ -136,6 +136,9 @@ def test_a_model_that_cannot_do_the_task_is_said_to(tiny):
         ({"templates": ["hello"]}, "it names none"),
         ({"templates": ["{x} "]}, "ends in a space"),
         ({"templates": ["{x:03d}:"]}, "formats 'x'; how a value is written is a matter of words"),
+        ({"templates": ["{x} over {y:"]}, r"'{x} over {y:' must have each variable in braces, as"),
+        ({"templates": ["{x} over {y}, {x}:"]}, "names 'x' twice, and a span is one place"),
+        ({"templates": ["{x} over {z}:"]}, "answered True or False: it does not tell y"),
         ({"words": {"w": str}}, "words must name variables .* got 'w'"),
         ({"words": {"x": {0: "nil"}}}, "words: 'x' has none for 1"),
         ({"words": {"above": {True: "no", False: " no"}}}, "both written ' no'"),
@@ -145,6 +148,47 @@ def test_a_model_that_cannot_do_the_task_is_said_to(tiny):
 def test_what_is_no_task_is_refused(changes, match):
     with pytest.raises(ValueError, match=match):
         task(**changes)
+
+
+@pytest.mark.usefixtures("no_type_checks")
+@pytest.mark.parametrize("templates", ["{x} over {y}:", None, [3]])
+def test_templates_are_a_list_of_texts(templates):
+    with pytest.raises(TypeError, match="templates must be"):
+        task(templates=templates)
+
+
+def test_a_text_tells_an_input_by_what_is_computed_from_it():
+    """Which of two is meant is never written, but which word stands there is."""
+    domains = {"first": range(6), "step": range(1, 6), "place": [0, 1]}
+    computed = {"second": range(6), "word": range(6), "other": range(6)}
+    mechanisms = {
+        "second": lambda first, step: (first + step) % 6,
+        "word": lambda first, second, place: (first, second)[place],
+        "other": lambda first, second, place: (second, first)[place],
+    }
+    model = CausalModel(domains | computed, mechanisms)
+    CausalTask("told", model, "other", ["{first} {second} {word} and"])
+    with pytest.raises(ValueError, match="it does not tell place"):
+        CausalTask("untold", model, "other", ["{first} {second} and"])
+    # Where the two may be the same, so may the texts, and then the answers are, too.
+    alike = CausalModel({**domains, "step": range(6)} | computed, mechanisms)
+    CausalTask("told", alike, "other", ["{first} {second} {word} and"])
+    # More inputs than can all be tried, among them one that no template need name.
+    many = {"first": range(300), "step": range(1, 300), "place": [0, 1], "idle": range(9)}
+    mechanisms["second"] = lambda first, step: (first + step) % 300
+    large = CausalModel(many | {name: range(300) for name in computed}, mechanisms)
+    CausalTask("told", large, "other", ["{first} {second} {word} and"])
+    with pytest.raises(ValueError, match="it does not tell place"):
+        CausalTask("untold", large, "other", ["{idle} {first} {second} and"])
+
+
+def test_another_template_is_one_that_could_be():
+    setting = {"x": 11, "y": 3, "z": 0}
+    assert task().write(setting, "{y} under {x}:").text == "3 under 11:"
+    with pytest.raises(ValueError, match=r"'hello {q}' must name variables \(x, y, z, above\)"):
+        task().write(setting, "hello {q}")
+    with pytest.raises(ValueError, match="it does not tell y"):
+        task().write(setting, "{x}:")
 
 
 @pytest.mark.parametrize(
