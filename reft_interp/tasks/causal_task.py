@@ -181,7 +181,8 @@ class CausalTask:
         """Pairs of prompts, and what the base is answered with the source's value of a variable.
 
         In half of the pairs of each split the label is not the base's own answer, so that
-        never changing an answer scores a half.
+        never changing an answer scores a half. With `differ="one"` there may be no others, as for
+        an input that decides the answer: then it is in all of them, as the pairs say in print.
 
         Args:
             model: is asked for its answer to every base and source; pairs of which it gets one

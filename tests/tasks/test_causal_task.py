@@ -6,7 +6,7 @@ import pytest
 
 from reft_interp import CausalModel, accuracy
 from reft_interp.causal.rows import rows_of
-from reft_interp.tasks import CausalTask
+from reft_interp.tasks import CausalTask, indirect_object, two_digit_addition
 
 
 def task(**changes) -> CausalTask:
@@ -22,6 +22,12 @@ def task(**changes) -> CausalTask:
         "held_out": ("x",),
     }
     return CausalTask("comparison", **(given | changes))
+
+
+@pytest.fixture
+def fewer_tries(monkeypatch):
+    """What there is, is found sooner in these small models; and so is that there is nothing."""
+    monkeypatch.setattr("reft_interp.tasks.drawn_pairs._TRIES", 200)
 
 
 def test_a_setting_is_written_with_its_spans():
@@ -102,6 +108,46 @@ def test_one_difference_leaves_the_other_inputs_alike():
     assert all(row["base_z"] == row["source_z"] for row in rows_of(pairs.train))
     both = task().counterfactuals(None, "x", n=60)
     assert any(row["base_y"] != row["source_y"] for row in rows_of(both.train))
+
+
+@pytest.mark.usefixtures("fewer_tries")
+def test_with_one_difference_that_decides_the_answer_every_answer_changes():
+    # Another place of the two is another answer: with all else alike, none can stay.
+    pairs = indirect_object().counterfactuals(None, "subject_position", n=12, differ="one")
+    assert pairs.changed == {"train": 1, "test": 1}
+    assert "100.0% of train, 100.0% of test rows" in str(pairs)
+    assert (len(pairs.train), len(pairs.test)) == (8, 4)
+    for row in [*rows_of(pairs.train), *rows_of(pairs.test)]:
+        assert row["base_first"] == row["source_first"] and row["base_place"] == row["source_place"]
+        assert row["label"] == row["source_answer"] == f" {row['base_subject']}"
+    tens = two_digit_addition().counterfactuals(None, "a_tens", n=12, differ="one")
+    assert tens.changed == {"train": 1, "test": 1}
+    for row in rows_of(tens.train):
+        a, b = (10 * int(row[f"{x}_tens"]) + int(row[f"{y}_ones"]) for x, y in
+                (("source_a", "base_a"), ("base_b", "base_b")))  # fmt: skip
+        assert row["label"] == f" {(a + b) // 10 % 10}"
+    # The carry is computed: other digits may give the same, so half stay.
+    carry = two_digit_addition().counterfactuals(None, "carry", n=12, differ="one")
+    assert carry.changed == {"train": 0.5, "test": 0.5}
+
+
+@pytest.mark.usefixtures("fewer_tries")
+def test_what_always_changes_is_said_where_everything_may_differ():
+    model = CausalModel({"x": range(40), "out": range(40)}, {"out": lambda x: x})
+    made = CausalTask("copy", model, "out", ["{x} is"])
+    with pytest.raises(ValueError, match=r"always changes, in 200 draws, .* differ='one'"):
+        made.counterfactuals(None, "x", n=12)
+    assert made.counterfactuals(None, "x", n=12, differ="one").changed == {"train": 1, "test": 1}
+
+
+@pytest.mark.usefixtures("fewer_tries")
+@pytest.mark.parametrize("differ", ["one", "all"])
+def test_more_pairs_than_there_are_of_a_kind_are_refused(differ):
+    # Of 12 pairs of two numbers 4 have the same half.
+    model = CausalModel({"x": range(4), "half": [0, 1]}, {"half": lambda x: x // 2})
+    made = CausalTask("halves", model, "half", ["{x} is"])
+    with pytest.raises(ValueError, match=r"no new pair .* label is the base's .* fewer pairs$"):
+        made.counterfactuals(None, "half", n=18, differ=differ)
 
 
 def test_several_variables_are_taken_together():
@@ -197,7 +243,8 @@ def test_another_template_is_one_that_could_be():
         ({"variable": "w"}, "variable must be one of"),
         ({"variable": ()}, "at least one"),
         ({"variable": "x", "n": 7}, "even number"),
-        ({"variable": "z"}, "Ask for fewer pairs"),  # it never changes the answer
+        ({"variable": "z"}, "answer never changes, in 2000 draws. Ask for a variable whose"),
+        ({"variable": "z", "differ": "one"}, "answer never changes, in 2000 draws"),
     ],
 )
 def test_what_cannot_be_asked_is_refused(arguments, match):
