@@ -21,7 +21,7 @@ from reft_interp.causal.counterfactuals import Counterfactuals
 from reft_interp.causal.interchanges import On, prepare_interchanges
 from reft_interp.causal.methods import Method, check_methods, with_untrained
 from reft_interp.evaluation import prepared_correct
-from reft_interp.sites import Site
+from reft_interp.sites import Site, check_site
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -89,10 +89,11 @@ def disentanglement(
         progress: show a progress bar.
 
     Raises:
-        TypeError: `methods` are no list of methods.
+        TypeError: `methods` are no list of methods, or `site` is no Site.
         ValueError: no methods, two of one name, one of a rank above the site's width, two pairs of
             one attribute, or rows of no kind.
     """
+    check_site(site)
     check_methods(methods, site.width(model))
     attributes = [of.variable for of in pairs]
     if not pairs or len(set(attributes)) != len(attributes):
