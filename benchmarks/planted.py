@@ -17,6 +17,7 @@ import sys
 import pandas as pd
 
 import reft_interp as ri
+from reft_interp.causal.methods import with_untrained
 
 BUDGET = {"epochs": 30, "learning_rate": 1e-2}
 
@@ -29,6 +30,8 @@ def methods(rank: int, seed: int) -> list[ri.Method]:
         ri.BoundlessDAS(epochs=60, seed=seed),
         ri.MaskSearch(name="mask over neurons", epochs=30, seed=seed),
         ri.MaskSearch(name="mask over principal components", components=16, epochs=30, seed=seed),
+        ri.MaskSearch(name="mask over singular vectors", singular=16, epochs=30, seed=seed),
+        ri.NonlinearAlignment(rank=rank, seed=seed, epochs=30, learning_rate=1e-2),
         ri.PCA(rank=rank),
         ri.DifferenceOfMeans(),
         ri.LinearDiscriminant(),
@@ -40,23 +43,30 @@ def methods(rank: int, seed: int) -> list[ri.Method]:
 def compare(planting, *, pairs: int, seed: int) -> list[dict]:
     """Of each method: IIA on held-out pairs, the rank it found, and how far that is from the truth.
 
-    The largest angle between what was found and the truth (degrees), where the ranks agree.
+    The largest angle between what was found and the truth (degrees), where the ranks agree. A free
+    map finds no subspace: it has its IIA alone, and beside it that on an untrained copy.
     """
     data = planting.counterfactuals(pairs, seed)
-    lines = []
-    for method in methods(planting.rank, seed):
-        try:
-            edit = method.fit(planting.model, data.train, data.variable, planting.site, planting.on)
-            rank = edit.subspace.rank
-        except ValueError as error:  # a reader of several variables, a mask that chose nothing
-            lines.append({"planting": planting.name, "method": method.name, "note": str(error)})
-            continue
-        score = ri.interchange_accuracy(planting.model, data.test, edit, planting.site, planting.on)
-        line = {"planting": planting.name, "method": method.name, "iia": score.value, "rank": rank}
-        if planting.subspace is not None and rank == planting.subspace.rank:
-            line["angle"] = float(edit.subspace.principal_angles(planting.subspace).max())
-        lines.append(line)
-    return lines
+    return [
+        {"planting": planting.name, "method": name} | _score(planting, model, method, data)
+        for model, named in with_untrained(planting.model, methods(planting.rank, seed))
+        for name, method in named.items()
+    ]
+
+
+def _score(planting, model, method: ri.Method, data: ri.Counterfactuals) -> dict:
+    try:
+        edit = method.fit(model, data.train, data.variable, planting.site, planting.on)
+        found = None if isinstance(edit, ri.NonlinearInterchange) else edit.subspace
+    except ValueError as error:  # a reader of several variables, a mask that chose nothing
+        return {"note": str(error)}
+    score = ri.interchange_accuracy(model, data.test, edit, planting.site, planting.on)
+    line = {"iia": score.value}
+    if found is not None:
+        line["rank"] = found.rank
+        if planting.subspace is not None and found.rank == planting.subspace.rank:
+            line["angle"] = float(found.principal_angles(planting.subspace).max())
+    return line
 
 
 def measure(planting, *, pairs: int, seed: int) -> dict:

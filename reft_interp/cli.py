@@ -53,11 +53,18 @@ def das(
         typer.Option(help='A folder of pairs (Counterfactuals.save), or "number agreement".'),
     ] = "number agreement",
     pairs: Annotated[int, typer.Option(help="How many are made, where they are made.")] = 600,
+    epochs: Annotated[int, typer.Option(help="Passes over the pairs.")] = 3,
+    learning_rate: Annotated[float, typer.Option(help="Of AdamW.")] = 5e-3,
+    batch_size: Annotated[int, typer.Option(help="Pairs a step.")] = 16,
+    seeds: Annotated[
+        int,
+        typer.Option(help="How many searches, and as many with each control's labels or model."),
+    ] = 3,
     out: Annotated[Path, typer.Option(help="Folder for the report; made if needed.")] = Path("das"),
     model: Annotated[
         str, typer.Option(help="A hub name, a folder, a GGUF file, or smollm2.")
     ] = "smollm2",
-    seed: Annotated[int, typer.Option(help="Of pairs and searches.")] = 0,
+    seed: Annotated[int, typer.Option(help="Of the pairs, and of the first search.")] = 0,
 ) -> None:
     """Find a subspace by DAS, with every control, and write a report.
 
@@ -79,6 +86,10 @@ def das(
             counterfactuals=counterfactuals,
             pairs=pairs,
             seed=seed,
+            seeds=seeds,
+            epochs=epochs,
+            learning_rate=learning_rate,
+            batch_size=batch_size,
         )
     )
 

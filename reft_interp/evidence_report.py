@@ -12,6 +12,7 @@ from reft_interp.report import Report
 from reft_interp.report.markup import as_list
 from reft_interp.sites import Component, Site
 from reft_interp.tasks import NumberAgreement
+from reft_interp.training.in_place import check_arguments
 from reft_interp.whole_files import check_writable
 
 
@@ -26,6 +27,10 @@ def run_das(
     counterfactuals: str,
     pairs: int,
     seed: int,
+    seeds: int = 3,
+    epochs: int = 3,
+    learning_rate: float = 5e-3,
+    batch_size: int = 16,
     console: Console | None = None,
 ) -> Evidence:
     """Gather evidence, and write `report.html`, `evidence.json` and the interchange.
@@ -39,17 +44,25 @@ def run_das(
         rank: of the subspace.
         counterfactuals: "number agreement", or a folder that `Counterfactuals.save` wrote.
         pairs: how many are made, where they are made.
-        seed: of pairs and searches.
+        seed: of the pairs, and of the first search.
+        seeds: how many searches, with the true labels and with each control's.
+        epochs: passes over the pairs.
+        learning_rate: of AdamW.
+        batch_size: pairs a step.
         console: where the result is printed.
 
     Raises:
-        ValueError: an unknown component, a folder without pairs; as `gather_evidence`.
+        ValueError: an unknown component, a folder without pairs, a number of searches, epochs or
+            pairs a step below 1, a learning rate that is none; as `gather_evidence`.
     """
     console = console or Console()
     if component not in get_args(Component):
         raise ValueError(
             f"component must be one of {', '.join(get_args(Component))}, got {component!r}"
         )
+    check_arguments(epochs, {}, learning_rate=learning_rate, batch_size=batch_size)
+    if seeds < 1:
+        raise ValueError(f"seeds must be at least 1, got {seeds}")
     site = Site(component, layer)
     # Before minutes of work: a folder that cannot be written, pairs that cannot be read.
     check_writable(out)
@@ -60,10 +73,29 @@ def run_das(
     site.check(bridge)
     data = given or NumberAgreement().counterfactuals(bridge, n=pairs, seed=seed)
     console.print(str(data), highlight=False)
-    evidence = gather_evidence(bridge, data, site, on, rank=rank, seed=seed)
+    evidence = gather_evidence(
+        bridge,
+        data,
+        site,
+        on,
+        rank=rank,
+        seeds=seeds,
+        epochs=epochs,
+        learning_rate=learning_rate,
+        batch_size=batch_size,
+        seed=seed,
+    )
     console.print(str(evidence), highlight=False)
     console.print(f"\n{evidence.summary()}", highlight=False)
-    page = document(evidence, data, {"model": model, "seed": seed}).save(out)
+    facts = {
+        "model": model,
+        "seed": seed,
+        "seeds": seeds,
+        "epochs": epochs,
+        "learning rate": learning_rate,
+        "pairs a step": batch_size,
+    }
+    page = document(evidence, data, facts).save(out)
     found = evidence.found[0]
     assert isinstance(found, DASResult)  # no other method was asked for
     found.save(out / "interchange")

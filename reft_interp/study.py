@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import yaml
 from transformer_lens.model_bridge import TransformerBridge
@@ -30,8 +30,8 @@ class Study:
         pairs: how many are made, where they are made.
         components: of the model, as in "resid_post".
         layers: numbers, or "all".
-        heads: numbers, or "all": one site for each head where the component is "z"; the whole
-            component by default, and for other components.
+        heads: numbers, or "all": one site for each head where the component is "z", which must be
+            among the components; the whole component by default, and for other components.
         tokens: selectors, as in "subject" or "last".
         ranks: of the subspaces.
         seeds: of the searches.
@@ -74,6 +74,17 @@ class Study:
             given = getattr(self, name)
             if given not in ("all", None) and (not _is_list(given) or not given):
                 raise ValueError(f'{name} must be a list of numbers, or "all", got {given!r}')
+        for one in self.components:
+            if one not in get_args(Component):
+                raise ValueError(
+                    f"each of components must be one of {', '.join(get_args(Component))}, got "
+                    f"{one!r}"
+                )
+        if self.heads is not None and "z" not in self.components:
+            raise ValueError(
+                f"heads are parts of the component z, which is not among components, "
+                f"{list(self.components)}"
+            )
         for name, least in (("ranks", 1), ("seeds", 0), ("layers", 0), ("heads", 0)):
             given = getattr(self, name)
             for one in given if _is_list(given) else ():

@@ -23,16 +23,20 @@ from reft_interp.whole_numbers import whole_number
 _TOLERANCE = 1e-4
 
 
-def check_rank(rank: SupportsIndex) -> int:
+def check_rank(rank: SupportsIndex, called: str = "rank") -> int:
     """The rank as an int, if it can be that of some subspace.
+
+    Args:
+        rank: what was given.
+        called: the argument's name, for the message.
 
     Raises:
         TypeError: it is not a whole number.
         ValueError: it is below 1.
     """
-    whole = whole_number(rank, f"rank must be a whole number, got {rank!r}")
+    whole = whole_number(rank, f"{called} must be a whole number, got {rank!r}")
     if whole < 1:
-        raise ValueError(f"rank must be at least 1, got {rank}")
+        raise ValueError(f"{called} must be at least 1, got {rank}")
     return whole
 
 
@@ -140,7 +144,7 @@ class Subspace:
         values = in_float64(activations.detach())
         centred = values - values.mean(0)
         # What the mean leaves of rows that are all alike is rounding, not a component.
-        constant = _within_rounding(centred, values, activations.dtype).all()
+        constant = within_rounding(centred, values, activations.dtype).all()
         available = 0 if constant else numerical_rank(centred)
         if check_rank(rank) > available:
             raise ValueError(
@@ -148,6 +152,23 @@ class Subspace:
                 f"activations, {tuple(activations.shape)}), got {rank}"
             )
         _, _, v = torch.linalg.svd(centred, full_matrices=False)
+        return cls(_stored_like(activations, v[:rank]))
+
+    @classmethod
+    def from_svd(cls, activations: Float[Tensor, "n d"], rank: int) -> "Subspace":
+        """The first `rank` right singular vectors of `activations` as they are: unlike
+        `from_pca`, the direction of their mean is among what they vary along.
+
+        Raises:
+            ValueError: rank is not between 1 and the rank of the activations.
+        """
+        available = numerical_rank(activations)
+        if check_rank(rank) > available:
+            raise ValueError(
+                f"rank must be between 1 and {available} (the rank of the activations, "
+                f"{tuple(activations.shape)}), got {rank}"
+            )
+        _, _, v = torch.linalg.svd(in_float64(activations.detach()), full_matrices=False)
         return cls(_stored_like(activations, v[:rank]))
 
     @classmethod
@@ -165,7 +186,7 @@ class Subspace:
             )
         above, below = in_float64(positive.detach()), in_float64(negative.detach())
         difference = above.mean(0) - below.mean(0)
-        if _within_rounding(difference[None], torch.cat([above, below]), positive.dtype).all():
+        if within_rounding(difference[None], torch.cat([above, below]), positive.dtype).all():
             raise ValueError("the means of `positive` and `negative` coincide: no direction")
         return cls(_stored_like(positive, cls.from_matrix(difference[None]).basis))
 
@@ -301,7 +322,7 @@ def _stored_like(tensor: Tensor, basis: Tensor) -> Tensor:
     return basis.to(dtype).to(tensor.device)
 
 
-def _within_rounding(
+def within_rounding(
     change: Float[Tensor, "m d"], values: Float[Tensor, "n d"], dtype: torch.dtype
 ) -> Bool[Tensor, "d"]:
     """Which columns change by no more than `dtype` rounds values as large as theirs."""

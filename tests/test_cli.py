@@ -51,6 +51,31 @@ def test_das_writes_its_evidence(planted):
     assert "Is the same subspace found again?" in page
     found = ri.DASResult.load(folder / "r" / "interchange", planting.model)
     assert found.subspace.rank == 1
+    assert found.settings["epochs"] == 3 and found.settings["learning_rate"] == 5e-3
+
+
+def test_das_trains_as_it_is_told(planted, monkeypatch):
+    planting, folder = planted
+    told = {}
+
+    def gather(*arguments, **options):
+        told.update(options)
+        return ri.gather_evidence(*arguments, **options, resamples=0, random_subspaces=1)
+
+    monkeypatch.setattr("reft_interp.evidence_report.gather_evidence", gather)
+    words = ["das", "--layer", str(planting.site.layer), "--on", "last", "--out", str(folder / "r")]
+    words += ["--counterfactuals", str(folder / "pairs"), "--component", planting.site.component]
+    words += ["--epochs", "2", "--learning-rate", "0.01", "--batch-size", "40", "--seeds", "1"]
+    said = CliRunner().invoke(app, [*words, "--seed", "5"])
+    assert said.exit_code == 0, said.output
+    assert told == {
+        "rank": 1, "seeds": 1, "epochs": 2, "learning_rate": 0.01, "batch_size": 40, "seed": 5,
+    }  # fmt: skip
+    found = ri.DASResult.load(folder / "r" / "interchange", planting.model)
+    # 80 pairs, 40 a step, twice.
+    assert len(found.losses) == 4 and found.settings["seed"] == 5
+    page = (folder / "r" / "report.html").read_text()
+    assert "learning rate" in page and "pairs a step" in page
 
 
 def test_sweep_writes_a_table_and_goes_on(planted):
@@ -73,6 +98,8 @@ def test_sweep_writes_a_table_and_goes_on(planted):
         (["das", "--layer", "1", "--component", "residual"], "component must be one of resid_pre"),
         (["das", "--layer", "1", "--counterfactuals", "nowhere"], "folder must be one written by"),
         (["das", "--layer", "1", "--out", __file__], "File exists"),
+        (["das", "--layer", "1", "--epochs", "0"], "epochs must be above 0, got 0"),
+        (["das", "--layer", "1", "--seeds", "0"], "seeds must be at least 1, got 0"),
     ],
 )
 def test_mistakes_are_told_before_a_model_is_loaded(tmp_path, monkeypatch, words, message):

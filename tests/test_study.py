@@ -79,6 +79,13 @@ def test_pairs_are_read_from_a_folder(tmp_path):
         ("layer: 3", "'layer' is no key of a study; they are model, counterfactuals"),
         ("- 1", "must hold keys and values"),
         ("a: [", "is not YAML"),
+        ("components: [residpost]", "each of components must be one of resid_pre, .*'residpost'"),
+        ("components: [[z]]", r"each of components must be one of resid_pre, .* got \['z'\]"),
+        (
+            "heads: all",
+            r"heads are parts of the component z, .* among components, \['resid_post'\]",
+        ),
+        ("heads: [0]\ncomponents: [attn_out]", "heads are parts of the component z, which is not"),
         ("tokens: last", "tokens must be a list of at least one"),
         ("ranks: []", "ranks must be a list of at least one"),
         ("heads: many", 'heads must be a list of numbers, or "all", got'),

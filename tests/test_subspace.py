@@ -225,6 +225,21 @@ def test_pca_refuses_more_components_than_there_are():
         Subspace.from_pca(flat * torch.nan, 1)
 
 
+def test_svd_finds_the_right_singular_vectors_of_activations_as_they_are():
+    # Far from zero along the last dimension, along which nothing varies.
+    activations = draw(50, 6) @ torch.diag(torch.tensor([5.0, 4, 3, 2, 1, 0]).double())
+    activations[:, 5] = 100
+    _, _, theirs = np.linalg.svd(activations.numpy())
+    for rank in (1, 4):
+        ours = Subspace.from_svd(activations, rank).basis.numpy()
+        np.testing.assert_allclose(np.abs((ours * theirs[:rank]).sum(1)), 1, atol=1e-12)
+    mean = Subspace(torch.eye(6).double()[5:])
+    assert Subspace.from_svd(activations, 1).principal_angles(mean).max() < 1
+    assert Subspace.from_pca(activations, 1).principal_angles(mean).max() > 89
+    with pytest.raises(ValueError, match=r"between 1 and 2 \(the rank of the activations, .*got 3"):
+        Subspace.from_svd(draw(20, 2) @ draw(2, 6, seed=1), 3)
+
+
 def test_rows_that_are_all_alike_have_no_component():
     same = draw(1, 6).float().expand(7, 6) * (1 + 1e-8)
     with pytest.raises(ValueError, match="between 1 and 0"):

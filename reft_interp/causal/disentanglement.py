@@ -5,6 +5,7 @@ features gives the source's value of that attribute; Isolate, how often the othe
 were, averaged over them; Disentangle is the mean of the two.
 """
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -18,9 +19,9 @@ from transformer_lens.model_bridge import TransformerBridge
 
 from reft_interp.causal.counterfactuals import Counterfactuals
 from reft_interp.causal.interchanges import On, prepare_interchanges
-from reft_interp.causal.methods import Method
+from reft_interp.causal.methods import Method, check_methods, with_untrained
 from reft_interp.evaluation import prepared_correct
-from reft_interp.sites import Site
+from reft_interp.sites import Site, check_site
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -82,36 +83,39 @@ def disentanglement(
         site: where.
         on: which tokens of base and source, as in "entity".
         methods: see `causal.methods`; names must differ. Those without `isolate=True` are fitted
-            to the rows of kind "cause" alone.
+            to the rows of kind "cause" alone. Those whose maps are free have a line more, fitted
+            to and scored on an untrained copy of the model.
         batch_size: rows run at once.
         progress: show a progress bar.
 
     Raises:
-        ValueError: no methods, two of one name, two pairs of one attribute, or rows of no kind.
+        TypeError: `methods` are no list of methods, or `site` is no Site.
+        ValueError: no methods, two of one name, one of a rank above the site's width, two pairs of
+            one attribute, or rows of no kind.
     """
-    names = [method.name for method in methods]
-    if not methods or len(set(names)) != len(names):
-        raise ValueError(f"methods must be one or more of different names, got {names}")
+    check_site(site)
+    check_methods(methods, site.width(model))
     attributes = [of.variable for of in pairs]
     if not pairs or len(set(attributes)) != len(attributes):
         raise ValueError(f"pairs must be one or more, of different attributes, got {attributes}")
     for of in pairs:
         _check_kinds(of)
-    lines, strata = [], {name: [] for name in names}
+    runs = list(with_untrained(model, methods))
+    lines, strata = [], {name: [] for _, named in runs for name in named}
     with tqdm(
-        total=len(pairs) * len(methods), disable=not progress, desc="methods", leave=False
+        total=len(pairs) * len(strata), disable=not progress, desc="methods", leave=False
     ) as bar:
-        for of in pairs:
+        for of, (of_model, named) in itertools.product(pairs, runs):
             fitted = []
-            for method in methods:
+            for method in named.values():
                 rows = of.train if getattr(method, "isolate", False) else _of_cause(of.train)
-                fitted.append((method.fit(model, rows, of.variable, site, on), site, on))
+                fitted.append((method.fit(of_model, rows, of.variable, site, on), site, on))
                 bar.update()
             # Without choices, so that what the model says is compared with the answer alone.
             test = of.test.remove_columns("choices")
-            scored = prepare_interchanges(model, test, fitted)
+            scored = prepare_interchanges(of_model, test, fitted)
             for name, right in zip(
-                names, prepared_correct(scored, batch_size=batch_size), strict=True
+                named, prepared_correct(scored, batch_size=batch_size), strict=True
             ):
                 parts = _by_asked(of.test, right)
                 strata[name].append(parts)

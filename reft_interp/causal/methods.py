@@ -1,12 +1,12 @@
-"""Ways to find the subspace of a variable, behind one call: `method.fit(model, pairs, site, on)`.
+"""Ways to find where a variable is: `method.fit(model, pairs, variable, site, on)`.
 
 DAS asks what an interchange does; the others look at activations alone, so that what they find
 is readable but need not be used. Scored by the same interchange, they stand side by side.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, cast, runtime_checkable
 
 import torch
 from transformer_lens.model_bridge import TransformerBridge
@@ -57,7 +57,7 @@ class Method(Protocol):
 
         Args:
             model: the hooked model.
-            pairs: counterfactual rows to train on.
+            pairs: counterfactual rows to train on, as `Counterfactuals.train`.
             variable: whose values are in the columns `base_<variable>` and
                 `source_<variable>`, for methods that look at activations.
             site: where.
@@ -107,8 +107,10 @@ class DAS:
         learning_rate: of AdamW.
         batch_size: pairs a step.
         seed: of where the search begins, and of the order of pairs.
-        isolate: train on the pairs whose answer should stay what it was, too, where there are some
-            (see `disentanglement`): multi-task DAS (Huang et al. 2024, arXiv:2402.17700).
+        isolate: multi-task DAS (Huang et al. 2024, arXiv:2402.17700): `disentanglement` trains it
+            on the rows of kind "isolate", too, whose answer should stay what it was, and plain DAS
+            on those of kind "cause" alone. `fit` and `compare_methods` train either on all rows
+            that they are given, and refuse `isolate` where none is of that kind.
     """
 
     rank: int = 1
@@ -123,6 +125,8 @@ class DAS:
         object.__setattr__(self, "rank", check_rank(self.rank))
 
     def fit(self, model, pairs, variable, site, on) -> Intervention:
+        if self.isolate:
+            _check_isolated(self.name, pairs)
         found = fit_das(
             model,
             pairs,
@@ -173,7 +177,8 @@ class MaskSearch:
     Args:
         components: the basis is so many principal components of the activations; neurons, the
             dimensions as they are, by default.
-        basis: an orthonormal basis of your own; instead of components.
+        singular: so many right singular vectors of the activations, which are not centred, instead.
+        basis: an orthonormal basis of your own instead.
         features: the features of a sparse autoencoder instead; see `FeatureInterchange`.
         sparsity: what the loss grows by for a mask that takes all.
         epochs: passes over the pairs.
@@ -184,6 +189,7 @@ class MaskSearch:
     """
 
     components: int | None = None
+    singular: int | None = None
     basis: Subspace | None = None
     features: SparseAutoencoder | None = None
     sparsity: float = 0.1
@@ -194,23 +200,32 @@ class MaskSearch:
     name: str = "mask"
 
     def __post_init__(self) -> None:
-        given = [self.components, self.basis, self.features]
+        given = [self.components, self.singular, self.basis, self.features]
         if sum(one is not None for one in given) > 1:
-            raise ValueError("components, basis and features are different bases: give one of them")
+            raise ValueError(
+                "components, singular, basis and features are different bases: give one of them"
+            )
+        for name in ("components", "singular"):
+            if (count := getattr(self, name)) is not None:
+                object.__setattr__(self, name, check_rank(count, name))
 
     def fit(self, model, pairs, variable, site, on) -> Intervention:
         if self.features is not None:
             edit = FeatureInterchange(self.features, sparsity=self.sparsity)
             return _trained(self, edit, model, pairs, site, on)
-        if self.basis is not None:
-            basis = self.basis
-        elif self.components is None:
-            basis = Subspace(torch.eye(site.width(model)))
-        else:
-            held, _ = labelled_activations(model, pairs, variable, site, on)
-            basis = Subspace.from_pca(held, self.components)
-        edit = MaskedInterchange(basis, sparsity=self.sparsity)
+        edit = MaskedInterchange(self._basis(model, pairs, site, on), sparsity=self.sparsity)
         return _trained(self, edit, model, pairs, site, on)
+
+    def _basis(self, model: TransformerBridge, pairs: Pairs, site: Site, on: On) -> Subspace:
+        if self.basis is not None:
+            return self.basis
+        if self.components is None and self.singular is None:
+            return Subspace(torch.eye(site.width(model)))
+        held, _ = labelled_activations(model, pairs, None, site, on)
+        if self.components is not None:
+            return Subspace.from_pca(held, self.components)
+        assert self.singular is not None
+        return Subspace.from_svd(held, self.singular)
 
 
 @dataclass(frozen=True)
@@ -278,11 +293,36 @@ def compare_methods(
 
     Raises:
         TypeError: `pairs` are no `Counterfactuals`, `site` no Site, `methods` no list of methods.
-        ValueError: no methods, two of one name; pairs of which the model gets too few bases right;
-            or as a method's `fit`.
+        ValueError: no methods, two of one name, one of a rank above the site's width; pairs of
+            which the model gets too few bases right; all before anything is trained. Or as a
+            method's `fit`.
     """
     check_counterfactuals(pairs)
     check_site(site)
+    check_methods(methods, site.width(model))
+    rows_of_one_source(pairs.test)
+    check_does_task(model, pairs, minimum_accuracy)
+    rows = [
+        (name, score)
+        for of_model, named in with_untrained(model, methods)
+        for name, score in zip(
+            named, _scores(of_model, pairs, site, on, list(named.values())), strict=True
+        )
+    ]
+    bases, _ = interchange_rows(pairs.test)
+    return Comparison(
+        f"interchange intervention accuracy of {pairs.variable} at {site} on {on}",
+        (*rows, ("no intervention", (accuracy(model, bases),))),
+    )
+
+
+def check_methods(methods: Sequence[Method], width: int) -> None:
+    """Raise unless these are methods of different names, none of a rank above a site's width.
+
+    Raises:
+        TypeError: no list of methods.
+        ValueError: none, two of one name, or a rank, or count of directions, above the width.
+    """
     listed = list(methods) if isinstance(methods, Sequence) else [methods]
     wrong = [one for one in listed if isinstance(one, type) or not hasattr(one, "fit")]
     if wrong or not isinstance(methods, Sequence):
@@ -292,19 +332,26 @@ def compare_methods(
     names = [method.name for method in methods]
     if not methods or len(set(names)) != len(names):
         raise ValueError(f"methods must be one or more of different names, got {names}")
-    rows_of_one_source(pairs.test)
-    check_does_task(model, pairs, minimum_accuracy)
-    rows = list(zip(names, _scores(model, pairs, site, on, methods), strict=True))
+    for method in methods:
+        for count in ("rank", "components", "singular"):
+            given = getattr(method, count, None)
+            if isinstance(given, int) and given > width:
+                raise ValueError(
+                    f"{method.name}: {count} must be between 1 and {width} (the site's width), got "
+                    f"{given}"
+                )
+
+
+def with_untrained(
+    model: TransformerBridge, methods: Sequence[Method]
+) -> Iterator[tuple[TransformerBridge, dict[str, Method]]]:
+    """The methods by name, on the model; and those whose maps are free once more, on an untrained
+    copy of it."""
+    yield model, {method.name: method for method in methods}
     free = [method for method in methods if getattr(method, "beside_untrained", False)]
     if free:
-        scores = _scores(untrained_copy(model), pairs, site, on, free)
-        beside = [f"{method.name}, untrained model" for method in free]
-        rows += zip(beside, scores, strict=True)
-    bases, _ = interchange_rows(pairs.test)
-    return Comparison(
-        f"interchange intervention accuracy of {pairs.variable} at {site} on {on}",
-        (*rows, ("no intervention", (accuracy(model, bases),))),
-    )
+        # Made now, so that one model is in memory while the others are fitted.
+        yield untrained_copy(model), {f"{one.name}, untrained model": one for one in free}
 
 
 def _scores(
@@ -341,6 +388,15 @@ def _trained(
         progress=False,
     )
     return placed.eval().placements[0].intervention
+
+
+def _check_isolated(name: str, pairs: Pairs) -> None:
+    rows_of_one_source(pairs)  # that they are rows at all
+    if not any(cast("Mapping[str, Any]", row).get("kind") == "isolate" for row in pairs):
+        raise ValueError(
+            f"{name}: isolate=True needs pairs some of which are of kind 'isolate', as those that "
+            f"RAVELKnowledge.pairs makes; none of these {len(pairs)} is, so leave it out"
+        )
 
 
 def _inside(subspace: Subspace) -> Intervention:

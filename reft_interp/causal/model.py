@@ -7,6 +7,8 @@ arXiv:2106.02997). Here: the variables alone. Next door, `prompts` writes them a
 
 import inspect
 import itertools
+import math
+import random
 from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping, Sequence
 from graphlib import CycleError, TopologicalSorter
 from typing import TYPE_CHECKING, Any
@@ -18,6 +20,11 @@ if TYPE_CHECKING:
 
 Setting = Mapping[str, Any]
 """Values of variables by name. With all of a model's variables it is complete."""
+
+
+_ENUMERATED = 10_000
+"""Combinations of inputs that are all tried; of more, `_DRAWN` are."""
+_DRAWN = 1000
 
 
 class CausalModel:
@@ -37,8 +44,9 @@ class CausalModel:
     Raises:
         TypeError: a mechanism is no function, or takes arguments without names.
         ValueError: no variables, an empty domain or one with a value twice, a mechanism for a
-            variable without domain, a parent that is no variable or has a default, a cycle, or
-            inputs only.
+            variable without domain, a parent that is no variable or has a default, a cycle,
+            inputs only, or inputs for which a mechanism leaves the domain of its variable (of more
+            than 10,000 combinations of the inputs that count, some are tried).
     """
 
     def __init__(
@@ -78,6 +86,7 @@ class CausalModel:
             raise ValueError(
                 f"mechanisms must have no cycle, got {' -> '.join(error.args[1])}"
             ) from None
+        self._check_mechanisms()
 
     @property
     def variables(self) -> tuple[str, ...]:
@@ -125,12 +134,7 @@ class CausalModel:
             if name in do:
                 value = self._inside("do", name, do[name])
             elif name in self.mechanisms:
-                given = {parent: setting[parent] for parent in self.parents[name]}
-                value = self._inside(
-                    f"the mechanism of {name!r}, given {given},",
-                    name,
-                    self.mechanisms[name](**given),
-                )
+                value = self._computed(name, setting)
             else:
                 value = self._inside("inputs", name, inputs[name])
             setting[name] = value
@@ -159,6 +163,18 @@ class CausalModel:
         """The complete setting of every input, in order."""
         for values in itertools.product(*(self.domains[name] for name in self.inputs)):
             yield self.run(dict(zip(self.inputs, values, strict=True)))
+
+    def tried_inputs(self, names: Collection[str]) -> Iterator[dict[str, Any]]:
+        """Values of these inputs: every combination, or, of more than 10,000, a thousand drawn
+        with a fixed seed."""
+        domains = [self.domains[name] for name in names]
+        if math.prod(map(len, domains)) <= _ENUMERATED:
+            combinations = itertools.product(*domains)
+        else:
+            rng = random.Random(0)
+            combinations = (tuple(map(rng.choice, domains)) for _ in range(_DRAWN))
+        for values in combinations:
+            yield dict(zip(names, values, strict=True))
 
     def sample(self, rng: np.random.Generator) -> dict[str, Any]:
         """The complete setting of inputs drawn uniformly and independently."""
@@ -195,6 +211,29 @@ class CausalModel:
     def _complete(self, setting: Setting) -> Setting:
         """The setting itself where it has every variable, else what follows from its inputs."""
         return setting if set(self.domains) <= set(setting) else self.run(setting)
+
+    def _check_mechanisms(self) -> None:
+        """Raise if a mechanism leaves the domain of its variable."""
+        tried: set[str] = set()
+        # From the last: what is before it is tried with it.
+        for last in reversed(self._order):
+            if last in tried or last not in self.mechanisms:
+                continue
+            behind = self.ancestors([last])
+            computed = [one for one in self._order if one in behind and one in self.mechanisms]
+            inputs = [one for one in self.inputs if one in behind]
+            for setting in self.tried_inputs(inputs):
+                for name in computed:
+                    setting[name] = self._computed(name, setting)
+            if math.prod(len(self.domains[one]) for one in inputs) <= _ENUMERATED:
+                tried |= behind
+
+    def _computed(self, name: str, setting: Setting) -> Any:
+        given = {parent: setting[parent] for parent in self.parents[name]}
+        value = self.mechanisms[name](**given)
+        if value in self.domains[name]:
+            return value
+        return self._inside(f"the mechanism of {name!r}, given {given},", name, value)
 
     def _inside(self, argument: str, name: str, value: Any) -> Any:
         domain = self.domains[name]

@@ -9,7 +9,6 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from sklearn.covariance import LedoitWolf
-from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
@@ -19,7 +18,7 @@ from reft_interp.causal.rows import Pairs
 from reft_interp.interventions import DistributedInterchange, Intervention
 from reft_interp.runtime.activations import activations_each
 from reft_interp.sites import Site
-from reft_interp.subspace import Subspace, check_rank
+from reft_interp.subspace import Subspace, check_rank, in_float64, numerical_rank, within_rounding
 
 # Equal activations that were computed in batches of other shapes differ by less, as a share of
 # what activations vary by.
@@ -70,42 +69,58 @@ class DifferenceOfMeans(ReadingMethod):
     """The span of the differences between the mean activations of the variable's values.
 
     Args:
-        rank: only so many of the directions, the longest; all by default (values − 1).
+        rank: only so many directions: those along which the means vary most (their principal
+            components, each value counting as often as it occurs); all by default (values − 1).
     """
 
     rank: int | None = None
     name: str = "difference of means"
 
     def from_activations(self, held: Float[Tensor, "n d"], values: np.ndarray) -> Intervention:
-        means, _ = _class_means(held, values)
-        return _spanned(self, (means[1:] - means[0]).float())
+        means = _weighted_means(held, values)
+        return _spanned(self, _by_length(means), len(means) - 1)
 
 
 @dataclass(frozen=True)
 class LinearDiscriminant(ReadingMethod):
-    """The directions that a linear discriminant analysis reads (scikit-learn's, its covariance
-    shrunk as Ledoit and Wolf have it: there are fewer examples than dimensions). Where activations
+    """The directions that a linear discriminant analysis reads, the covariance within each value
+    shrunk as Ledoit and Wolf have it: there are fewer examples than dimensions. Where activations
     do not differ within a value, as at a token before which all prompts of a value are the same,
     these are the differences between the values' means, to which shrinking leads.
 
     Args:
-        rank: only so many of the directions, the longest; all by default (values − 1).
+        rank: only so many directions: the discriminants that tell most, by the ratio of what
+            varies between values to what varies within them; all by default (values − 1).
     """
 
     rank: int | None = None
     name: str = "LDA"
 
     def from_activations(self, held: Float[Tensor, "n d"], values: np.ndarray) -> Intervention:
-        held = held.double()
-        means, of_examples = _class_means(held, values)
-        within = (held - of_examples).square().sum()
-        if within <= _ROUNDING * (held - held.mean(0)).square().sum():
-            return _spanned(self, (means[1:] - means[0]).float())
-        # Not shrinkage="auto", which scales every dimension by its own spread first.
-        fitted = LinearDiscriminantAnalysis(solver="eigen", covariance_estimator=LedoitWolf()).fit(
-            held.numpy(), values
-        )
-        return _spanned(self, torch.from_numpy(_between(fitted.coef_)).float())
+        means = _weighted_means(held, values)
+        exact = in_float64(held)
+        groups = [exact[torch.as_tensor(values == value)] for value in np.unique(values)]
+        within = sum(float((group - group.mean(0)).square().sum()) for group in groups)
+        if within <= _ROUNDING * float((exact - exact.mean(0)).square().sum()):
+            return _spanned(self, _by_length(means), len(means) - 1)
+        # Not scikit-learn's discriminants: it takes the scatter between values to be the shrunken
+        # total less the shrunken within, which has more directions than there are differences.
+        covariance = torch.zeros(exact.shape[1], exact.shape[1], dtype=exact.dtype)
+        for group in groups:
+            shrunk = LedoitWolf().fit(group.numpy()).covariance_
+            covariance += len(group) / len(exact) * torch.from_numpy(shrunk)
+        root, failed = torch.linalg.cholesky_ex(covariance)
+        if failed:
+            raise ValueError(
+                f"{self.name}: activations within a value vary along fewer directions than there "
+                f"are dimensions ({len(covariance)}), and {len(exact)} examples are too few to "
+                "shrink their covariance; give more pairs"
+            )
+        whitened = torch.linalg.solve_triangular(root, means.T, upper=False).T
+        _, _, directions = torch.linalg.svd(whitened, full_matrices=False)
+        told = directions[: numerical_rank(whitened.float())]
+        discriminants = torch.linalg.solve_triangular(root.T, told.T, upper=True).T
+        return _spanned(self, torch.nn.functional.normalize(discriminants, dim=-1), len(means) - 1)
 
 
 @dataclass(frozen=True)
@@ -113,7 +128,8 @@ class LogisticProbe(ReadingMethod):
     """The directions that a logistic probe reads (scikit-learn's, with its usual penalty).
 
     Args:
-        rank: only so many of the directions, the longest; all by default (values − 1).
+        rank: only so many directions: those along which the weights of the values differ most;
+            all by default (values − 1).
     """
 
     rank: int | None = None
@@ -128,7 +144,11 @@ class LogisticProbe(ReadingMethod):
         # be read most.
         scaled = centred / spread
         probe = LogisticRegression(max_iter=2000).fit(scaled.numpy(), values)
-        return _spanned(self, torch.from_numpy(_between(probe.coef_)).float())
+        weights = torch.from_numpy(probe.coef_)
+        if len(weights) > 1:  # of two values, one row has the difference already
+            # What all values have in common cancels in the softmax: it says nothing.
+            weights = weights - weights.mean(0)
+        return _spanned(self, _by_length(weights), max(len(weights) - 1, 1))
 
 
 def labelled_activations(
@@ -183,34 +203,41 @@ def labelled_activations_each(
     ]
 
 
-def _class_means(
-    held: Float[Tensor, "n d"], values: np.ndarray
-) -> tuple[Float[Tensor, "k d"], Float[Tensor, "n d"]]:
-    """The mean of each value, in their order, and of each example that of its value."""
-    present, which = np.unique(values, return_inverse=True)
-    means = torch.stack(
-        [held[torch.as_tensor(which == i)].double().mean(0) for i in range(len(present))]
-    )
-    return means, means[torch.as_tensor(which)]
+def _weighted_means(held: Float[Tensor, "n d"], values: np.ndarray) -> Float[Tensor, "k d"]:
+    """The mean of each value less the mean of all, times the root of its share of the examples.
+
+    Their inner products are the scatter between values, whatever the values are called.
+    """
+    exact = in_float64(held)
+    rows = []
+    for value in np.unique(values):
+        of_value = torch.as_tensor(values == value)
+        share = of_value.double().mean()
+        rows.append(share.sqrt() * (exact[of_value].mean(0) - exact.mean(0)))
+    means = torch.stack(rows)
+    # Means of what is the same everywhere differ by rounding, and by nothing else.
+    constant = within_rounding(means, exact, torch.promote_types(held.dtype, torch.float32)).all()
+    return torch.zeros_like(means) if constant else means
 
 
-def _between(weights: np.ndarray) -> np.ndarray:
-    """What tells classes apart: one row for two classes, else differences from the first."""
-    return weights if len(weights) == 1 else weights[1:] - weights[0]
+def _by_length(rows: Float[Tensor, "k d"]) -> Float[Tensor, "r d"]:
+    """What rows span, as orthogonal rows, the longest first."""
+    _, lengths, directions = torch.linalg.svd(rows, full_matrices=False)
+    return lengths[:, None] * directions
 
 
 def _spanned(
-    method: DifferenceOfMeans | LinearDiscriminant | LogisticProbe, rows: Float[Tensor, "r d"]
+    method: DifferenceOfMeans | LinearDiscriminant | LogisticProbe,
+    ordered: Float[Tensor, "r d"],
+    most: int,
 ) -> Intervention:
-    if method.rank is not None:
-        if not 1 <= method.rank <= len(rows):
-            raise ValueError(
-                f"{method.name}: rank must be from 1 to {len(rows)}, the variable's values less "
-                f"one, got {method.rank}"
-            )
-        _, lengths, directions = torch.linalg.svd(rows.double(), full_matrices=False)
-        rows = (lengths[:, None] * directions)[: method.rank].float()
-    found = Subspace.spanned_by(rows)
+    """The span of the first directions, as many as the method has in its rank, or of all."""
+    if method.rank is not None and not 1 <= method.rank <= most:
+        raise ValueError(
+            f"{method.name}: rank must be from 1 to {most}, the variable's values less one, got "
+            f"{method.rank}"
+        )
+    found = Subspace.spanned_by(ordered[: method.rank].float())
     if found is None:
         raise ValueError(
             f"{method.name} finds no direction: activations do not differ between values"

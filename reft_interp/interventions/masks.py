@@ -161,7 +161,7 @@ class MaskedInterchange(_Masked):
 
     Args:
         basis: R. `Subspace(torch.eye(d))` for neurons, `Subspace.from_pca` for principal
-            components.
+            components, `Subspace.from_svd` for singular vectors.
         sparsity: the loss grows by this for a mask that is all ones.
         dtype: of the mask's logits.
 

@@ -17,6 +17,7 @@ from transformer_lens.model_bridge import TransformerBridge
 from reft_interp.causal.counterfactuals import Counterfactuals
 from reft_interp.causal.model import CausalModel, Setting
 from reft_interp.tasks.drawn_pairs import Differ, Split, draw_setting, fill
+from reft_interp.tasks.templates import check_answered, named_variables
 
 Words = Mapping[Any, str] | Callable[[Any], str]
 Value = tuple[Any, ...]
@@ -53,7 +54,8 @@ class CausalTask:
         causal_model: what is believed of how the answer comes about.
         output: the variable that the answer tells.
         templates: texts with variables in braces; each is then a span that a position selector
-            can name, as `on="x"`. A third of them, where there are three or more, are held out.
+            can name, as `on="x"`. Each names what the answer follows from, a variable once. A
+            third of them, where there are three or more, are held out.
         words: for variables whose values are not written as `str` would, the text of each value.
             Answers get a leading space where they have none.
         held_out: inputs of which a third of the values are kept for test.
@@ -62,9 +64,11 @@ class CausalTask:
         description: what is asked, in words.
 
     Raises:
-        ValueError: no templates, a template that names no variable of the model, or one that ends
-            in a space; an output that is no computed variable; two values of it with the same text;
-            a held-out name that is no input or has fewer than three values.
+        TypeError: templates that are no list of texts.
+        ValueError: no templates, a template that names no variable of the model or one twice, that
+            ends in a space, or whose text leaves open what the answer is; an output that is no
+            computed variable; two values of it with the same text; a held-out name that is no
+            input or has fewer than three values.
     """
 
     name: str
@@ -83,27 +87,12 @@ class CausalTask:
                 f"output must be a computed variable ({', '.join(model.mechanisms)}), "
                 f"got {self.output!r}"
             )
+        if isinstance(self.templates, str) or not isinstance(self.templates, Sequence):
+            raise TypeError(f"templates must be a list of texts, got {self.templates!r}")
         if not self.templates:
             raise ValueError("templates must hold at least one text, got none")
-        for template in self.templates:
-            fields = [field for field in Formatter().parse(template) if field[1] is not None]
-            named = [name for _, name, _, _ in fields]
-            unknown = [name for name in named if name not in model.domains]
-            if unknown or not named:
-                raise ValueError(
-                    f"templates: {template!r} must name variables ({', '.join(model.domains)}), "
-                    f"it names {unknown or 'none'}"
-                )
-            formatted = [name for _, name, spec, conversion in fields if spec or conversion]
-            if formatted:
-                raise ValueError(
-                    f"templates: {template!r} formats {formatted[0]!r}; how a value is written is "
-                    "a matter of words"
-                )
-            if template[-1].isspace():
-                raise ValueError(
-                    f"templates: {template!r} ends in a space; answers bring their own"
-                )
+        # Those that name the same variables tell the same.
+        told = {frozenset(named_variables(one, model)): one for one in self.templates}
         for name, words in self.words.items():
             if name not in model.domains:
                 raise ValueError(
@@ -126,6 +115,8 @@ class CausalTask:
                     f"held_out must name inputs of three values or more, got {name!r}; "
                     f"inputs are {', '.join(model.inputs)}"
                 )
+        for named, template in told.items():
+            check_answered(template, named, model, self.output, self._word)
 
     @property
     def choices(self) -> list[str]:
@@ -142,12 +133,16 @@ class CausalTask:
 
         Args:
             setting: a value for each input, or a complete setting, which is taken as it is.
-            template: one of the templates; the first by default.
+            template: one of the templates, or another that could be; the first by default.
 
         Raises:
-            ValueError: as `CausalModel.run`.
+            ValueError: a template that could not be; as `CausalModel.run`.
         """
         model = self.causal_model
+        if template is not None and template not in self.templates:
+            check_answered(
+                template, named_variables(template, model), model, self.output, self._word
+            )
         complete = set(model.domains) <= set(setting)
         setting = dict(setting) if complete else model.run(setting)
         text, spans = "", {}
@@ -186,7 +181,8 @@ class CausalTask:
         """Pairs of prompts, and what the base is answered with the source's value of a variable.
 
         In half of the pairs of each split the label is not the base's own answer, so that
-        never changing an answer scores a half.
+        never changing an answer scores a half. With `differ="one"` there may be no others, as for
+        an input that decides the answer: then it is in all of them, as the pairs say in print.
 
         Args:
             model: is asked for its answer to every base and source; pairs of which it gets one

@@ -1,7 +1,7 @@
 """Drawing counterfactual pairs for a causal task until there are enough that a model gets right.
 
-Here: a split that fills up, half of it with pairs whose label is not the base's own answer. Next
-door: `causal_task`, which says what is drawn from.
+Here: a split that fills up, half of it with pairs whose label is not the base's own answer, as far
+as there are others. Next door: `causal_task`, which says what is drawn from.
 """
 
 import random
@@ -68,15 +68,23 @@ class Split:
     seen: set[tuple[str, ...]]
     """Pairs that were drawn, for whichever split."""
     kept: list[Drawn] = field(default_factory=list)
+    all_change: bool = False
+    """Whether base and source differ in nothing but what decides the answer, so that there is no
+    pair whose answer stays."""
 
     def __post_init__(self) -> None:
         self.missing = {True: self.size // 2, False: self.size - self.size // 2}
 
     def draw(self) -> list[Drawn]:
         """As many new pairs of each kind as are missing."""
-        return [
-            self._pair(changes) for changes, count in self.missing.items() for _ in range(count)
+        drawn = [
+            self._pair(changes or self.all_change)
+            for changes, count in self.missing.items()
+            for _ in range(count)
         ]
+        if self.all_change:
+            self.missing = {True: sum(self.missing.values()), False: 0}
+        return drawn
 
     def keep(self, pair: Drawn) -> None:
         """Take a pair that `draw` gave."""
@@ -121,6 +129,7 @@ class Split:
     def _pair(self, changes: bool) -> Drawn:
         task, model = self.task, self.task.causal_model
         groups = [(name,) for name in self.swapped] if self.own_sources else [self.swapped]
+        of_kind = 0
         for _ in range(_TRIES):
             base = self._setting()
             settings = [self._source(base, names) for names in groups]
@@ -133,21 +142,47 @@ class Split:
             }
             swapped = model.interchange(base, taken)
             template = self.rng.choice(self.templates)
-            written = [
-                task.write(one, template if self.same_template else self.rng.choice(self.templates))
-                for one in settings
+            templates = [
+                template if self.same_template else self.rng.choice(self.templates)
+                for _ in settings
             ]
-            sources = {names[0]: one for names, one in zip(groups, written, strict=True)}
-            pair = Drawn(task.write(base, template), sources, task.answer(swapped[task.output]))
-            new = pair.texts not in self.seen and pair.base.text not in pair.texts[1:]
-            if new and pair.changes == changes:
+            label = task.answer(swapped[task.output])
+            # Before anything is written: most draws may be of the other kind.
+            if (label != task.answer(base[task.output])) != changes:
+                continue
+            sources = {
+                names[0]: task.write(setting, text)
+                for names, setting, text in zip(groups, settings, templates, strict=True)
+            }
+            pair = Drawn(task.write(base, template), sources, label)
+            if pair.base.text in pair.texts[1:]:
+                continue
+            of_kind += 1
+            if pair.texts not in self.seen:
                 self.seen.add(pair.texts)
                 return pair
-        raise ValueError(
-            f"{task.name}: no new pair was found in {_TRIES} draws whose label "
-            f"{'is not' if changes else 'is'} the base's own answer once "
-            f"{' and '.join(self.swapped)} is taken from the source ({len(self.seen)} so far). Ask "
-            "for fewer pairs, or for a variable whose interchange changes some answers"
+        if not of_kind and not changes and self.differ == "one":
+            self.all_change = True
+            return self._pair(True)
+        raise ValueError(self._why_none(changes, of_kind))
+
+    def _why_none(self, changes: bool, of_kind: int) -> str:
+        taken = f"once {' and '.join(self.swapped)} is taken from the source"
+        if of_kind:
+            return (
+                f"{self.task.name}: no new pair was found in {_TRIES} draws whose label "
+                f"{'is not' if changes else 'is'} the base's own answer {taken} "
+                f"({len(self.seen)} so far). Ask for fewer pairs"
+            )
+        if changes:
+            return (
+                f"{self.task.name}: {taken} the base's own answer never changes, in {_TRIES} "
+                "draws. Ask for a variable whose interchange changes some answers"
+            )
+        return (
+            f"{self.task.name}: {taken} the base's own answer always changes, in {_TRIES} draws, "
+            "so that half of the pairs cannot be such whose answer stays. Ask for pairs with "
+            "differ='one', which may all change, or for a variable with fewer values"
         )
 
     def _source(self, base: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:

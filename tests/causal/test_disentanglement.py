@@ -110,6 +110,35 @@ def test_scores_are_means_over_questions_and_then_attributes(tiny, pairs):
     assert [label.get_text() for label in found.plot().get_yticklabels()] == ["whole vector", "two"]
 
 
+@dataclass(frozen=True)
+class Free(Given):
+    """Of a free map, which proposes a full swap and remembers the models that it was fitted to."""
+
+    beside_untrained = True
+
+    def fit(self, model, pairs, variable, site, on):
+        self.seen.append(model)
+        return self.intervention
+
+
+def test_a_free_map_stands_beside_its_score_on_an_untrained_model(tiny, pairs):
+    model = tiny("llama")
+    plain = Given(ri.Interchange(32), "plain", [])
+    free = Free(ri.Interchange(32), "free", [])
+    other = replace(pairs, variable="Size")
+    found = ri.disentanglement(model, [pairs, other], SITE, "entity", [free, plain], progress=False)
+    names = ["free", "plain", "free, untrained model"]
+    assert list(found.frame["method"]) == [*names, *names, *names]
+    assert list(found.frame["attribute"]) == [*["Colour"] * 3, *["Size"] * 3, *["mean"] * 3]
+    # One untrained copy for all attributes, and it is the one that was scored.
+    assert [one is model for one in free.seen] == [True, False, True, False]
+    assert free.seen[1] is free.seen[3]
+    alone = ri.disentanglement(free.seen[1], [pairs], SITE, "entity", [plain], progress=False)
+    columns = ["cause", "isolate", "low", "high", "n"]
+    beside = found.frame.query("method == 'free, untrained model' and attribute == 'Colour'")
+    assert (beside[columns].to_numpy() == alone.frame[columns].to_numpy()[:1]).all()
+
+
 def test_says_what_is_wrong(tiny, pairs):
     model, method = tiny("llama"), ri.FullVector()
     with pytest.raises(ValueError, match="methods must be one or more of different names"):
@@ -121,3 +150,5 @@ def test_says_what_is_wrong(tiny, pairs):
     )
     with pytest.raises(ValueError, match="train rows of 'Colour' must have the columns kind"):
         ri.disentanglement(model, [without], SITE, "entity", [method])
+    with pytest.raises(ValueError, match=r"random subspace: rank must be between 1 and 32 .* 33"):
+        ri.disentanglement(model, [pairs], SITE, "entity", [method, ri.RandomSubspace(33)])

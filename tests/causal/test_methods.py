@@ -234,3 +234,85 @@ def test_lda_finds_values_that_hardly_vary_within(noise):
     assert found.subspace.principal_angles(ri.Subspace.from_matrix(expected[None])).max() < 3
     with pytest.raises(ValueError, match="LDA finds no direction"):
         ri.LinearDiscriminant().from_activations(held[:1].expand(40, -1), values)
+
+
+def test_a_mask_over_directions_that_activations_have_asks_for_no_variable(planted):
+    one = planted["one layer"]
+    rows = rows_of(one.counterfactuals(60).train)
+    bare = [{name: row[name] for name in row if not name.endswith("_number")} for row in rows]
+    prompts = dict.fromkeys(row[side] for row in rows for side in ("base", "source"))
+    held = torch.cat(ri.activations(one.model, list(prompts), one.site, one.on)).double()
+    for method, taken in (
+        (ri.MaskSearch(components=2, epochs=1), held - held.mean(0)),
+        (ri.MaskSearch(singular=2, epochs=1), held),
+    ):
+        found = method.fit(one.model, bare, "number", one.site, one.on)
+        assert isinstance(found, ri.MaskedInterchange)
+        # Eigenvectors of the second moment, around the mean and around zero.
+        _, vectors = torch.linalg.eigh(taken.T @ taken)
+        expected = ri.Subspace(vectors[:, -2:].T.float())
+        basis = ri.Subspace(found.rows())
+        assert basis.principal_angles(expected).max() < 0.1
+
+
+def test_counts_of_directions_are_checked_when_they_are_given():
+    with pytest.raises(ValueError, match="give one of them"):
+        ri.MaskSearch(components=3, singular=3)
+    with pytest.raises(ValueError, match="singular must be at least 1, got 0"):
+        ri.MaskSearch(singular=0)
+
+
+class Untouched:
+    """A method that must not be fitted."""
+
+    name = "first"
+
+    def fit(self, model, pairs, variable, site, on) -> ri.Intervention:
+        raise AssertionError("fitted before the others were checked")
+
+
+@pytest.mark.parametrize(
+    ("method", "message"),
+    [
+        (ri.RandomSubspace(rank=33), "random subspace: rank must be between 1 and 32 .* got 33"),
+        (ri.NonlinearAlignment(rank=40), "nonlinear alignment: rank .* 32 .* got 40"),
+        (ri.MaskSearch(components=64), "mask: components must be between 1 and 32 .* got 64"),
+        (ri.MaskSearch(singular=33), "mask: singular must be between 1 and 32 .* got 33"),
+    ],
+)
+def test_ranks_are_checked_before_anything_is_trained(planted, method, message):
+    one = planted["one layer"]
+    with pytest.raises(ValueError, match=message):
+        ri.compare_methods(
+            one.model, one.counterfactuals(24), one.site, one.on, [Untouched(), method]
+        )
+
+
+def test_multi_task_das_needs_pairs_to_isolate(planted):
+    one = planted["one layer"]
+    rows = rows_of(one.counterfactuals(24).train)
+    method = ri.DAS(isolate=True, epochs=1)
+    for kind in ({}, {"kind": "cause"}):
+        with pytest.raises(ValueError, match="DAS: isolate=True needs pairs some of which are"):
+            method.fit(one.model, [row | kind for row in rows], "number", one.site, one.on)
+    kinds = [row | {"kind": ("cause", "isolate")[i % 2]} for i, row in enumerate(rows)]
+    found, plain = (
+        one_method.fit(one.model, kinds, "number", one.site, one.on)
+        for one_method in (method, ri.DAS(epochs=1))
+    )
+    assert torch.equal(found.subspace.basis, plain.subspace.basis)
+
+
+@pytest.mark.usefixtures("no_type_checks")
+@pytest.mark.parametrize(
+    "method",
+    [
+        ri.DAS(), ri.DAS(isolate=True), ri.PCA(), ri.DifferenceOfMeans(), ri.MaskSearch(),
+        ri.MaskSearch(singular=2), ri.NonlinearAlignment(),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_counterfactuals_are_no_rows(planted, method):
+    one = planted["one layer"]
+    with pytest.raises(TypeError, match=r"pairs must be rows, got Counterfactuals: give its"):
+        method.fit(one.model, one.counterfactuals(24), "number", one.site, one.on)

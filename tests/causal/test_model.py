@@ -148,9 +148,56 @@ def test_what_is_no_setting_is_refused(inputs, do, match):
 
 
 def test_a_mechanism_that_leaves_its_domain_is_named():
-    model = CausalModel({"x": range(3), "y": range(3)}, {"y": lambda x: 2 * x})
     with pytest.raises(ValueError, match=r"mechanism of 'y', given {'x': 2}, gives .* 4"):
-        model.run({"x": 2})
+        CausalModel({"x": range(3), "y": range(3)}, {"y": lambda x: 2 * x})
+    # In the middle of a model, and where its parents are computed.
+    domains = {"a": range(3), "b": range(3), "c": range(5), "d": range(4), "e": [False, True]}
+    mechanisms = {"c": lambda a, b: a + b, "d": lambda c: c, "e": lambda d: d > 1}
+    with pytest.raises(
+        ValueError, match=r"mechanism of 'd', given {'c': 4}, gives 'd' the value 4"
+    ):
+        CausalModel(domains, mechanisms)
+    assert CausalModel(domains | {"d": range(5)}, mechanisms).run({"a": 2, "b": 2})["e"]
+
+
+def test_of_many_inputs_some_are_tried_and_of_few_all():
+    # Wrong for one combination of 10,000, the last.
+    def late(a, b):
+        return 2 if a == b == 99 else 0
+
+    with pytest.raises(ValueError, match=r"given {'a': 99, 'b': 99}, gives 'late' the value 2"):
+        CausalModel({"a": range(100), "b": range(100), "late": [0, 1]}, {"late": late})
+    tried = []
+
+    def often(a, b):
+        tried.append((a, b))
+        return 2 if a > 1000 else 0
+
+    with pytest.raises(ValueError, match="gives 'often' the value 2"):
+        CausalModel({"a": range(5000), "b": range(5000), "often": [0, 1]}, {"often": often})
+    tried.clear()
+    CausalModel({"a": range(5000), "b": range(5000), "often": [0, 1, 2]}, {"often": often})
+    assert len(tried) == 1000
+    # A variable of few inputs is tried with all of them beside one of many.
+    inputs = {name: range(100) for name in "abcd"}
+    with pytest.raises(ValueError, match="gives 'late' the value 2"):
+        CausalModel(
+            {**inputs, "late": [0, 1], "sum": range(400)},
+            {"late": late, "sum": lambda late, a, b, c, d: late + a + b + c + d},
+        )
+
+
+def test_a_mechanism_is_tried_with_what_its_parents_can_be():
+    """An index into a list is defined where the list has the value, as it always has here."""
+    lists = ((0, 1), (1, 2))
+    model = CausalModel(
+        {"held": lists, "place": [0, 1], "value": range(3), "pointer": [0, 1]},
+        {
+            "value": lambda held, place: held[place],
+            "pointer": lambda held, value: held.index(value),
+        },
+    )
+    assert model.run({"held": (1, 2), "place": 1})["pointer"] == 1
 
 
 def test_an_interchange_of_nothing_is_refused():

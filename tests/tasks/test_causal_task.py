@@ -6,7 +6,7 @@ import pytest
 
 from reft_interp import CausalModel, accuracy
 from reft_interp.causal.rows import rows_of
-from reft_interp.tasks import CausalTask
+from reft_interp.tasks import CausalTask, indirect_object, two_digit_addition
 
 
 def task(**changes) -> CausalTask:
@@ -22,6 +22,12 @@ def task(**changes) -> CausalTask:
         "held_out": ("x",),
     }
     return CausalTask("comparison", **(given | changes))
+
+
+@pytest.fixture
+def fewer_tries(monkeypatch):
+    """What there is, is found sooner in these small models; and so is that there is nothing."""
+    monkeypatch.setattr("reft_interp.tasks.drawn_pairs._TRIES", 200)
 
 
 def test_a_setting_is_written_with_its_spans():
@@ -104,6 +110,46 @@ def test_one_difference_leaves_the_other_inputs_alike():
     assert any(row["base_y"] != row["source_y"] for row in rows_of(both.train))
 
 
+@pytest.mark.usefixtures("fewer_tries")
+def test_with_one_difference_that_decides_the_answer_every_answer_changes():
+    # Another place of the two is another answer: with all else alike, none can stay.
+    pairs = indirect_object().counterfactuals(None, "subject_position", n=12, differ="one")
+    assert pairs.changed == {"train": 1, "test": 1}
+    assert "100.0% of train, 100.0% of test rows" in str(pairs)
+    assert (len(pairs.train), len(pairs.test)) == (8, 4)
+    for row in [*rows_of(pairs.train), *rows_of(pairs.test)]:
+        assert row["base_first"] == row["source_first"] and row["base_place"] == row["source_place"]
+        assert row["label"] == row["source_answer"] == f" {row['base_subject']}"
+    tens = two_digit_addition().counterfactuals(None, "a_tens", n=12, differ="one")
+    assert tens.changed == {"train": 1, "test": 1}
+    for row in rows_of(tens.train):
+        a, b = (10 * int(row[f"{x}_tens"]) + int(row[f"{y}_ones"]) for x, y in
+                (("source_a", "base_a"), ("base_b", "base_b")))  # fmt: skip
+        assert row["label"] == f" {(a + b) // 10 % 10}"
+    # The carry is computed: other digits may give the same, so half stay.
+    carry = two_digit_addition().counterfactuals(None, "carry", n=12, differ="one")
+    assert carry.changed == {"train": 0.5, "test": 0.5}
+
+
+@pytest.mark.usefixtures("fewer_tries")
+def test_what_always_changes_is_said_where_everything_may_differ():
+    model = CausalModel({"x": range(40), "out": range(40)}, {"out": lambda x: x})
+    made = CausalTask("copy", model, "out", ["{x} is"])
+    with pytest.raises(ValueError, match=r"always changes, in 200 draws, .* differ='one'"):
+        made.counterfactuals(None, "x", n=12)
+    assert made.counterfactuals(None, "x", n=12, differ="one").changed == {"train": 1, "test": 1}
+
+
+@pytest.mark.usefixtures("fewer_tries")
+@pytest.mark.parametrize("differ", ["one", "all"])
+def test_more_pairs_than_there_are_of_a_kind_are_refused(differ):
+    # Of 12 pairs of two numbers 4 have the same half.
+    model = CausalModel({"x": range(4), "half": [0, 1]}, {"half": lambda x: x // 2})
+    made = CausalTask("halves", model, "half", ["{x} is"])
+    with pytest.raises(ValueError, match=r"no new pair .* label is the base's .* fewer pairs$"):
+        made.counterfactuals(None, "half", n=18, differ=differ)
+
+
 def test_several_variables_are_taken_together():
     pairs = task().counterfactuals(None, ("x", "y"), n=60)
     assert all(row["label"] == row["source_answer"] for row in rows_of(pairs.train))
@@ -136,6 +182,9 @@ def test_a_model_that_cannot_do_the_task_is_said_to(tiny):
         ({"templates": ["hello"]}, "it names none"),
         ({"templates": ["{x} "]}, "ends in a space"),
         ({"templates": ["{x:03d}:"]}, "formats 'x'; how a value is written is a matter of words"),
+        ({"templates": ["{x} over {y:"]}, r"'{x} over {y:' must have each variable in braces, as"),
+        ({"templates": ["{x} over {y}, {x}:"]}, "names 'x' twice, and a span is one place"),
+        ({"templates": ["{x} over {z}:"]}, "answered True or False: it does not tell y"),
         ({"words": {"w": str}}, "words must name variables .* got 'w'"),
         ({"words": {"x": {0: "nil"}}}, "words: 'x' has none for 1"),
         ({"words": {"above": {True: "no", False: " no"}}}, "both written ' no'"),
@@ -147,13 +196,55 @@ def test_what_is_no_task_is_refused(changes, match):
         task(**changes)
 
 
+@pytest.mark.usefixtures("no_type_checks")
+@pytest.mark.parametrize("templates", ["{x} over {y}:", None, [3]])
+def test_templates_are_a_list_of_texts(templates):
+    with pytest.raises(TypeError, match="templates must be"):
+        task(templates=templates)
+
+
+def test_a_text_tells_an_input_by_what_is_computed_from_it():
+    """Which of two is meant is never written, but which word stands there is."""
+    domains = {"first": range(6), "step": range(1, 6), "place": [0, 1]}
+    computed = {"second": range(6), "word": range(6), "other": range(6)}
+    mechanisms = {
+        "second": lambda first, step: (first + step) % 6,
+        "word": lambda first, second, place: (first, second)[place],
+        "other": lambda first, second, place: (second, first)[place],
+    }
+    model = CausalModel(domains | computed, mechanisms)
+    CausalTask("told", model, "other", ["{first} {second} {word} and"])
+    with pytest.raises(ValueError, match="it does not tell place"):
+        CausalTask("untold", model, "other", ["{first} {second} and"])
+    # Where the two may be the same, so may the texts, and then the answers are, too.
+    alike = CausalModel({**domains, "step": range(6)} | computed, mechanisms)
+    CausalTask("told", alike, "other", ["{first} {second} {word} and"])
+    # More inputs than can all be tried, among them one that no template need name.
+    many = {"first": range(300), "step": range(1, 300), "place": [0, 1], "idle": range(9)}
+    mechanisms["second"] = lambda first, step: (first + step) % 300
+    large = CausalModel(many | {name: range(300) for name in computed}, mechanisms)
+    CausalTask("told", large, "other", ["{first} {second} {word} and"])
+    with pytest.raises(ValueError, match="it does not tell place"):
+        CausalTask("untold", large, "other", ["{idle} {first} {second} and"])
+
+
+def test_another_template_is_one_that_could_be():
+    setting = {"x": 11, "y": 3, "z": 0}
+    assert task().write(setting, "{y} under {x}:").text == "3 under 11:"
+    with pytest.raises(ValueError, match=r"'hello {q}' must name variables \(x, y, z, above\)"):
+        task().write(setting, "hello {q}")
+    with pytest.raises(ValueError, match="it does not tell y"):
+        task().write(setting, "{x}:")
+
+
 @pytest.mark.parametrize(
     ("arguments", "match"),
     [
         ({"variable": "w"}, "variable must be one of"),
         ({"variable": ()}, "at least one"),
         ({"variable": "x", "n": 7}, "even number"),
-        ({"variable": "z"}, "Ask for fewer pairs"),  # it never changes the answer
+        ({"variable": "z"}, "answer never changes, in 2000 draws. Ask for a variable whose"),
+        ({"variable": "z", "differ": "one"}, "answer never changes, in 2000 draws"),
     ],
 )
 def test_what_cannot_be_asked_is_refused(arguments, match):
