@@ -32,6 +32,9 @@ from reft_interp.training.folder_trainer import training_arguments, use_one_copy
 from reft_interp.training.loss_curve import LossCurve
 from reft_interp.training.memory import peak_memory
 
+REFT_FOLDER = "reft"
+"""Where interventions are saved that were trained together with a plain model's parameters."""
+
 
 class PlainFinetuned(Finetuned, nn.Module):
     """A plain model some of whose parameters are trained.
@@ -120,7 +123,7 @@ class PlainFinetuned(Finetuned, nn.Module):
 
     def save(self, folder):
         if self.placements:
-            IntervenedModel(self._bridge[0], self.placements).save(Path(folder) / "reft")
+            IntervenedModel(self._bridge[0], self.placements).save(Path(folder) / REFT_FOLDER)
         if getattr(self.adapted, "peft_config", None) is not None:
             self.adapted.save_pretrained(folder)  # pyright: ignore[reportCallIssue]
             return

@@ -16,6 +16,7 @@ from transformer_lens.model_bridge import TransformerBridge
 
 from reft_interp.evaluation import Accuracy
 from reft_interp.evaluation.metric_scores import resampled
+from reft_interp.interop.plain_finetuning import REFT_FOLDER
 from reft_interp.runtime import IntervenedModel
 from reft_interp.sweeps.ablations import settings, varied
 from reft_interp.sweeps.folder import read_json
@@ -60,10 +61,18 @@ class MethodComparison:
             seed: which of its trainings.
 
         Raises:
-            ValueError: no such method.
+            ValueError: no such method, or one whose ReFT was trained together with adapters.
             FileNotFoundError: it was not trained with this seed, or is no ReFT.
         """
-        return IntervenedModel.load(self.trained_folder(method, seed), model)
+        folder = self.trained_folder(method, seed)
+        if (beside := folder / REFT_FOLDER).is_dir():
+            raise ValueError(
+                f"{method} was trained with adapters, which a hooked model cannot hold: "
+                f"IntervenedModel.load({str(beside)!r}, model) is its ReFT without them, and "
+                f"peft.PeftModel.from_pretrained(plain_model, {str(folder)!r}) the adapters "
+                "without it"
+            )
+        return IntervenedModel.load(folder, model)
 
     def trained_folder(self, method: str, seed: int) -> Path:
         """Where what a method learned is.
