@@ -116,9 +116,9 @@ def _fill_targets(config: Any, model: TransformerBridge, plain: nn.Module) -> No
         config.target_modules = here
         if missing := sorted(set(names) - here):
             warnings.warn(
-                f"{method}: {architecture.model_type} has no {', '.join(missing)} as a layer of its "
-                f"own in this version of transformers, so that {', '.join(sorted(here))} alone "
-                "are adapted",
+                f"{method}: {architecture.model_type} has no {', '.join(missing)} as a layer of "
+                f"its own in this version of transformers, so that {', '.join(sorted(here))} "
+                "alone are adapted",
                 stacklevel=2,
             )
         return

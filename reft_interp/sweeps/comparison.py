@@ -42,10 +42,11 @@ class MethodComparison:
     metric: str
     frame: pd.DataFrame = field(repr=False)
     """One row a method and test set: method, dataset, score, low, high (95 %, over seeds and
-    rows), n (test rows), seeds, parameters, share (of the model's), memory (bytes above what was
-    held before, at the peak), seconds_per_step, preparation_seconds (once before the first step:
-    constants of the frozen model), seconds_to_target (of steps), file_bytes, chosen (the tuned
-    setting), error. What was not measured is NaN."""
+    rows), unparsed (share of outputs in which no answer was found: they are wrong, and guesses in
+    a correlation), n (test rows), seeds, parameters, share (of the model's), memory (bytes above
+    what was held before, at the peak), seconds_per_step, preparation_seconds (once before the first
+    step: constants of the frozen model), seconds_to_target (of steps), file_bytes, chosen (the
+    tuned setting), error. What was not measured is NaN."""
     target: float
     """Loss on the development rows (nats a token) that `seconds_to_target` is the training time
     to: the lowest that every training reaches. It is measured after each quarter of the steps."""
@@ -223,12 +224,13 @@ def summarize(
         for name, split in suite.tests.items():
             outputs = [run["outputs"][name] for run in runs]
             value, low, high = mean_score(suite, outputs, split)
+            unparsed = np.mean([answer is None for of in outputs for answer in suite.answers(of)])
             rows.append(
                 {"method": one["method"], "dataset": name, "score": value, "low": low,
-                 "high": high, "n": len(split), **cost}
+                 "high": high, "unparsed": float(unparsed), "n": len(split), **cost}
             )  # fmt: skip
     columns = (
-        "method dataset score low high n seeds parameters share memory seconds_per_step "
+        "method dataset score low high unparsed n seeds parameters share memory seconds_per_step "
         "preparation_seconds seconds_to_target file_bytes chosen error"
     ).split()
     frame = pd.DataFrame(rows, columns=columns).astype({"n": "Int64", "seeds": "Int64"})

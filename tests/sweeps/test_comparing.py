@@ -112,6 +112,7 @@ def test_each_method_is_tuned_on_development_and_reported_on_test(tiny, tmp_path
     assert list(frame.index) == ["untouched", "planted", "other"]
     assert frame.loc["planted", "chosen"] == 2.0 and frame.loc["other", "chosen"] == 1.0
     assert frame.loc["planted", "score"] == 1.0 and frame.loc["other", "score"] == 0.8
+    assert frame.loc["planted", "unparsed"] == 0.0 and frame.loc["other", "unparsed"] == 0.2
     assert frame.loc["untouched", "parameters"] == 0 and math.isnan(
         frame.loc["untouched", "chosen"]
     )
