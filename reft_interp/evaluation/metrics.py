@@ -139,11 +139,8 @@ def _correlation(name: str, *, ranked: bool) -> Metric:
 def _correlated(
     found: Sequence[float | None], wanted: Sequence[float], *, ranked: bool = False
 ) -> float:
-    """The correlation, where None stands for each of the others, equally often.
-
-    Those rows then add nothing to the covariance, and leave the variance of what was found as it
-    is. Of ranks (`ranked`) the same is true.
-    """
+    """The correlation, of ranks if asked for, where None stands for each of the others, equally
+    often."""
     known = [i for i, one in enumerate(found) if one is not None]
     values = np.array([found[i] for i in known], dtype=float)
     scores = np.array(wanted, dtype=float)
@@ -152,8 +149,10 @@ def _correlated(
         return 0.0
     if ranked:
         values, scores = rankdata(values), rankdata(scores)
-    apart = (values - values.mean()) @ (scores[known] - scores.mean()) / len(scores)
-    return float(np.clip(apart / (values.std() * scores.std()), -1.0, 1.0))
+    # The mean adds nothing to the covariance; the variance is what it would be without these rows.
+    filled = np.full(len(scores), values.mean())
+    filled[known] = values
+    return math.sqrt(len(known) / len(scores)) * float(np.corrcoef(filled, scores)[0, 1])
 
 
 def _label_pairs(
