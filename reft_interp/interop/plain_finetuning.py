@@ -25,6 +25,7 @@ from reft_interp.models.devices import device_of
 from reft_interp.models.plain import plain_copy
 from reft_interp.runtime import IntervenedModel, Placement
 from reft_interp.runtime.batching import encode
+from reft_interp.runtime.context import check_fit, check_room
 from reft_interp.runtime.generation import continuations
 from reft_interp.runtime.running import is_causal
 from reft_interp.training.finetuning import Finetuned, FinetuningMethod, Fit, Schedule, TextRow
@@ -99,6 +100,7 @@ class PlainFinetuned(Finetuned, nn.Module):
     def continued(self, rows, **options):
         self.eval()
         batch = encode(self._bridge[0], rows, padding_side="left")
+        check_room(self._bridge[0], batch, options.get("max_new_tokens"))
         with self._edited(batch), warnings.catch_warnings():
             # Of prompts that are learned; without padding they are counted right anyway.
             warnings.filterwarnings("ignore", "Position ids are not supported")
@@ -137,7 +139,11 @@ class PlainMethod(FinetuningMethod):
 
     def fit(self, model, rows, schedule, *, development=None, measured_after=(), constants=None):
         if not is_causal(model):
-            raise ValueError(f"{self.name} is trained on answers, and {model} is no decoder")
+            raise ValueError(
+                f"{self.name} is trained on answers, and {model.cfg.model_name} is no decoder"
+            )
+        check_fit(model, rows, "rows", answers=True)
+        check_fit(model, development or (), "development", answers=True)
         with peak_memory(device_of(model)) as peak:
             with torch.random.fork_rng():
                 torch.manual_seed(schedule.seed)

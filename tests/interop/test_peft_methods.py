@@ -239,6 +239,18 @@ def test_a_loss_that_is_no_number_ends_the_training(tiny):
         lora(2).fit(model, ROWS, Schedule(2, 4, learning_rate=1e-3))
 
 
+def test_a_row_that_is_too_long_is_named_by_its_place_in_the_data(tiny):
+    long = {"prompt": "The key" * 130, "answer": " is"}
+    with pytest.raises(ValueError, match=r"rows: row 4 has \d+ tokens .*tiny-llama can read 128"):
+        lora(2).fit(tiny("llama"), [*ROWS, long], Schedule(2, 2))
+
+
+def test_new_tokens_that_learned_positions_leave_no_room_for_are_refused(tiny):
+    told = r"max_new_tokens must be at most \d+ after a prompt of \d+ tokens, .*got 128"
+    with pytest.raises(ValueError, match=told):
+        lora(2).adapt(tiny("gpt2")).generate(ROWS, batch_size=2, max_new_tokens=128)
+
+
 def test_encoders_are_refused(tiny):
     with pytest.raises(ValueError, match="LoRA is trained on answers"):
         lora(2).fit(tiny("bert"), ROWS, Schedule(1))
