@@ -95,12 +95,16 @@ class MethodComparison:
             ax: where to draw; a figure of its own by default.
 
         Raises:
-            ValueError: no such test set.
+            ValueError: no such test set, or no method that came to its end (the message gives the
+                error of each).
         """
         from reft_interp import plotting
 
-        known = self._datasets(dataset)
         some = self.frame[self.frame["error"].isna()]
+        if some.empty:
+            errors = [f"{one['method']}: {one['error']}" for one in self.runs if one["error"]]
+            raise ValueError(f"no method came to its end: {'; '.join(errors)}")
+        known = self._datasets(dataset)
         if dataset is not None or len(known) == 1:
             shown: Any = some[some["dataset"] == (dataset or known[0])]
         else:
@@ -156,7 +160,11 @@ class MethodComparison:
         return known
 
     def save(self) -> tuple[Path, Path]:
-        """Write the table and the figure into the folder: `table.csv`, `parameters.png`."""
+        """Write the table and the figure into the folder: `table.csv`, `parameters.png`.
+
+        Raises:
+            ValueError: no method came to its end, so that there is no figure; the table is written.
+        """
         from reft_interp import plotting
 
         table, picture = self.folder / "table.csv", self.folder / "parameters.png"
