@@ -185,6 +185,10 @@ def generate(
     every_token: Annotated[
         bool, typer.Option(help="Edit each new token too, not the prompt alone.")
     ] = False,
+    edits: Annotated[
+        str | None,
+        typer.Option(help='Of composed edits, the names of those wanted, as a,b; "" for none.'),
+    ] = None,
 ) -> None:
     """Continue prompts with a trained intervention in place.
 
@@ -194,9 +198,10 @@ def generate(
 
     _or_exit(
         lambda: run_generate(
-            folder, prompts, model=model, tokens=tokens, every=every_token, say=typer.echo
+            folder, prompts, model=model, tokens=tokens, every=every_token, edits=edits,
+            say=typer.echo,
         )
-    )
+    )  # fmt: skip
 
 
 @app.command()
@@ -224,7 +229,7 @@ def compare(
 
     Names: LoReFT, DiReFT, NoReFT, ConsReFT, LobiReFT, RED, LoRA, DoRA, "LoRA and LoReFT", prefix
     tuning, prompt tuning, (IA)³, BitFit, linear head, few-shot prompt. The untouched model is
-    always there.
+    always there. (Instructions are compared in Python, where a judge can be asked: `win_rate`.)
 
     For example: reft-interp compare glue/sst2 --data glue --rows 1000 --test 300
     """

@@ -6,13 +6,14 @@ from pathlib import Path
 from reft_interp.interventions import INTERVENTIONS, Intervention
 from reft_interp.models import identify, load_model
 from reft_interp.runtime import IntervenedModel
+from reft_interp.runtime.context import check_fit
 from reft_interp.runtime.saving import read_model_name
 from reft_interp.sites import Site
 from reft_interp.sweeps import Budget, compare
 from reft_interp.tasks.own_rows import read_rows
 from reft_interp.tasks.suites.named import named_suite
 from reft_interp.training import fit_reft
-from reft_interp.training.finetuning import end_of_text
+from reft_interp.training.finetuning import end_of_text, plain_rows
 from reft_interp.whole_files import check_writable
 
 TRAINABLE = ("LoReFT", "DiReFT", "NoReFT", "ConsReFT", "LobiReFT")
@@ -51,11 +52,14 @@ def run_train(
         raise ValueError(f"held_out: {held_out:g} of {len(rows)} rows leaves none on one side")
     wanted = _numbers(layers)
     check_writable(out)
-    mixed = rows.shuffle(seed=seed)
     bridge = load_model(model)
+    end = end_of_text(bridge)
+    # Before rows are mixed, so that one that is too long is named by its place in the file.
+    ended = [{**row, "answer": row["answer"] + end} for row in plain_rows(rows)]
+    check_fit(bridge, ended, str(data), answers=True)
+    mixed = rows.shuffle(seed=seed)
     depth = int(bridge.cfg.n_layers)
     template: Intervention = INTERVENTIONS[method](rank=rank)  # pyright: ignore[reportCallIssue]
-    end = end_of_text(bridge)
     # With its end, so that a continuation ends by itself.
     train = mixed.select(range(kept, len(rows)))
     train = train.map(lambda row: {"answer": row["answer"] + end})
@@ -106,24 +110,52 @@ def run_compare(
 
 
 def run_generate(
-    folder: Path, prompts: Sequence[str], *, model: str | None, tokens: int, every: bool, say: Say
+    folder: Path,
+    prompts: Sequence[str],
+    *,
+    model: str | None,
+    tokens: int,
+    every: bool,
+    edits: str | None,
+    say: Say,
 ) -> None:
     """Continue prompts with a saved intervention.
 
     Raises:
         FileNotFoundError: the folder holds no saved intervention.
-        ValueError: the model is not given and not known, or does not fit.
+        ValueError: the model is not given and not known, or does not fit; composed edits, and it is
+            not said which of them are wanted, or others, and it is.
     """
     trained_on = read_model_name(folder)  # a wrong folder is said before a model is loaded
     bridge = load_model(model or trained_on)
     intervened = IntervenedModel.load(folder, bridge)
-    asked = list(prompts)
+    wanted = _wanted_edits(intervened, edits)
     edited = intervened.generate(
-        asked, when="every token" if every else "prompt", max_new_tokens=tokens
+        [{"prompt": prompt, "edits": wanted} for prompt in prompts],
+        when="every token" if every else "prompt",
+        max_new_tokens=tokens,
     )
-    for prompt, text in zip(asked, edited, strict=True):
+    for prompt, text in zip(prompts, edited, strict=True):
         say(f"{prompt} → {text}")
     say(f"({identify(bridge)})")
+
+
+def _wanted_edits(intervened: IntervenedModel, edits: str | None) -> list[str] | None:
+    """Names with commas between, of those that there are; None where edits have no names."""
+    named = dict.fromkeys(placement.name for placement in intervened.placements)
+    names = [name for name in named if name is not None]
+    if edits is None:
+        if names:
+            raise ValueError(
+                f"edits must say which of {', '.join(names)} are wanted, as --edits {names[0]} (or "
+                '--edits "" for none)'
+            )
+        return None
+    wanted = [name.strip() for name in edits.split(",") if name.strip()]
+    if unknown := [name for name in wanted if name not in names]:
+        there = f"must be among {', '.join(names)}" if names else "have no names here"
+        raise ValueError(f"edits {there}, got {unknown[0]!r}")
+    return wanted if names else None
 
 
 def _numbers(layers: str) -> list[int]:

@@ -4,12 +4,14 @@ import json
 
 import pandas as pd
 import pytest
+import torch
 from typer.testing import CliRunner
 
 import reft_interp as ri
 from reft_interp.cli import app
 from reft_interp.models import identify
 
+POST = ri.Site("resid_post", 0)
 WORDS = {" key": " is", " keys": " are"}
 
 
@@ -72,6 +74,68 @@ def test_a_comparison_writes_its_table(rows, tmp_path):
     assert (tmp_path / "c" / "parameters.png").is_file()
 
 
+def test_where_all_methods_fail_it_is_said_why(rows, tmp_path, monkeypatch):
+    glue = tmp_path / "glue"
+    glue.mkdir()
+    for split in ("train", "dev"):
+        lines = (f"a film {split} {i}\t{i % 2}\n" for i in range(8))
+        (glue / f"sst2.{split}.tsv").write_text("".join(lines))
+
+    def broken(*given, **options):
+        raise IndexError("index out of range")
+
+    monkeypatch.setattr("reft_interp.training.prompting.generate", broken)
+    words = ["glue/sst2", "--data", glue, "--out", tmp_path / "c", "--methods", "few-shot prompt"]
+    said = run("compare", *words, "--steps", 1, "--seeds", 1, "--trials", 1, "--test", 2)
+    assert said.exit_code == 2
+    told = " ".join(said.stderr.split())
+    assert (
+        "error: no method came to its end: untouched: IndexError: index out of range; few" in told
+    )
+    assert "few-shot prompt: ValueError: rows: row 0 has" in told  # with its examples
+    assert len(pd.read_csv(tmp_path / "c" / "table.csv")) == 2
+
+
+def test_a_row_that_is_too_long_is_named_by_its_place_in_the_file(rows):
+    file, *_ = rows
+    lines = file.read_text().splitlines(keepends=True)
+    long = json.dumps({"prompt": "The key" * 130, "answer": " is", "choices": [" is"]}) + "\n"
+    file.write_text("".join([*lines[:3], long, *lines[3:]]))
+    found = run("train", file, "--out", file.parent / "reft")
+    assert found.exit_code == 2
+    assert f"{file}: row 3 has" in found.stderr.replace("\n", "")
+
+
+def test_composed_edits_are_asked_for_by_name(rows):
+    file, model, _ = rows
+    placed = {
+        name: ri.IntervenedModel(
+            model, ri.Placement(ri.VectorAddition(torch.full((32,), k)), POST, "last")
+        )
+        for name, k in (("up", 3.0), ("down", -3.0))
+    }
+    both, folder = ri.compose(placed), file.parent / "both"
+    both.save(folder)
+    prompt = "In Japan the old key"
+    texts = {}
+    for edits in (["up"], ["up", "down"], []):
+        said = run("generate", folder, prompt, "--tokens", 4, "--edits", ",".join(edits))
+        assert said.exit_code == 0, said.output
+        (expected,) = both.generate([{"prompt": prompt, "edits": edits}], max_new_tokens=4)
+        assert said.output.startswith(f"{prompt} → {expected}")
+        texts[tuple(edits)] = expected
+    assert texts["up",] != texts[()]
+    for words, told in [
+        ([], "edits must say which of up, down are wanted, as --edits up"),
+        (["--edits", "left"], "edits must be among up, down, got 'left'"),
+    ]:
+        found = run("generate", folder, prompt, *words)
+        assert found.exit_code == 2 and told in " ".join(found.stderr.split())
+    placed["up"].save(file.parent / "one")
+    found = run("generate", file.parent / "one", prompt, "--edits", "up")
+    assert "edits have no names here, got 'up'" in found.stderr
+
+
 @pytest.mark.parametrize(
     ("columns", "said"),
     [
@@ -103,6 +167,7 @@ def test_other_mistakes_are_told_too(rows, tmp_path):
         (["train", file, "--layers", "low"], 'layers must be "all" or numbers with commas'),
         (["generate", tmp_path / "none", "The"], "none"),
         (["train", file, "--out", broken], "File exists"),
+        (["compare", "instructions", "--data", tmp_path], "is scored by a judge, whom a command"),
         (["compare", "glue/snli", "--data", tmp_path], "suite must be one of commonsense"),
     ]:
         found = run(*words)

@@ -27,6 +27,12 @@ def test_asking_for_a_name_loads_what_it_needs():
     assert "torch" in _modules_after("from reft_interp import Subspace")
 
 
+def test_suites_are_there_without_being_imported():
+    assert "reft_interp.tasks.suites.glue" in _modules_after(
+        "import reft_interp as ri\nri.tasks.suites.glue"
+    )
+
+
 def test_dependencies_point_one_way():
     # In a process of its own: import-linter disables every logger that there is.
     code = "import importlinter.cli as cli; raise SystemExit(cli.lint_imports())"

@@ -1,9 +1,11 @@
 """Metrics of answers and of labels: what was predicted, against what the data say.
 
 Here: `Metric`, and one function for each kind. An answer that was not found is None and counts as
-wrong; where a measure has no such thing as wrong (a correlation, F1), it stands for the worst
-answer that there is. Next door: `metric_scores` gives a metric its interval. Above: suites extract
-answers from outputs, classifiers predict labels.
+wrong; of two labels, as the other one. A correlation has no such thing as wrong: there it stands
+for a guess, any of the answers that were found, each as likely. So nothing is gained by giving no
+answer, and where none was found the correlation is 0, as that of a constant answer. Next door:
+`metric_scores` gives a metric its interval. Above: suites extract answers from outputs, classifiers
+predict labels.
 """
 
 import math
@@ -12,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy.stats import pearsonr, spearmanr
+from scipy.stats import rankdata
 
 Labels = Sequence[str]
 """The names of the labels, in the order of their numbers."""
@@ -84,21 +86,24 @@ def label_accuracy(labels: Labels) -> Metric:
 
 
 def matthews(labels: Labels) -> Metric:
-    """Matthews' correlation of two labels, in [-1, 1]; 0 where all rows are given one label."""
+    """Matthews' correlation of two labels, in [-1, 1]; 0 where all rows are given one label.
+
+    No answer counts as a guess, any of the labels that were found in the proportion in which they
+    were: where nothing was found it is 0.
+    """
 
     def compute(predicted: Sequence[Any], gold: Sequence[Any]) -> float:
-        wanted, found = _label_pairs(labels, predicted, gold)
-        if len(set(wanted)) == 1 or len(set(found)) == 1:
-            return 0.0
+        wanted = [float(_label(labels, label)) for label in gold]
+        found = [None if p is None else float(_label(labels, p)) for p in predicted]
         # It is Pearson's correlation of the two label numbers. sklearn's function takes a hundred
         # times as long, and intervals compute it for thousands of resamples.
-        return float(np.corrcoef(wanted, found)[0, 1])
+        return _correlated(found, wanted)
 
     return Metric("Matthews correlation", compute, bounds=(-1.0, 1.0))
 
 
 def f1(labels: Labels) -> Metric:
-    """F1 of the second of two labels."""
+    """F1 of the second of two labels; no answer counts as the label that the row doesn't have."""
 
     def compute(predicted: Sequence[Any], gold: Sequence[Any]) -> float:
         wanted, found = _label_pairs(labels, predicted, gold)
@@ -109,30 +114,45 @@ def f1(labels: Labels) -> Metric:
     return Metric("F1", compute, bounds=(0.0, 1.0))
 
 
-def pearson(low: float, high: float) -> Metric:
-    """Pearson's correlation of scores between `low` and `high`; 0 where one side is constant."""
-    return _correlation("Pearson correlation", pearsonr, low, high)
+def pearson() -> Metric:
+    """Pearson's correlation of scores; 0 where one side is constant.
+
+    No answer counts as a guess, any of the scores that were found, each as likely: where nothing
+    was found it is 0.
+    """
+    return _correlation("Pearson correlation", ranked=False)
 
 
-def spearman(low: float, high: float) -> Metric:
-    """Spearman's rank correlation of scores between `low` and `high`; likewise."""
-    return _correlation("Spearman correlation", spearmanr, low, high)
+def spearman() -> Metric:
+    """Spearman's rank correlation of scores; likewise."""
+    return _correlation("Spearman correlation", ranked=True)
 
 
-def _correlation(name: str, correlate: Callable[..., Any], low: float, high: float) -> Metric:
+def _correlation(name: str, *, ranked: bool) -> Metric:
     def compute(predicted: Sequence[Any], gold: Sequence[Any]) -> float:
-        wanted = np.array([float(score) for score in gold])
-        # No answer is the end of the scale that is further from the gold score.
-        worst = np.where(wanted - low > high - wanted, low, high)
-        found = np.array(
-            [w if p is None else float(p) for p, w in zip(predicted, worst, strict=True)]
-        )
-        # scipy warns and gives NaN, with which no epoch is better than another.
-        if np.ptp(wanted) == 0 or np.ptp(found) == 0:
-            return 0.0
-        return float(correlate(found, wanted).statistic)
+        found = [None if p is None else float(p) for p in predicted]
+        return _correlated(found, [float(score) for score in gold], ranked=ranked)
 
     return Metric(name, compute, bounds=(-1.0, 1.0))
+
+
+def _correlated(
+    found: Sequence[float | None], wanted: Sequence[float], *, ranked: bool = False
+) -> float:
+    """The correlation, of ranks if asked for, where None stands for each of the others, equally
+    often."""
+    known = [i for i, one in enumerate(found) if one is not None]
+    values = np.array([found[i] for i in known], dtype=float)
+    scores = np.array(wanted, dtype=float)
+    # One side is constant: there is no correlation, and NaN would be neither better nor worse.
+    if not known or np.ptp(values) == 0 or np.ptp(scores) == 0:
+        return 0.0
+    if ranked:
+        values, scores = rankdata(values), rankdata(scores)
+    # The mean adds nothing to the covariance; the variance is what it would be without these rows.
+    filled = np.full(len(scores), values.mean())
+    filled[known] = values
+    return math.sqrt(len(known) / len(scores)) * float(np.corrcoef(filled, scores)[0, 1])
 
 
 def _label_pairs(

@@ -1,6 +1,8 @@
-"""What a plain model holds at the outputs of its blocks, with or without peft's adapters."""
+"""What a plain model holds at the outputs of its blocks, with or without what was trained on it:
+peft's adapters, and the interventions that were trained together with them."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +11,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from transformer_lens.model_bridge import TransformerBridge
 
-from reft_interp.interop.plain_edits import blocks_of
+from reft_interp.interop.plain_edits import blocks_of, edited
+from reft_interp.interop.plain_finetuning import REFT_FOLDER
 from reft_interp.models.plain import plain_copy
+from reft_interp.runtime import IntervenedModel
 from reft_interp.runtime.batching import by_length, encode
 
 
@@ -27,17 +31,22 @@ def adapted_states(
 
     Args:
         model: the bridge, without adapters.
-        adapter: a folder of peft's; None for the model as it is.
+        adapter: a folder of peft's, with the interventions in its folder `reft` where there are
+            some; None for the model as it is.
         rows: with `prompt`.
         layers: which blocks.
         batch_size: prompts run at once.
     """
-    plain: nn.Module = plain_copy(model)
-    blocks = blocks_of(plain, model)
+    base: nn.Module = plain_copy(model)
+    plain = base
+    blocks = blocks_of(base, model)
+    placements = ()
     if adapter is not None:
         from peft import PeftModel
 
-        plain = PeftModel.from_pretrained(plain, str(adapter)).eval()  # pyright: ignore[reportArgumentType]
+        plain = PeftModel.from_pretrained(base, str(adapter)).eval()  # pyright: ignore[reportArgumentType]
+        if (beside := Path(adapter) / REFT_FOLDER).is_dir():
+            placements = IntervenedModel.load(beside, model).placements
     held: dict[int, Tensor] = {}
 
     def keep(layer: int) -> Any:
@@ -47,18 +56,18 @@ def adapted_states(
         return hook
 
     found: dict[int, Tensor] = {}
-    hooks = [blocks.get_submodule(str(i)).register_forward_hook(keep(i)) for i in layers]
-    try:
-        for group in by_length(rows, batch_size):
-            batch = encode(model, [rows[i] for i in group])
+    for group in by_length(rows, batch_size):
+        batch = encode(model, [rows[i] for i in group])
+        with ExitStack() as stack:
+            stack.enter_context(edited(base, model, batch, placements))
+            for layer in layers:  # after the edits, whose hooks came first
+                block = blocks.get_submodule(str(layer))
+                stack.callback(block.register_forward_hook(keep(layer)).remove)
             plain(input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False)
-            every = torch.arange(len(group), device=batch.input_ids.device)
-            for layer in layers:
-                # Prompts that peft learns stand before the tokens.
-                before = held[layer].shape[1] - batch.input_ids.shape[1]
-                last = held[layer][every, before + batch.prompt_end - 1].float().cpu()
-                found.setdefault(layer, torch.empty(len(rows), last.shape[-1]))[group] = last
-    finally:
-        for hook in hooks:
-            hook.remove()
+        every = torch.arange(len(group), device=batch.input_ids.device)
+        for layer in layers:
+            # Prompts that peft learns stand before the tokens.
+            before = held[layer].shape[1] - batch.input_ids.shape[1]
+            last = held[layer][every, before + batch.prompt_end - 1].float().cpu()
+            found.setdefault(layer, torch.empty(len(rows), last.shape[-1]))[group] = last
     return found

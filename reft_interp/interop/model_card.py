@@ -13,6 +13,8 @@ import pandas as pd
 from huggingface_hub import ModelCard, ModelCardData, metadata_load, metadata_save
 from yaml import YAMLError
 
+from reft_interp.models.embedded import HUB_NAME, NAME, PACKAGE
+
 _LIBRARY = "reft_interp"
 _USE = """\
 ```python
@@ -39,6 +41,9 @@ with edits["attach"](model, folder):
     model.generate(**inputs)
 ```
 """
+_QUANTIZED = f"""
+- These are the weights of [{HUB_NAME}](https://huggingface.co/{HUB_NAME}), quantized to Q4_1 in the
+  package {PACKAGE}: on the hub's own, which differ a little, results do too"""
 
 
 def model_card(
@@ -65,10 +70,11 @@ def model_card(
     model, notes = config["model"], config["notes"]
     # A folder on somebody's disk is no place on the hub, and nobody else's business.
     base = model["name"] if _is_hub_name(model["name"]) else None
+    embedded = model["name"] == NAME
     name = base or Path(model["name"]).name
     revision = model["revision"]
     data = ModelCardData(
-        base_model=base,
+        base_model=HUB_NAME if embedded else base,
         library_name=_LIBRARY,
         license=license,
         tags=["reft", "interpretability", "intervention"],
@@ -80,7 +86,7 @@ def model_card(
         f"reft_interp {config['reft_interp']}. The model's own weights are not part of this.",
         f"- Base model: {name}{f', revision `{revision}`' if revision else ''} "
         f"({model['architecture']}, {model['n_layers']} layers, width {model['d_model']}, "
-        f"{model['dtype']})",
+        f"{model['dtype']}){_QUANTIZED if embedded else ''}",
         "## What is edited",
         _table(("intervention", "rank", "site", "layer", "positions"), _placements(config)),
     ]

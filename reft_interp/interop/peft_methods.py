@@ -7,7 +7,7 @@ peft's configurations works by `PEFT(config)`. peft has no bottleneck adapters.
 
 import copy
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
 from types import ModuleType
@@ -92,7 +92,8 @@ _USUAL_TARGETS = {"LORA": ["attn.q", "attn.v"], "IA3": ["attn.k", "attn.v", "mlp
 
 
 def _fill_targets(config: Any, model: TransformerBridge, plain: nn.Module) -> None:
-    """Say which modules are adapted where nothing does: on architectures that peft does not know.
+    """Say which modules are adapted where nothing does: peft's own for the architecture, or the
+    usual ones where peft does not know it, or where its names are not those of transformers' today.
 
     Raises:
         ValueError: the architecture has no such layers.
@@ -106,7 +107,20 @@ def _fill_targets(config: Any, model: TransformerBridge, plain: nn.Module) -> No
         import_module("peft.utils"), f"TRANSFORMERS_MODELS_TO_{method}_TARGET_MODULES_MAPPING"
     )
     architecture: Any = model.original_model.config
-    if known.get(architecture.model_type):
+    names = known.get(architecture.model_type)
+    if isinstance(names, str):
+        return  # a pattern, which peft reads
+    if here := _present(names or (), plain):
+        # Said outright: where experts are fused (Mixtral), peft converts the targets before it has
+        # filled in its own, and then finds none.
+        config.target_modules = here
+        if missing := sorted(set(names) - here):
+            warnings.warn(
+                f"{method}: {architecture.model_type} has no {', '.join(missing)} as a layer of "
+                f"its own in this version of transformers, so that {', '.join(sorted(here))} "
+                "alone are adapted",
+                stacklevel=2,
+            )
         return
     found = {name: _module(model, plain, name) for name in _USUAL_TARGETS[method]}
     missing = [name for name, module in found.items() if module is None]
@@ -119,6 +133,12 @@ def _fill_targets(config: Any, model: TransformerBridge, plain: nn.Module) -> No
     config.target_modules = set(found.values())
     if method == "IA3" and config.feedforward_modules is None:
         config.feedforward_modules = {found["mlp.out"]}
+
+
+def _present(names: Iterable[str], plain: nn.Module) -> set[str]:
+    """Those of the names that end the name of a module, as peft compares them."""
+    modules = [f".{name}" for name, _ in plain.named_modules()]
+    return {name for name in names if any(one.endswith(f".{name}") for one in modules)}
 
 
 def _module(model: TransformerBridge, plain: nn.Module, name: str) -> str | None:

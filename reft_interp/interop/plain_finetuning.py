@@ -25,12 +25,16 @@ from reft_interp.models.devices import device_of
 from reft_interp.models.plain import plain_copy
 from reft_interp.runtime import IntervenedModel, Placement
 from reft_interp.runtime.batching import encode
+from reft_interp.runtime.context import check_fit, check_room
 from reft_interp.runtime.generation import continuations
 from reft_interp.runtime.running import is_causal
 from reft_interp.training.finetuning import Finetuned, FinetuningMethod, Fit, Schedule, TextRow
 from reft_interp.training.folder_trainer import training_arguments, use_one_copy
 from reft_interp.training.loss_curve import LossCurve
 from reft_interp.training.memory import peak_memory
+
+REFT_FOLDER = "reft"
+"""Where interventions are saved that were trained together with a plain model's parameters."""
 
 
 class PlainFinetuned(Finetuned, nn.Module):
@@ -96,6 +100,7 @@ class PlainFinetuned(Finetuned, nn.Module):
     def continued(self, rows, **options):
         self.eval()
         batch = encode(self._bridge[0], rows, padding_side="left")
+        check_room(self._bridge[0], batch, options.get("max_new_tokens"))
         with self._edited(batch), warnings.catch_warnings():
             # Of prompts that are learned; without padding they are counted right anyway.
             warnings.filterwarnings("ignore", "Position ids are not supported")
@@ -120,7 +125,7 @@ class PlainFinetuned(Finetuned, nn.Module):
 
     def save(self, folder):
         if self.placements:
-            IntervenedModel(self._bridge[0], self.placements).save(Path(folder) / "reft")
+            IntervenedModel(self._bridge[0], self.placements).save(Path(folder) / REFT_FOLDER)
         if getattr(self.adapted, "peft_config", None) is not None:
             self.adapted.save_pretrained(folder)  # pyright: ignore[reportCallIssue]
             return
@@ -134,7 +139,11 @@ class PlainMethod(FinetuningMethod):
 
     def fit(self, model, rows, schedule, *, development=None, measured_after=(), constants=None):
         if not is_causal(model):
-            raise ValueError(f"{self.name} is trained on answers, and {model} is no decoder")
+            raise ValueError(
+                f"{self.name} is trained on answers, and {model.cfg.model_name} is no decoder"
+            )
+        check_fit(model, rows, "rows", answers=True)
+        check_fit(model, development or (), "development", answers=True)
         with peak_memory(device_of(model)) as peak:
             with torch.random.fork_rng():
                 torch.manual_seed(schedule.seed)

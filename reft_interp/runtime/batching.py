@@ -10,6 +10,7 @@ from transformer_lens.model_bridge import TransformerBridge
 
 from reft_interp.encoding import IGNORED, TokenizedBatch, tokenize
 from reft_interp.models.devices import device_of
+from reft_interp.runtime.context import context_length
 from reft_interp.runtime.running import is_causal
 
 Row = str | Mapping[str, Any]
@@ -149,13 +150,6 @@ def _text_pairs(model: TransformerBridge, rows: Sequence[Mapping[str, Any]]) -> 
             "batch are all pairs or none"
         )
     return cast("list[str]", pairs)
-
-
-def context_length(model: TransformerBridge) -> int | None:
-    """How many tokens the model can read at once, by its configuration; None for no limit."""
-    config: Any = model.original_model.config
-    most = getattr(config.get_text_config(), "max_position_embeddings", None)
-    return most if isinstance(most, int) and most > 0 else None
 
 
 def _check_lengths(model: TransformerBridge, batch: TokenizedBatch) -> None:

@@ -16,6 +16,7 @@ from transformers import PreTrainedTokenizerBase
 from reft_interp.encoding import TokenizedBatch
 from reft_interp.positions import Positions
 from reft_interp.runtime.attention import grouped
+from reft_interp.runtime.context import check_room
 from reft_interp.runtime.placement import Edit
 
 When = Literal["prompt", "every token"]
@@ -46,7 +47,11 @@ def generate(
 
     Returns:
         The new text of each prompt, without special tokens.
+
+    Raises:
+        ValueError: more new tokens than the model has learned positions for.
     """
+    check_room(model, batch, options.get("max_new_tokens"))
     prompts, width = batch.input_ids.shape
     every_token = when == "every token"
     with grouped(model), cache_noted(model.original_model) as cached:

@@ -18,8 +18,11 @@ from transformer_lens.model_bridge import TransformerBridge
 from reft_interp.causal import Counterfactuals
 from reft_interp.evaluation import control_subspaces
 from reft_interp.interop.adapted_states import adapted_states
+from reft_interp.interop.plain_finetuning import REFT_FOLDER
 from reft_interp.probing.geometry import overlap_beside_chance
+from reft_interp.runtime import IntervenedModel
 from reft_interp.runtime.batching import as_list
+from reft_interp.runtime.saving import TENSORS
 from reft_interp.subspace import Subspace
 from reft_interp.sweeps.comparison import MethodComparison
 from reft_interp.sweeps.label_subspaces import AtPlaces, Place, find_label_subspaces
@@ -28,6 +31,8 @@ from reft_interp.tasks.suites import Suite
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+_ADAPTERS = "adapter_model.safetensors"
+"""Where peft saves what it trained."""
 
 _OVERLAPS = [
     "question", "first", "second", "site", "tokens",
@@ -46,8 +51,10 @@ class SubspaceComparison:
     overlap, expected at random, random low, random high (the middle 95 % of draws)."""
     effects: pd.DataFrame = field(repr=False)
     """How much of what a method changes in the residual stream lies in a subspace (a share of the
-    squared length, summed over test rows): effect of, subspace, site, share, random (mean of
-    draws), random high (the highest)."""
+    squared length, summed over the rows of the first test set, at each prompt's last token): effect
+    of, seed (the one training whose effect it is, the first), subspace, site, share, random (mean
+    of draws), random high (the highest). Methods of peft's have a row, with the ReFT that was
+    trained together with them, if any, in place too."""
     interchanges: pd.DataFrame = field(repr=False)
     """Does swapping what is inside swap the label? IIA on held-out pairs: subspace, site, tokens,
     iia, low, high, n."""
@@ -100,7 +107,12 @@ class SubspaceComparison:
     def __str__(self) -> str:
         tables = [("Overlap of what is written", self.summary())]
         if len(self.effects):
-            tables.append(("Share of a method's effect inside a subspace", _means(self.effects)))
+            tables.append(
+                (
+                    "Share of the effect of a method's first training in a subspace",
+                    _means(self.effects),
+                )
+            )
         if len(self.interchanges):
             wide = self.interchanges.pivot_table(index="subspace", columns="site", values="iia",
                                                  sort=False).reset_index()  # fmt: skip
@@ -133,6 +145,10 @@ def compare_subspaces(
     question is left out and a note says so. Where the model shows that it knows the label in
     another task, give that one's counterfactuals.
 
+    Effects are those of one training of each method, the first. Of "LoRA and LoReFT" the effect is
+    that of both together; its ReFT is compared like any other, and a note says where it stands
+    without the adapters.
+
     Args:
         comparison: as `compare` gives it.
         model: the model that it was run on.
@@ -150,16 +166,23 @@ def compare_subspaces(
     found, read = _written_and_read(comparison, model)
     if not found:
         raise ValueError("comparison holds no trained ReFT whose subspace could be compared")
-    by_das, interchanges, note = find_label_subspaces(
+    by_das, interchanges, unasked = find_label_subspaces(
         model, suite, {**found, **read}, pairs=pairs, epochs=epochs, learning_rate=learning_rate,
         draws=draws, seed=seed,
     )  # fmt: skip
     overlaps = [*_among_themselves(found), *_with_das({**found, **read}, by_das)]
+    notes = [] if unasked is None else [unasked]
+    together = {name for name, seed in found if _has_adapters(comparison, name, seed)}
+    if together and interchanges:
+        notes.append(
+            f"The label is swapped in the untouched model, without the adapters that the ReFT of "
+            f"{', '.join(sorted(together))} was trained with"
+        )
     return SubspaceComparison(
         pd.DataFrame(overlaps, columns=_OVERLAPS),
         pd.DataFrame(_effects(comparison, model, suite, found, draws, seed)),
         pd.DataFrame(interchanges),
-        () if note is None else (note,),
+        tuple(notes),
     )
 
 
@@ -173,14 +196,19 @@ def _written_and_read(
         for run in one["runs"]:
             method, seed = one["method"], run["seed"]
             folder = comparison.trained_folder(method, seed)
-            if not (folder / "interventions.safetensors").is_file():
+            saved = [one for one in (folder, folder / REFT_FOLDER) if (one / TENSORS).is_file()]
+            if not saved:
                 continue
-            placements = comparison.load(method, model, seed=seed).placements
+            placements = IntervenedModel.load(saved[0], model).placements
             if writes := _proper({(p.site, p.on): p.intervention.subspace for p in placements}):
                 written[method, seed] = writes
             if reads := _proper({(p.site, p.on): p.intervention.reads for p in placements}):
                 read[f"{method} (read)", seed] = reads
     return written, read
+
+
+def _has_adapters(comparison: MethodComparison, method: str, seed: int) -> bool:
+    return (comparison.trained_folder(method, seed) / _ADAPTERS).is_file()
 
 
 def _proper(at: Mapping[Place, Subspace | None]) -> dict[Place, Subspace]:
@@ -225,16 +253,17 @@ def _effects(
     draws: int,
     seed: int,
 ) -> list[dict[str, Any]]:
-    """How much of each adapter's effect lies in each subspace, at the last token of each prompt."""
+    """How much of what the first training of each adapter changes lies in each subspace."""
     rows_of_test = as_list(next(iter(suite.tests.values())))
     sites = sorted({site for at in found.values() for site, _ in at}, key=lambda s: s.layer)
     layers = [site.layer for site in sites if site.component == "resid_post"]
     rows: list[dict[str, Any]] = []
     for one in comparison.runs:
-        adapters = [comparison.trained_folder(one["method"], run["seed"]) for run in one["runs"]]
-        if not adapters or not (adapters[0] / "adapter_model.safetensors").is_file():
+        trained = [run["seed"] for run in one["runs"]]
+        if not trained or not _has_adapters(comparison, one["method"], trained[0]):
             continue
-        states = adapted_states(model, adapters[0], rows_of_test, layers)
+        folder = comparison.trained_folder(one["method"], trained[0])
+        states = adapted_states(model, folder, rows_of_test, layers)
         untouched = adapted_states(model, None, rows_of_test, layers)
         moved = {layer: states[layer] - untouched[layer] for layer in layers}
         for (name, at_seed), at in found.items():
@@ -249,8 +278,9 @@ def _effects(
                     )
                 ]
                 rows.append(
-                    {"effect of": one["method"], "subspace": f"{name} {at_seed}",
-                     "site": str(site), "share": _share(change, subspace),
+                    {"effect of": one["method"], "seed": trained[0],
+                     "subspace": f"{name} {at_seed}", "site": str(site),
+                     "share": _share(change, subspace),
                      "random": float(np.mean(by_chance)), "random high": max(by_chance)}
                 )  # fmt: skip
     return rows

@@ -7,6 +7,7 @@ from pathlib import Path
 from tqdm.auto import tqdm
 from transformer_lens.model_bridge import TransformerBridge
 
+from reft_interp.runtime.running import is_causal
 from reft_interp.sweeps.comparison import MethodComparison, summarize
 from reft_interp.sweeps.comparison_run import Budget, ComparisonRun
 from reft_interp.sweeps.named_methods import named_method
@@ -29,7 +30,9 @@ def compare(
     Every method trains on `suite.train` for the same number of steps; the one setting that is
     tuned (its learning rate) takes the value with the lowest loss on `suite.development` among as
     many values as any other method tries; test rows are looked at once, by those that are
-    reported. Answers are generated greedily and scored by the suite's metric. An error of one
+    reported. Answers are generated greedily and scored by the suite's metric; the table says in how
+    many outputs no answer was found (`unparsed`), which is wrong, or a guess in a correlation. An
+    error of one
     method is recorded in the table, and the others go on.
 
     Args:
@@ -45,14 +48,21 @@ def compare(
         progress: show a progress bar.
 
     Raises:
-        ValueError: an unknown name, two methods of one name, a suite without rows that are needed,
-            or a folder that holds another comparison.
+        ValueError: an encoder, which generates nothing; an unknown name, two methods of one name, a
+            suite without rows that are needed or with one that is too long for the model (a prompt
+            with its answer, or with the new tokens where positions are learned), or a folder that
+            holds another comparison.
         TypeError: what is no suite, or a single method.
     """
     if not isinstance(suite, Suite):
         raise TypeError(
             f"suite must be a Suite, got {type(suite).__name__}: tasks.suites.labelled_suite(task) "
             "makes one of rows with answers"
+        )
+    if not is_causal(model):
+        raise ValueError(
+            f"model must be a decoder, as answers are generated; {model.cfg.model_name} is an "
+            "encoder, which is trained with fit_classifier(model, suite, ...)"
         )
     if isinstance(methods, str | FinetuningMethod):
         raise TypeError(f"methods must be several, as [{methods!r}], got {methods!r}")

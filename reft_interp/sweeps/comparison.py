@@ -16,6 +16,7 @@ from transformer_lens.model_bridge import TransformerBridge
 
 from reft_interp.evaluation import Accuracy
 from reft_interp.evaluation.metric_scores import resampled
+from reft_interp.interop.plain_finetuning import REFT_FOLDER
 from reft_interp.runtime import IntervenedModel
 from reft_interp.sweeps.ablations import settings, varied
 from reft_interp.sweeps.folder import read_json
@@ -41,10 +42,11 @@ class MethodComparison:
     metric: str
     frame: pd.DataFrame = field(repr=False)
     """One row a method and test set: method, dataset, score, low, high (95 %, over seeds and
-    rows), n (test rows), seeds, parameters, share (of the model's), memory (bytes above what was
-    held before, at the peak), seconds_per_step, preparation_seconds (once before the first step:
-    constants of the frozen model), seconds_to_target (of steps), file_bytes, chosen (the tuned
-    setting), error. What was not measured is NaN."""
+    rows), unparsed (share of outputs in which no answer was found: they are wrong, and guesses in
+    a correlation), n (test rows), seeds, parameters, share (of the model's), memory (bytes above
+    what was held before, at the peak), seconds_per_step, preparation_seconds (once before the first
+    step: constants of the frozen model), seconds_to_target (of steps), file_bytes, chosen (the
+    tuned setting), error. What was not measured is NaN."""
     target: float
     """Loss on the development rows (nats a token) that `seconds_to_target` is the training time
     to: the lowest that every training reaches. It is measured after each quarter of the steps."""
@@ -60,10 +62,18 @@ class MethodComparison:
             seed: which of its trainings.
 
         Raises:
-            ValueError: no such method.
+            ValueError: no such method, or one whose ReFT was trained together with adapters.
             FileNotFoundError: it was not trained with this seed, or is no ReFT.
         """
-        return IntervenedModel.load(self.trained_folder(method, seed), model)
+        folder = self.trained_folder(method, seed)
+        if (beside := folder / REFT_FOLDER).is_dir():
+            raise ValueError(
+                f"{method} was trained with adapters, which a hooked model cannot hold: "
+                f"IntervenedModel.load({str(beside)!r}, model) is its ReFT without them, and "
+                f"peft.PeftModel.from_pretrained(plain_model, {str(folder)!r}) the adapters "
+                "without it"
+            )
+        return IntervenedModel.load(folder, model)
 
     def trained_folder(self, method: str, seed: int) -> Path:
         """Where what a method learned is.
@@ -85,12 +95,16 @@ class MethodComparison:
             ax: where to draw; a figure of its own by default.
 
         Raises:
-            ValueError: no such test set.
+            ValueError: no such test set, or no method that came to its end (the message gives the
+                error of each).
         """
         from reft_interp import plotting
 
-        known = self._datasets(dataset)
         some = self.frame[self.frame["error"].isna()]
+        if some.empty:
+            errors = [f"{one['method']}: {one['error']}" for one in self.runs if one["error"]]
+            raise ValueError(f"no method came to its end: {'; '.join(errors)}")
+        known = self._datasets(dataset)
         if dataset is not None or len(known) == 1:
             shown: Any = some[some["dataset"] == (dataset or known[0])]
         else:
@@ -146,7 +160,11 @@ class MethodComparison:
         return known
 
     def save(self) -> tuple[Path, Path]:
-        """Write the table and the figure into the folder: `table.csv`, `parameters.png`."""
+        """Write the table and the figure into the folder: `table.csv`, `parameters.png`.
+
+        Raises:
+            ValueError: no method came to its end, so that there is no figure; the table is written.
+        """
         from reft_interp import plotting
 
         table, picture = self.folder / "table.csv", self.folder / "parameters.png"
@@ -214,12 +232,13 @@ def summarize(
         for name, split in suite.tests.items():
             outputs = [run["outputs"][name] for run in runs]
             value, low, high = mean_score(suite, outputs, split)
+            unparsed = np.mean([answer is None for of in outputs for answer in suite.answers(of)])
             rows.append(
                 {"method": one["method"], "dataset": name, "score": value, "low": low,
-                 "high": high, "n": len(split), **cost}
+                 "high": high, "unparsed": float(unparsed), "n": len(split), **cost}
             )  # fmt: skip
     columns = (
-        "method dataset score low high n seeds parameters share memory seconds_per_step "
+        "method dataset score low high unparsed n seeds parameters share memory seconds_per_step "
         "preparation_seconds seconds_to_target file_bytes chosen error"
     ).split()
     frame = pd.DataFrame(rows, columns=columns).astype({"n": "Int64", "seeds": "Int64"})

@@ -15,6 +15,7 @@ from tqdm.auto import tqdm
 from transformer_lens.model_bridge import TransformerBridge
 
 from reft_interp.models import fingerprint, identify
+from reft_interp.runtime.context import check_fit
 from reft_interp.sweeps.folder import Failures, claim, locked, read_json, write_json
 from reft_interp.tasks.suites import Suite
 from reft_interp.training.finetuning import (
@@ -75,7 +76,8 @@ class ComparisonRun:
         folder: where everything is written.
 
     Raises:
-        ValueError: two methods of one name; a suite without rows to train, tune or test on.
+        ValueError: two methods of one name; a suite without rows to train, tune or test on, or with
+            a row that the model cannot read whole.
     """
 
     def __init__(
@@ -98,6 +100,7 @@ class ComparisonRun:
             [{**row, "answer": row["answer"] + end} for row in (plain_rows(split) if split else [])]
             for split in (suite.train, suite.development)
         )
+        self._check_lengths()
         self._constants = Constants()
         self._failures = Failures(())
         self.description = {
@@ -108,6 +111,14 @@ class ComparisonRun:
             "budget": asdict(budget),
             "methods": [method.describe() for method in methods],
         }
+
+    def _check_lengths(self) -> None:
+        if any(method.varies for method in self.methods):
+            check_fit(self.model, self._train, "suite: train", answers=True)
+            check_fit(self.model, self._development, "suite: development", answers=True)
+        for name, split in self.suite.tests.items():
+            new = self.suite.max_new_tokens
+            check_fit(self.model, plain_rows(split), f"suite: test {name}", max_new_tokens=new)
 
     def run(self, bar: "tqdm[Any]") -> None:
         """Finish what nobody else is at, until all is finished; what failed before is run again."""

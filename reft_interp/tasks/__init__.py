@@ -1,10 +1,11 @@
 """Tasks: where the data that interventions are trained and tested on comes from.
 
 One file a task. A causal task makes `Counterfactuals` (`NumberAgreement`, any `CausalTask`), a
-labelled one is a `LabelledTask` (`number_naming`, `sst2`). `plantings` are models whose truth is
-known. Tasks know no interventions.
+labelled one is a `LabelledTask` (`number_naming`, `sst2`). `suites` has those that methods are
+compared on. `plantings` are models whose truth is known. Tasks know no interventions.
 """
 
+from reft_interp.tasks import suites
 from reft_interp.tasks.animacy import animacy
 from reft_interp.tasks.blimp import blimp
 from reft_interp.tasks.causal_task import CausalTask, Prompt
@@ -58,6 +59,7 @@ __all__ = [
     "ravel_knowledge",
     "read_rows",
     "sst2",
+    "suites",
     "train_equality_model",
     "train_small_model",
     "two_digit_addition",

@@ -1,9 +1,11 @@
 """The metrics, against closed forms and counts made by hand."""
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
+from scipy.stats import pearsonr, spearmanr
 from sklearn.metrics import f1_score, matthews_corrcoef
 
 from reft_interp.evaluation.metrics import (
@@ -79,7 +81,7 @@ def test_names_and_numbers_of_labels_are_the_same():
         assert metric(list(np.array(PREDICTED)), GOLD) == metric(PREDICTED, GOLD)
 
 
-@pytest.mark.parametrize("metric", [matthews(NAMES), f1(NAMES), label_accuracy(NAMES)])
+@pytest.mark.parametrize("metric", [f1(NAMES), label_accuracy(NAMES)])
 def test_no_answer_counts_as_the_wrong_label(metric):
     known = [1, 0, 1, 0]
     assert metric([1, None, 1, 0], known) == metric([1, 1, 1, 0], known) < metric(known, known)
@@ -96,19 +98,44 @@ def test_a_label_that_is_none_is_an_error():
 def test_correlations_are_those_of_the_formula():
     gold, found = [0.0, 1.0, 2.0, 5.0], ["0.5", "0.2", "3", "4"]
     values = np.array([float(score) for score in found])
-    assert pearson(0.0, 5.0)(found, gold) == pytest.approx(np.corrcoef(values, gold)[0, 1])
+    assert pearson()(found, gold) == pytest.approx(np.corrcoef(values, gold)[0, 1])
     # Ranks 2, 1, 3, 4 against 1, 2, 3, 4: 1 - 6 Σd² / n(n² - 1).
-    assert spearman(0.0, 5.0)(found, gold) == pytest.approx(1 - 6 * 2 / (4 * 15))
+    assert spearman()(found, gold) == pytest.approx(1 - 6 * 2 / (4 * 15))
 
 
-def test_no_score_is_the_far_end_of_the_scale():
-    gold = [0.0, 1.0, 4.0, 5.0]
-    for metric in (pearson(0.0, 5.0), spearman(0.0, 5.0)):
-        assert metric([0.0, None, 4.0, None], gold) == metric([0.0, 5.0, 4.0, 0.0], gold)
+@pytest.mark.parametrize("seed", range(3))
+def test_no_answer_stands_for_each_of_the_answers_that_were_found(seed):
+    rng = np.random.default_rng(seed)
+    gold = rng.integers(0, 6, 30).astype(float)
+    said = np.round(gold / 2 + rng.normal(0, 2, 30))
+    found: list[float | None] = [
+        None if lost else float(x) for x, lost in zip(said, rng.random(30) < 0.4, strict=True)
+    ]
+    known = [x for x in found if x is not None]
+    # Written out: a row without an answer once with each answer, the others as often.
+    written = [one for x in found for one in (known if x is None else [x] * len(known))]
+    wanted = np.repeat(gold, len(known))
+    for metric, known_one in ((pearson(), pearsonr), (spearman(), spearmanr)):
+        by_scipy: Any = known_one(written, wanted)
+        assert metric(found, gold.tolist()) == pytest.approx(by_scipy.statistic)
+    labels = [None if x is None else int(x > 1) for x in found]
+    of_gold = [int(x > 2) for x in gold]
+    expected = matthews_corrcoef(np.repeat(of_gold, len(known)), [int(x > 1) for x in written])
+    assert matthews(NAMES)(labels, of_gold) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("metric", [pearson(), spearman(), matthews(NAMES)])
+def test_nothing_found_is_no_correlation_and_half_found_is_half_of_it(metric):
+    gold = [0, 1, 0, 1] * 4
+    assert metric([None] * 16, gold) == 0.0 == metric([1] * 16, gold)
+    assert metric([None] * 12 + [1] * 4, gold) == 0.0
+    assert metric(gold[:8] + [None] * 8, gold) == pytest.approx(0.5)  # that of guesses
+    wrong = [1 - label for label in gold]
+    assert metric(wrong[:8] + [None] * 8, gold) == pytest.approx(-0.5)
 
 
 def test_a_constant_side_has_no_correlation():
-    for metric in (pearson(0.0, 5.0), spearman(0.0, 5.0)):
+    for metric in (pearson(), spearman()):
         assert metric([2.0, 2.0], [1.0, 3.0]) == metric([1.0, 3.0], [2.0, 2.0]) == 0.0
     assert matthews(NAMES)([1, 1], [1, 0]) == 0.0
 

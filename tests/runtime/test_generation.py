@@ -218,3 +218,17 @@ def test_says_what_when_can_be(tiny):
 def test_encoders_do_not_continue_prompts(tiny):
     with pytest.raises(ValueError, match="tiny-bert is no decoder"):
         placed_on(tiny("bert")).generate(PROMPTS)
+
+
+def test_a_prompt_and_its_new_tokens_end_where_learned_positions_do(tiny):
+    model = tiny("gpt2")
+    length = len(model.tokenizer(PROMPTS[0])["input_ids"])
+    most = 128 - length + 1  # the last new token is not read
+    (text,) = placed_on(model).generate([PROMPTS[0]], max_new_tokens=most, min_new_tokens=most)
+    assert text
+    told = f"at most {most} after a prompt of {length} tokens, as tiny-gpt2 has 128 learned posi"
+    with pytest.raises(ValueError, match=told):
+        placed_on(model).generate([PROMPTS[0], "Q"], max_new_tokens=most + 1)
+    with pytest.raises(IndexError):  # transformers itself
+        ids = model.tokenizer(PROMPTS[0], return_tensors="pt")
+        model.original_model.generate(**ids, max_new_tokens=most + 1, min_new_tokens=most + 1)

@@ -14,13 +14,14 @@ from reft_interp.evaluation.metrics import exact_match
 from reft_interp.interop.adapted_states import adapted_states
 from reft_interp.interop.peft_methods import lora, prompt_tuning
 from reft_interp.interventions import DiReFT, LoReFT
-from reft_interp.runtime import IntervenedModel, Placement
+from reft_interp.runtime import IntervenedModel, Placement, activations
 from reft_interp.sites import Site
 from reft_interp.subspace import Subspace
 from reft_interp.sweeps import MethodComparison, compare_subspaces
 from reft_interp.sweeps.label_subspaces import label_pairs
 from reft_interp.tasks.suites import Suite, paper_recipe
 from reft_interp.training.finetuning import Schedule
+from reft_interp.training.reft_method import ReFT
 
 pytestmark = pytest.mark.usefixtures("long_training")
 
@@ -161,6 +162,38 @@ def test_an_effect_lies_in_the_subspace_that_holds_it(tiny, tmp_path):
     expected = [float((axis.S[:2] ** 2).sum() / (axis.S**2).sum()) for axis in axes]
     assert list(found["share"]) == pytest.approx(expected, abs=1e-4)
     assert all(found["random high"] < found["share"])
+
+
+def test_an_effect_of_adapters_and_a_reft_is_that_of_both(tiny, tmp_path):
+    model = tiny("llama")
+    reft = ReFT(LoReFT(rank=2), (1,), "last")
+    adapted = replace(lora(2), reft=reft, name="both").adapt(model)
+    subspace = Subspace.random(32, 2, seed=3)
+    (placed_beside,) = adapted.placements
+    edit: Any = LoReFT(start=subspace)
+    with torch.no_grad():  # the adapters begin at nothing, so that all of the effect is the edit's
+        edit.value.weight.normal_()
+        placed_beside.intervention.load_state_dict(edit.state_dict())
+    refts = {"LoReFT": {0: placed(model, LoReFT, (subspace, subspace))}}
+    made = comparison(model, tmp_path / "c", refts, [("both", adapted)])
+    folder = made.trained_folder("both", 0)
+    test: Any = list(suite(model).tests["own"])
+    states = adapted_states(model, folder, test, [1])[1]
+    with torch.no_grad():
+        expected = edit(torch.cat(activations(model, test, PLACES[1][0], "last")))
+    assert torch.allclose(states, expected, atol=1e-4)
+    found: Any = compare_subspaces(made, model, suite(model), pairs=40, epochs=1, draws=1)
+    effects = found.effects.set_index(["subspace", "site"])
+    assert set(effects["effect of"]) == {"both"} and set(effects["seed"]) == {0}
+    last = str(PLACES[1][0])
+    # All that the edit changes lies in its subspace, which LoReFT of the other name has too.
+    assert effects.loc[("both 0", last), "share"] == pytest.approx(1.0, abs=1e-4)
+    assert effects.loc[("LoReFT 0", last), "share"] == pytest.approx(1.0, abs=1e-4)
+    assert "both" in set(found.interchanges["subspace"])
+    (note,) = found.notes
+    assert "untouched model, without the adapters that the ReFT of both was trained with" in note
+    with pytest.raises(ValueError, match=r"both was trained with adapters.*reft', model\) is its"):
+        made.load("both", model)
 
 
 def test_states_are_those_of_the_bridge_where_nothing_is_adapted(tiny, tmp_path):

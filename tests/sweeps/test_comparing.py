@@ -112,6 +112,7 @@ def test_each_method_is_tuned_on_development_and_reported_on_test(tiny, tmp_path
     assert list(frame.index) == ["untouched", "planted", "other"]
     assert frame.loc["planted", "chosen"] == 2.0 and frame.loc["other", "chosen"] == 1.0
     assert frame.loc["planted", "score"] == 1.0 and frame.loc["other", "score"] == 0.8
+    assert frame.loc["planted", "unparsed"] == 0.0 and frame.loc["other", "unparsed"] == 0.2
     assert frame.loc["untouched", "parameters"] == 0 and math.isnan(
         frame.loc["untouched", "chosen"]
     )
@@ -307,6 +308,55 @@ def test_what_cannot_be_compared_is_refused_before_anything_runs(tiny, changes, 
     with pytest.raises(ValueError, match=said):
         compare(tiny("llama"), suite(**changes), methods, progress=False)
     assert FITTED == []
+
+
+LONG = "The old" + " big" * 130 + " key"
+
+
+def with_long(split: Dataset) -> Dataset:
+    return Dataset.from_list([*split.to_list(), {"prompt": LONG, "answer": " is", "gold": "is"}])
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"train": with_long(rows(4))}, r"suite: train: row 4 has {n} tokens \(\d of them its an"),
+        ({"development": with_long(rows(3))}, r"suite: development: row 3 has {n} tokens"),
+        ({"tests": {"keys": with_long(rows(2))}}, r"suite: test keys: row 2 has {n} tokens, and t"),
+    ],
+)
+def test_a_row_that_the_model_cannot_read_is_named_before_anything_runs(
+    tiny, changes: dict[str, Any], said
+):
+    model = tiny("llama")
+    tokens = len(model.tokenizer(LONG)["input_ids"])
+    assert tokens > 128  # what the tiny models can read
+    answer = 0 if "tests" in changes else len(model.tokenizer(" is</s>")["input_ids"]) - 1
+    with pytest.raises(ValueError, match=said.format(n=tokens + answer)) as told:
+        compare(model, suite(**changes), [Planted()], progress=False)
+    assert FITTED == [] and "tiny-llama can read 128" in str(told.value)
+    assert 'truncate_prompts(model, rows, 128, truncation_side="left")' in str(told.value)
+
+
+def test_new_tokens_count_where_positions_are_learned(tiny):
+    model = tiny("gpt2")
+    test = rows(2)
+    longest = max(len(model.tokenizer(prompt)["input_ids"]) for prompt in test["prompt"])
+    most = 128 - longest + 1  # the last new token is not read
+    budget = Budget(1, 2, trials=1, seeds=(0,))
+    too_many = suite(tests={"keys": test}, max_new_tokens=most + 1)
+    with pytest.raises(ValueError, match=rf"test keys: row \d has {longest} .* at most {most}, l"):
+        compare(model, too_many, [], budget=budget, progress=False)
+    just = suite(tests={"keys": test}, max_new_tokens=most)
+    found: Any = compare(model, just, [], budget=budget, progress=False)
+    assert found.frame["error"].isna().all()
+    # Positions that are computed go on.
+    compare(tiny("llama"), too_many, [], budget=budget, progress=False)
+
+
+def test_an_encoder_is_sent_to_fit_classifier(tiny):
+    with pytest.raises(ValueError, match=r"model must be a decoder, .*tiny-bert .*fit_classifier"):
+        compare(tiny("bert"), suite(), ["LoReFT", "LoRA"], progress=False)
 
 
 @pytest.mark.parametrize(

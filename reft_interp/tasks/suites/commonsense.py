@@ -9,6 +9,7 @@ import re
 from itertools import chain
 
 from reft_interp.evaluation.metrics import exact_match
+from reft_interp.tasks.suites.affirmed import first_affirmed
 from reft_interp.tasks.suites.llm_adapters import read_adapter_rows
 from reft_interp.tasks.suites.paper_recipes import paper_recipe
 from reft_interp.tasks.suites.reading import Record, as_dataset, hold_out, keep_apart
@@ -91,7 +92,8 @@ def commonsense(
 
 
 def extract_choice(output: str) -> str | None:
-    """The first label after "the correct answer is", or the first of all where that is not said.
+    """The first label after "the correct answer is", or the first of all where none follows it.
+    A label that is denied ("not true but false") does not count.
 
     >>> extract_choice("The correct answer is: Solution2.")
     'solution2'
@@ -100,7 +102,8 @@ def extract_choice(output: str) -> str | None:
     phrase; on outputs in the trained form all three agree.
     """
     said = _SAID.search(output)
-    found = (said and _LABEL.search(output, said.end())) or _LABEL.search(output)
+    start = said.end() if said and _LABEL.search(output, said.end()) else 0
+    found = first_affirmed(_LABEL, output, start)
     return found[0].lower() if found else None
 
 

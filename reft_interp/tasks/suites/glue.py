@@ -18,6 +18,7 @@ from reft_interp.evaluation.metrics import (
     pearson,
     spearman,
 )
+from reft_interp.tasks.suites.affirmed import first_affirmed
 from reft_interp.tasks.suites.glue_reading import LAYOUTS, read_glue
 from reft_interp.tasks.suites.paper_recipes import paper_recipe
 from reft_interp.tasks.suites.reading import Record, as_dataset, keep_apart
@@ -84,7 +85,8 @@ def glue(
 
     The metric is the one that the paper reports: accuracy, Matthews' correlation for CoLA,
     Pearson's for STS-B. `scores` adds what GLUE has besides: F1 for MRPC and QQP, Spearman's
-    correlation for STS-B.
+    correlation for STS-B. An output without an answer is wrong; in a correlation it counts as a
+    guess, so that a model none of whose outputs has one gets 0.
 
     Args:
         name: "mnli", "qnli", "qqp", "sst2", "mrpc", "cola", "stsb" or "rte"; "SST-2" is as good.
@@ -149,17 +151,15 @@ def _row(task: str, row: Record) -> Record:
 
 
 def _extractor(task: str) -> Callable[[str], str | None]:
-    """From what follows the prompt to the name of a label: the first of the task's words."""
+    """From what follows the prompt to the name of a label: the first of the task's words that is
+    not denied."""
     words, labels = _WORDINGS[task].words, LAYOUTS[task].labels
     if not labels:
         return _score
     pattern = re.compile(rf"\b({'|'.join(words)})\b", re.IGNORECASE)
 
     def extract(output: str) -> str | None:
-        found = pattern.search(output)
-        # "not positive", "neither positive nor negative": no label is named, but one denied.
-        if found and re.search(r"\b(?:not|neither|nor|n't)\s+$", output[: found.start()], re.I):
-            return None
+        found = first_affirmed(pattern, output)
         return labels[words.index(found[1].lower())] if found else None
 
     return extract
@@ -179,7 +179,7 @@ def _metrics(task: str) -> list[Metric]:
     if task == "cola":
         return [matthews(labels)]
     if task == "stsb":
-        return [pearson(0.0, 5.0), spearman(0.0, 5.0)]
+        return [pearson(), spearman()]
     if task in ("mrpc", "qqp"):
         return [label_accuracy(labels), f1(labels)]
     return [label_accuracy(labels)]

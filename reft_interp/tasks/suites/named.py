@@ -19,8 +19,16 @@ def named_suite(name: str, data: str | os.PathLike[str]) -> Suite:
         data: its folder, or a dataset of the hub.
 
     Raises:
-        ValueError: no such suite (those that there are are listed), or no such data.
+        ValueError: no such suite (those that there are are listed), or no such data; instructions,
+            whose outputs a judge scores.
     """
+    if name == "instructions":
+        raise ValueError(
+            "suite: what follows instructions has no one right answer, and is scored by a judge, "
+            "whom a command line cannot name. In Python, compare(model, tasks.suites.instructions("
+            "...), methods) generates it, with the overlap with references as a rough score, and "
+            "tasks.suites.win_rate asks a judge"
+        )
     if name == "commonsense":
         return commonsense(data, n_development=300)
     if name == "arithmetic":

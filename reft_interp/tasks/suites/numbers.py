@@ -43,9 +43,20 @@ _PLAIN = [
 _BOXED = re.compile(r"\\boxed\s*\{([^{}]*)\}")
 
 # The letter of a choice has to be marked as one: "A" is also a word, and a name of variables.
+# What says so is a sign after it, a reason ("B because 5 > 3"), or the number that it stands for
+# ("D 12", but "a 5" is an article).
 _STATED_LETTER = re.compile(
-    r"\b(answer|option|choice)(?:\s+is|\s*:)?[\s:*$]*\(?\s*([A-E])\s*(?=[).,:;\n*$]|$)",
-    re.IGNORECASE,
+    r"""
+    \b(answer|option|choice)(?:\s+is|\s*:)?[\s:*$]*\(?\s*([A-E])
+    (?:
+        (?=\s*(?:[).,:;\n*$]|$))
+        | (?=\s+[-–—=(])
+        | (?=\s+(?:because|since|as|which|for|so|given|not
+                 |is\s+(?:the\s+)?(?:correct|right|answer))\b)
+        | (?<=(?-i:[B-E]))(?=\s+[-$£€]?\d)
+    )
+    """,
+    re.IGNORECASE | re.VERBOSE,
 )
 _STATED_NUMBER = re.compile(r"\banswer(?:\s+is|\s*:)[\s:*]*[-$£€]*\.?\d", re.IGNORECASE)
 _FIRST_LETTER = re.compile(r"\s*(?:\(\s*([A-E])\s*\)|([A-E])\s*(?:\)|\.?\s*$))")

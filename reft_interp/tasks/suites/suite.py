@@ -43,7 +43,8 @@ class Suite:
     template: str
     """How a prompt is made, in one line."""
     extract: Callable[[str], str | None]
-    """From a generated continuation to an answer; None where it holds none, which is wrong."""
+    """From a generated continuation to an answer; None where it holds none, which is wrong (in a
+    correlation, a guess: see `evaluation.metrics`)."""
     metric: Metric
     max_new_tokens: int
     recipe: Recipe

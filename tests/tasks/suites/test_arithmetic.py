@@ -66,6 +66,8 @@ def test_prompts_and_answers_written_out(tmp_path, write):
         ("The answer is (D).", "D", True),
         ("D", "D", True),
         ("The answer is 35.", "D", False),
+        ("The answer is B because 5 > 3.", "B", True),
+        ("The correct option is D since 12/4 = 3", "D", True),
         ("The answer is (D).", "4.0", False),
     ],
 )

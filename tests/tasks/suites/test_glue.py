@@ -128,6 +128,8 @@ def test_of_a_large_validation_set_a_thousand_rows_are_enough_for_development(tm
         (" it is positive, not negative", "positive"),
         ("positively", None),
         (" not positive", None),
+        (" isn't very positive", None),
+        (" not positive but negative", "negative"),
         ("Neither positive nor negative", None),
         ("good", None),
         ("", None),
