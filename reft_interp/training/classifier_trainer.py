@@ -122,9 +122,9 @@ class ClassifierTrainer(FolderTrainer):
             RowsDataset(train_rows),
             None if development is None else RowsDataset(development),
             bridge=objective.classifier.model,
-            called="The head and the interventions"
+            holding="The head and the interventions hold"
             if objective.classifier.intervened
-            else "The head",
+            else "The head holds",
             tensors=weight_files(objective.classifier),
             anneal=objective.anneal,
             callbacks=callbacks,

@@ -43,7 +43,7 @@ class FolderTrainer(StoppingTrainer):
         train_rows: what is trained on.
         evaluation_rows: what is evaluated, where `args` asks for it.
         bridge: the frozen model beside it.
-        called: what is trained, at the beginning of a sentence.
+        holding: what holds the weights, in messages, as "The interventions hold".
         tensors: the files of weights that a checkpoint has.
         anneal: told before each step which share of the training is done.
         callbacks: transformers' callbacks, for instance EarlyStoppingCallback.
@@ -59,7 +59,7 @@ class FolderTrainer(StoppingTrainer):
         evaluation_rows: Dataset | None = None,
         *,
         bridge: TransformerBridge,
-        called: str,
+        holding: str,
         tensors: Sequence[str] = (TENSORS,),
         anneal: Callable[[float], None],
         callbacks: Sequence[TrainerCallback] = (),
@@ -69,7 +69,7 @@ class FolderTrainer(StoppingTrainer):
         super().__init__(
             module,
             bridge,
-            called,
+            holding,
             args=args,
             data_collator=collator,
             train_dataset=train_rows,

@@ -15,7 +15,7 @@ from transformer_lens.model_bridge import TransformerBridge
 from transformers import TrainingArguments
 
 from reft_interp.models.devices import device_of
-from reft_interp.models.sharding import sharded_parameters
+from reft_interp.models.sharding import launched_processes, sharded_parameters
 from reft_interp.models.spreading import is_spread
 from reft_interp.training.collating import NO_ROW, RowsDataset
 
@@ -71,6 +71,23 @@ def share_of(batch_size: int, processes: int) -> int:
             f"their number, {processes}, got {batch_size}"
         )
     return batch_size // processes
+
+
+def check_alone(what: str, instead: str) -> None:
+    """Raise where processes were launched together for what one does by itself.
+
+    Args:
+        what: does not share its steps.
+        instead: what to do.
+
+    Raises:
+        ValueError: there are several.
+    """
+    if (count := launched_processes()) > 1:
+        raise ValueError(
+            f"{what} runs in one process, and torchrun or `accelerate launch` started {count} "
+            f"together (WORLD_SIZE): {instead}"
+        )
 
 
 def check_devices(model: TransformerBridge) -> str:

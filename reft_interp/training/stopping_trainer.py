@@ -24,16 +24,16 @@ class StoppingTrainer(Trainer):
     Args:
         module: what is trained.
         bridge: the frozen model underneath.
-        called: what is trained, at the beginning of a sentence, as "The interventions".
+        holding: what holds the weights, in messages, as "The interventions hold".
         options: of transformers' Trainer.
     """
 
-    def __init__(self, module: nn.Module, bridge: TransformerBridge, called: str, **options: Any):
+    def __init__(self, module: nn.Module, bridge: TransformerBridge, holding: str, **options: Any):
         super().__init__(model=module, **options)
         # `forward` divides by what a whole step holds.
         self.model_accepts_loss_kwargs = True
         self._bridge = bridge
-        self._called = called
+        self._holding = holding
         self._good = GoodWeights(module)
 
     def trained(self) -> nn.Module:
@@ -85,7 +85,7 @@ class StoppingTrainer(Trainer):
             raise TrainingStopped(
                 f"the loss became {loss} at step {self.state.global_step + 1}, in row(s) "
                 f"{_numbers(bad)} of the batch of rows {_numbers(every)}; the others give numbers, "
-                f"so look at what is in these rows. {self._called} hold the weights "
+                f"so look at what is in these rows. {self._holding} the weights "
                 "before it",
                 self.trained(),
                 self.state.global_step + 1,
@@ -100,7 +100,7 @@ class StoppingTrainer(Trainer):
         kept = f"; the last good checkpoint is {last}" if last else ""
         return TrainingStopped(
             f"{what} at step {step + 1}: try a learning rate below {self.args.learning_rate}. (In "
-            f"the batch of rows {_numbers(rows)}. {self._called} hold the weights of "
+            f"the batch of rows {_numbers(rows)}. {self._holding} the weights of "
             f"step {self._good.step} again{kept}.)",
             self.trained(),
             step + 1,

@@ -64,7 +64,7 @@ class InterventionTrainer(FolderTrainer):
             train_rows if isinstance(train_rows, StreamedRows) else RowsDataset(train_rows),
             None if evaluation_rows is None else RowsDataset(evaluation_rows),
             bridge=intervened.model,
-            called="The interventions",
+            holding="The interventions hold",
             anneal=intervened.anneal,
             callbacks=callbacks,
         )
