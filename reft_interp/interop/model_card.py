@@ -14,6 +14,8 @@ from huggingface_hub import ModelCard, ModelCardData, metadata_load, metadata_sa
 from yaml import YAMLError
 
 from reft_interp.models.embedded import HUB_NAME, NAME, PACKAGE
+from reft_interp.runtime.saved_config import check_fields
+from reft_interp.runtime.saving import read_config
 
 _LIBRARY = "reft_interp"
 _USE = """\
@@ -138,10 +140,12 @@ def _scores(scores: pd.DataFrame) -> str:
 
 def _read(folder: Path) -> dict[str, Any]:
     file = folder / "config.json"
-    config = json.loads(file.read_text(encoding="utf-8"))
-    needed = {"reft_interp", "model", "interventions", "placements", "notes"}
-    if not isinstance(config, dict) or needed - set(config):
-        raise ValueError(f"{file} is not what IntervenedModel.save writes")
+    config = read_config(folder)
+    check_fields(file, config, {"reft_interp": (str,)})
+    check_fields(file, config["model"], {"dtype": (str,), "revision": (str, type(None))}, "model")
+    for i, placement in enumerate(config["placements"]):
+        fields = {"component": (str,), "layer": (int,)}
+        check_fields(file, placement["site"], fields, f"the site of placements[{i}]")
     return config
 
 

@@ -16,7 +16,6 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from transformer_lens.model_bridge import TransformerBridge
-from transformers import Trainer
 from transformers.trainer_callback import PrinterCallback
 
 from reft_interp.encoding import IGNORED, TokenizedBatch
@@ -28,10 +27,13 @@ from reft_interp.runtime.batching import encode
 from reft_interp.runtime.context import check_fit, check_room
 from reft_interp.runtime.generation import continuations
 from reft_interp.runtime.running import is_causal
+from reft_interp.training.collating import RowsDataset, collate_rows
 from reft_interp.training.finetuning import Finetuned, FinetuningMethod, Fit, Schedule, TextRow
 from reft_interp.training.folder_trainer import training_arguments, use_one_copy
 from reft_interp.training.loss_curve import LossCurve
 from reft_interp.training.memory import peak_memory
+from reft_interp.training.processes import check_alone
+from reft_interp.training.stopping_trainer import StoppingTrainer
 
 REFT_FOLDER = "reft"
 """Where interventions are saved that were trained together with a plain model's parameters."""
@@ -144,6 +146,7 @@ class PlainMethod(FinetuningMethod):
             )
         check_fit(model, rows, "rows", answers=True)
         check_fit(model, development or (), "development", answers=True)
+        check_alone(self.name, "start it with python alone")
         with peak_memory(device_of(model)) as peak:
             with torch.random.fork_rng():
                 torch.manual_seed(schedule.seed)
@@ -183,6 +186,26 @@ class BitFit(PlainMethod):
         return PlainFinetuned(model, plain)
 
 
+class _Encoded:
+    """Rows with answers, whose batches are encoded when their turn comes.
+
+    Args:
+        model: whose tokenizer reads them.
+        rows: with `prompt` and `answer`.
+    """
+
+    def __init__(self, model: TransformerBridge, rows: Sequence[TextRow]):
+        self._model, self._rows = model, rows
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def inputs(self, rows: Sequence[int]) -> dict[str, Any]:
+        """Some of the rows, in that order, as `PlainFinetuned.forward` takes them."""
+        batch = encode(self._model, [self._rows[i] for i in rows], answers=True)
+        return {"batch": batch, "labels": batch.labels}
+
+
 def _train(
     finetuned: PlainFinetuned,
     model: TransformerBridge,
@@ -191,10 +214,6 @@ def _train(
     development: Sequence[TextRow] | None,
     measured_after: Sequence[int],
 ) -> LossCurve:
-    def collate(items: list[Any]) -> dict[str, Any]:
-        batch = encode(model, items, answers=True)
-        return {"batch": batch, "labels": batch.labels}
-
     curve = LossCurve(
         lambda: finetuned.loss(development or rows), measured_after if development else ()
     )
@@ -206,22 +225,19 @@ def _train(
         checkpoints=None,
     ) as arguments:
         use_one_copy(arguments)
-        trainer = Trainer(
+        trainer = StoppingTrainer(
             finetuned,
-            arguments,
-            data_collator=collate,
-            train_dataset=list(rows),  # pyright: ignore[reportArgumentType]
+            model,
+            "The trained parameters hold",
+            args=arguments,
+            data_collator=collate_rows,
+            train_dataset=RowsDataset(_Encoded(model, rows)),
             callbacks=[curve],
         )
         trainer.remove_callback(PrinterCallback)
-        # `forward` divides by the answer tokens of a whole step.
-        trainer.model_accepts_loss_kwargs = True
         finetuned.train()
-        trainer.train()
-    finetuned.eval()
-    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
-    if not torch.isfinite(torch.tensor(losses)).all():
-        raise ValueError(
-            f"the loss became no number: try a learning rate below {schedule.learning_rate}"
-        )
+        try:
+            trainer.train()
+        finally:
+            finetuned.eval()
     return curve

@@ -84,7 +84,10 @@ class Intervention(nn.Module):
         """An intervention of the saved shape, whose tensors `load_state_dict` then fills."""
         given = dict(arguments)
         if "dtype" in given:
-            given["dtype"] = getattr(torch, given["dtype"])
+            dtype = getattr(torch, str(given["dtype"]), None)
+            if not isinstance(dtype, torch.dtype):
+                raise ValueError(f"dtype must be one of torch's, got {given['dtype']!r}")
+            given["dtype"] = dtype
         return cls._of_shape(**given)
 
     @classmethod

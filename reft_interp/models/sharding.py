@@ -15,13 +15,20 @@ from torch.distributed.fsdp import FSDPModule, fully_shard
 from transformer_lens.model_bridge import TransformerBridge
 
 
+def launched_processes() -> int:
+    """How many processes torchrun or `accelerate launch` started together, this one among them."""
+    if distributed.is_available() and distributed.is_initialized():
+        return distributed.get_world_size()
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
 def check_launched() -> None:
     """Raise where there are no processes to share a model.
 
     Raises:
         ValueError: this process was launched alone.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) < 2:
+    if launched_processes() < 2:
         raise ValueError(
             "sharded=True needs several processes that share the model: launch the script with "
             "`torchrun --nproc-per-node=2` or `accelerate launch --multi_gpu`, got a single one"

@@ -24,7 +24,8 @@ from reft_interp.runtime.generation import When, generate
 from reft_interp.runtime.placement import Edit, Placement, select
 from reft_interp.runtime.planning import Engine, Plan, plan
 from reft_interp.runtime.running import is_causal, run
-from reft_interp.runtime.saving import load_placements, save_folder
+from reft_interp.runtime.saved_config import reading
+from reft_interp.runtime.saving import CONFIG, load_placements, save_folder
 from reft_interp.runtime.sources import (
     EditedSource,
     Sources,
@@ -217,10 +218,13 @@ class IntervenedModel(nn.Module):
 
         Raises:
             FileNotFoundError: the folder holds no saved intervention.
-            ValueError: it is damaged, or was made for a model of another width or depth. One
-                made for a model of another name is loaded with a warning.
+            ValueError: it is damaged, holds NaN, or was made for a model of another width or
+                depth. One made for a model of another name, or of another revision where both are
+                known, is loaded with a warning.
         """
-        return cls(model, load_placements(folder, model))
+        placements = load_placements(folder, model)
+        with reading(Path(folder) / CONFIG, "placements"):
+            return cls(model, placements)
 
     def read_sources(
         self, batch: TokenizedBatch, sources: Sources | None

@@ -21,6 +21,7 @@ from reft_interp.interventions import Intervention, build_intervention
 from reft_interp.models import identify
 from reft_interp.positions import parse_positions
 from reft_interp.runtime.placement import SOURCE, Placement
+from reft_interp.runtime.saved_config import MODEL, check_fields, reading
 from reft_interp.sites import Site
 from reft_interp.whole_files import replacing
 
@@ -30,6 +31,9 @@ if TYPE_CHECKING:
 CONFIG = "config.json"
 TENSORS = "interventions.safetensors"
 _FORMAT = 1
+_FIELDS = {"model": (dict,), "interventions": (list,), "placements": (list,), "notes": (dict,)}
+_INTERVENTION = {"class": (str,), "arguments": (dict,)}
+_PLACEMENT = {"intervention": (int,), "site": (dict,), "positions": (str,)}
 
 
 def save_folder(
@@ -87,7 +91,7 @@ def check_same_placements(folder: str | Path, intervened: "IntervenedModel") -> 
             interventions or places (the first that differs is named).
     """
     folder = Path(folder)
-    config = _read_config(folder)
+    config = read_config(folder)
     check_model(config["model"], intervened.model, folder)
     given = json.loads(json.dumps(_placements_config(intervened)))
     for name, here in given.items():
@@ -106,8 +110,8 @@ def load_placements(folder: str | Path, model: TransformerBridge) -> list[Placem
 
     Raises:
         FileNotFoundError: the folder lacks one of the two files.
-        ValueError: the folder is of a newer format, is damaged, or was made for a model of
-            another depth or width.
+        ValueError: the folder is of a newer format, is damaged, holds NaN, or was made for a model
+            of another depth or width.
     """
     folder = Path(folder)
     for name in (CONFIG, TENSORS):
@@ -115,11 +119,12 @@ def load_placements(folder: str | Path, model: TransformerBridge) -> list[Placem
             raise FileNotFoundError(
                 f"{folder} holds no saved intervention: there is no {name} in it"
             )
-    config = _read_config(folder)
+    config = read_config(folder)
     check_model(config["model"], model, folder)
-    modules = nn.ModuleList(
-        build_intervention(entry["class"], entry["arguments"]) for entry in config["interventions"]
-    )
+    modules = nn.ModuleList()
+    for i, entry in enumerate(config["interventions"]):
+        with reading(folder / CONFIG, f"interventions[{i}]"):
+            modules.append(build_intervention(entry["class"], entry["arguments"]))
     tensors = read_tensors(folder)
     expected = {name: tuple(tensor.shape) for name, tensor in modules.state_dict().items()}
     found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
@@ -127,15 +132,15 @@ def load_placements(folder: str | Path, model: TransformerBridge) -> list[Placem
         wrong = sorted(set(expected.items()) ^ set(found.items()))
         raise ValueError(f"{folder / TENSORS} does not fit {CONFIG}: {wrong}")
     modules.load_state_dict(tensors, assign=True)
-    return [
-        Placement(
-            modules[entry["intervention"]],  # pyright: ignore[reportArgumentType]
-            Site(**entry["site"]),
-            parse_positions(entry["positions"]),
-            source=entry.get("source", SOURCE),
-        )
-        for entry in config["placements"]
-    ]
+    placements: list[Placement] = []
+    for i, entry in enumerate(config["placements"]):
+        with reading(folder / CONFIG, f"placements[{i}]"):
+            site = Site(**entry["site"])
+            site.check(model)
+            placed = cast("Intervention", modules[entry["intervention"]])
+            on, source = parse_positions(entry["positions"]), entry.get("source", SOURCE)
+            placements.append(Placement(placed, site, on, source=source))
+    return placements
 
 
 def write_tensors(tensors: Mapping[str, Tensor], file: Path) -> None:
@@ -154,18 +159,33 @@ def read_tensors(folder: str | Path) -> dict[str, Tensor]:
     """The saved tensors of the interventions.
 
     Raises:
-        ValueError: the file is damaged.
+        ValueError: the file is damaged, or a tensor holds NaN.
     """
-    path = Path(folder) / TENSORS
+    return read_numbers(Path(folder) / TENSORS)
+
+
+def read_numbers(path: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file.
+
+    Raises:
+        ValueError: the file is damaged, or a tensor holds NaN.
+    """
     try:
-        return load_file(str(path))
+        tensors = load_file(str(path))
     except SafetensorError as error:
         raise ValueError(f"{path} is damaged or no safetensors file: {error}") from error
+    for name, tensor in tensors.items():
+        if bad := int(tensor.isnan().sum()):
+            raise ValueError(
+                f"{path}: {bad} of the {tensor.numel()} numbers of {name!r} are NaN: what was "
+                "saved is the end of a training that broke down, or damaged"
+            )
+    return tensors
 
 
 def read_notes(folder: str | Path) -> dict[str, Any]:
     """The notes that were saved with an intervention."""
-    return _read_config(Path(folder))["notes"]
+    return read_config(Path(folder))["notes"]
 
 
 def read_model_name(folder: str | Path) -> str:
@@ -175,10 +195,15 @@ def read_model_name(folder: str | Path) -> str:
         FileNotFoundError: the folder holds no saved intervention.
         ValueError: it is damaged.
     """
-    return str(_read_config(Path(folder))["model"]["name"])
+    return str(read_config(Path(folder))["model"]["name"])
 
 
-def _read_config(folder: Path) -> dict[str, Any]:
+def read_config(folder: Path) -> dict[str, Any]:
+    """What `config.json` says of saved interventions.
+
+    Raises:
+        ValueError: the file is damaged, or of another format.
+    """
     path = folder / CONFIG
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
@@ -187,8 +212,18 @@ def _read_config(folder: Path) -> dict[str, Any]:
     if not isinstance(config, dict) or config.get("format") != _FORMAT:
         found = config.get("format") if isinstance(config, dict) else None
         raise ValueError(f"{path} has format {found!r}; this version reads {_FORMAT}")
-    if missing := {"model", "interventions", "placements", "notes"} - set(config):
-        raise ValueError(f"{path} is damaged: it lacks {', '.join(sorted(missing))}")
+    check_fields(path, config, _FIELDS)
+    check_fields(path, config["model"], MODEL, "model")
+    for name, fields in (("interventions", _INTERVENTION), ("placements", _PLACEMENT)):
+        for i, entry in enumerate(config[name]):
+            check_fields(path, entry, fields, f"{name}[{i}]")
+    count = len(config["interventions"])
+    for i, entry in enumerate(config["placements"]):
+        if not 0 <= entry["intervention"] < count:
+            raise ValueError(
+                f"{path} is damaged: placements[{i}] is of intervention {entry['intervention']}, "
+                f"and there are {count}, numbered from 0"
+            )
     return config
 
 
@@ -201,7 +236,8 @@ def check_model(saved: Mapping[str, Any], model: TransformerBridge, folder: Path
         folder: for the message.
 
     Raises:
-        ValueError: the models differ in depth or width. Another name or architecture is a warning.
+        ValueError: the models differ in depth or width. Another name or architecture is a warning,
+            and so is another revision of the same name, where both are known.
     """
     given = asdict(identify(model))
     for size in ("n_layers", "d_model"):
@@ -217,3 +253,11 @@ def check_model(saved: Mapping[str, Any], model: TransformerBridge, folder: Path
                 f"{given[fact]!r}",
                 stacklevel=4,
             )
+    known, here = saved.get("revision"), given["revision"]
+    if saved["name"] == given["name"] and known and here and known != here:
+        warn(
+            f"{folder} was made for {saved['name']} at revision {known}; this model is at revision "
+            f"{here}, whose weights may be others: load_model(..., revision={known!r}) loads the "
+            "one that it was made for",
+            stacklevel=4,
+        )

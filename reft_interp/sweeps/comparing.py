@@ -13,6 +13,7 @@ from reft_interp.sweeps.comparison_run import Budget, ComparisonRun
 from reft_interp.sweeps.named_methods import named_method
 from reft_interp.tasks.suites import Suite
 from reft_interp.training.finetuning import FinetuningMethod
+from reft_interp.training.processes import check_alone
 from reft_interp.training.prompting import Untouched
 
 
@@ -42,18 +43,25 @@ def compare(
             `ReFT(LoReFT(rank=8), layers=(8, 16), on="l4")`, `lora(16)`, `FewShot(4)`.
         budget: steps, rows a step, trials, seeds.
         folder: where everything is written as it is found: a comparison that was killed goes on
-            there, several processes share one, and methods that failed are run again. A finished
-            one is read back by the same call, which then trains nothing. By default a folder
-            that is temporary.
+            there, and methods that failed are run again. Several processes that are started by
+            themselves (not by torchrun) share one, each with methods of its own. A finished one is
+            read back by the same call, which then trains nothing. By default a folder that is
+            temporary.
         progress: show a progress bar.
 
     Raises:
         ValueError: an encoder, which generates nothing; an unknown name, two methods of one name, a
             suite without rows that are needed or with one that is too long for the model (a prompt
-            with its answer, or with the new tokens where positions are learned), or a folder that
-            holds another comparison.
+            with its answer, or with the new tokens where positions are learned), a folder that
+            holds another comparison, or processes that torchrun or `accelerate launch` started
+            together.
         TypeError: what is no suite, or a single method.
     """
+    check_alone(
+        "compare",
+        "start it with python alone, several times with the same folder= to share the methods "
+        "among processes, each on the device of its CUDA_VISIBLE_DEVICES",
+    )
     if not isinstance(suite, Suite):
         raise TypeError(
             f"suite must be a Suite, got {type(suite).__name__}: tasks.suites.labelled_suite(task) "

@@ -102,14 +102,15 @@ def train_cells(
         progress: show a progress bar.
 
     Returns:
-        For each cell its losses: step, epoch, loss. A cell whose loss or gradient is no number
-        stops there, with its weights of the step before, and a warning; the others go on.
+        For each cell its losses: step, epoch, loss. A cell whose loss, gradient or step is no
+        number stops there, with the last weights whose loss was one, and a warning that names the
+        cell by its place in `cells`; the others go on.
 
     Raises:
         ValueError: no cells, cells of several models, or two that share an intervention.
     """
     _check(cells)
-    runs = [_Run(cell) for cell in cells]
+    runs = [_Run(number, cell) for number, cell in enumerate(cells)]
     groups = groups_of(
         [_lowest(cell) for cell in cells], [cell.batch_size for cell in cells], rows_at_once
     )
@@ -137,9 +138,13 @@ def groups_of(
 class _Run:
     """The state of one cell's training."""
 
-    def __init__(self, cell: Cell):
+    def __init__(self, number: int, cell: Cell):
+        self.number = number
         self.cell = cell
         self.parameters = [p for p in cell.intervened.parameters() if p.requires_grad]
+        self._optimiser = AdamW(self.parameters, lr=cell.learning_rate, weight_decay=0.0)
+        self._schedule = _schedule(cell, self._optimiser)
+        self._good = self._copy()
         self.losses: list[float] = []
         self.evaluations: list[float] = []
         self.best: tuple[float, dict[str, Tensor]] | None = None
@@ -159,20 +164,37 @@ class _Run:
         size = self.cell.batch_size
         return _share(self.cell.intervened, self.cell.rows, self._order[step * size :][:size])
 
-    def clip_and_note(self, loss: Tensor) -> bool:
-        """Clip this cell's gradient; False where it or the loss is no number."""
+    def step(self, loss: Tensor) -> bool:
+        """Clip this cell's gradient and take a step; False where something is no number."""
         norm = clip_grad_norm_(self.parameters, self.cell.max_grad_norm or float("inf"))
         if not (torch.isfinite(norm) and torch.isfinite(loss)):
-            step = len(self.losses) + 1
-            warnings.warn(
-                f"a cell stopped at step {step}: its loss or gradient is no number "
-                f"(loss {float(loss)}). Try a learning rate below {self.cell.learning_rate}",
-                stacklevel=5,
-            )
-            self.stop()
+            self.fail(f"its loss or gradient is no number (loss {float(loss)})")
             return False
+        self._good = self._copy()
+        try:
+            self._optimiser.step()
+        except RuntimeError as error:  # a step size that float32 cannot hold
+            self.fail(f"its step is no number ({error})")
+            return False
+        self._schedule.step()
         self.losses.append(float(loss))
         return True
+
+    def fail(self, why: str) -> None:
+        """Stop, with the last weights whose loss was a number."""
+        with torch.no_grad():
+            for parameter, held in zip(self.parameters, self._good, strict=True):
+                parameter.copy_(held)
+        warnings.warn(
+            f"cell {self.number} ({', '.join(map(str, self.cell.intervened.placements))}) stopped "
+            f"at step {len(self.losses) + 1}: {why}. Try a learning rate below "
+            f"{self.cell.learning_rate}",
+            stacklevel=5,
+        )
+        self.stop()
+
+    def _copy(self) -> list[Tensor]:
+        return [parameter.detach().clone() for parameter in self.parameters]
 
     def stop(self) -> None:
         self.stopped = True
@@ -183,6 +205,13 @@ class _Run:
     def at_an_evaluation(self) -> bool:
         at_epoch_end = len(self.losses) % self.cell.steps_per_epoch == 0
         return self.cell.evaluation_rows is not None and at_epoch_end
+
+    def is_finite(self) -> bool:
+        """Whether the weights after a step are numbers; stops where they are not."""
+        if all(bool(torch.isfinite(parameter).all()) for parameter in self.parameters):
+            return True
+        self.fail("its weights are no numbers")
+        return False
 
     def evaluated(self, loss: float) -> None:
         self.evaluations.append(loss)
@@ -211,38 +240,54 @@ class _Run:
 
 
 def _train_together(runs: Sequence[_Run], bar: "tqdm[Any]") -> None:
-    optimiser = AdamW(
-        [{"params": run.parameters, "lr": run.cell.learning_rate} for run in runs],
-        weight_decay=0.0,
-    )
-    schedule = LambdaLR(optimiser, [_schedule(run) for run in runs])
     for run in runs:
         run.cell.intervened.train()
     try:
         while active := [run for run in runs if run.active]:
-            losses = _losses([run.next_share() for run in active])
-            optimiser.zero_grad()
+            bar.update(len(active))
+            active, losses = _with_directions(active, [run.next_share() for run in active])
+            if not active:
+                continue
+            for run in active:
+                run.cell.intervened.zero_grad()
             torch.stack(losses).sum().backward()
             moving = [
-                run for run, loss in zip(active, losses, strict=True)
-                if run.clip_and_note(loss.detach())
-            ]  # fmt: skip
-            optimiser.step()
-            schedule.step()
-            bar.update(len(active))
-            _evaluate([run for run in moving if run.at_an_evaluation])
+                run for run, loss in zip(active, losses, strict=True) if run.step(loss.detach())
+            ]
+            _evaluate([run for run in moving if run.at_an_evaluation and run.is_finite()])
     finally:
         for run in runs:
             run.finish()
 
 
-def _schedule(run: _Run) -> Any:
+def _with_directions(
+    runs: Sequence[_Run], shares: Sequence[Share]
+) -> tuple[list[_Run], list[Tensor]]:
+    """The losses of cells, and of which; one whose directions have become dependent or no numbers
+    has none, and stops."""
+    try:
+        return list(runs), _losses(shares)
+    except torch.linalg.LinAlgError as error:  # pyright: ignore[reportPrivateImportUsage]
+        told = error
+    whole: list[tuple[_Run, Share]] = []
+    for run, share in zip(runs, shares, strict=True):
+        try:
+            with torch.no_grad():
+                _losses([share])
+        except torch.linalg.LinAlgError:  # pyright: ignore[reportPrivateImportUsage]
+            run.fail("the trained directions are no longer independent or no numbers")
+        else:
+            whole.append((run, share))
+    if len(whole) == len(runs):
+        raise told
+    return [run for run, _ in whole], _losses([share for _, share in whole]) if whole else []
+
+
+def _schedule(cell: Cell, optimiser: AdamW) -> LambdaLR:
     """The factor of a cell's learning rate at each step, as transformers has it."""
-    cell = run.cell
-    own = AdamW(run.parameters, lr=cell.learning_rate)
     scheduler = get_scheduler(
         cell.lr_scheduler_type,
-        own,
+        optimiser,
         num_warmup_steps=cell.warmup_steps,
         num_training_steps=cell.steps,
     )
@@ -250,7 +295,7 @@ def _schedule(run: _Run) -> Any:
         raise ValueError(
             f"lr_scheduler_type must depend on the step alone, {cell.lr_scheduler_type!r} does not"
         )
-    return scheduler.lr_lambdas[0]
+    return scheduler
 
 
 def _evaluate(runs: Sequence[_Run]) -> None:

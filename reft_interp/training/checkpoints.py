@@ -93,9 +93,14 @@ def refuse_other_training(folder: str | Path, tensors: Sequence[str] = (TENSORS,
             )
 
 
-def last_whole(folder: str | Path) -> Path | None:
-    """The newest whole checkpoint, if there is one."""
-    return next((one for one in _checkpoints(folder) if _fault(one) is None), None)
+def last_whole(folder: str | Path, tensors: Sequence[str] = (TENSORS,)) -> Path | None:
+    """The newest whole checkpoint, if there is one.
+
+    Args:
+        folder: of checkpoints.
+        tensors: the files of weights that one has.
+    """
+    return next((one for one in _checkpoints(folder) if _fault(one, tensors) is None), None)
 
 
 def fingerprint(rows: PreparedRows | StreamedRows, args: TrainingArguments) -> dict[str, Any]:

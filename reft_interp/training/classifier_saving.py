@@ -11,14 +11,19 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformer_lens.model_bridge import TransformerBridge
 
 from reft_interp.models import identify
 from reft_interp.runtime import IntervenedModel
-from reft_interp.runtime.saving import TENSORS, check_model, read_tensors, write_tensors
+from reft_interp.runtime.saved_config import MODEL, check_fields, reading
+from reft_interp.runtime.saving import (
+    TENSORS,
+    check_model,
+    read_numbers,
+    read_tensors,
+    write_tensors,
+)
 from reft_interp.whole_files import replacing
 
 if TYPE_CHECKING:
@@ -29,6 +34,14 @@ HEAD = "head.safetensors"
 INTERVENTIONS = "interventions"
 _FORMAT = 1
 _KIND = "classifier"
+_FIELDS = {
+    "model": (dict,),
+    "classes": (int, type(None)),
+    "head": (dict,),
+    "max_length": (int, type(None)),
+    "interventions": (bool,),
+    "notes": (dict,),
+}
 
 
 def save_classifier(
@@ -77,12 +90,14 @@ def load_classifier(
     config = read_config(folder)
     check_model(config["model"], model, folder)
     placed = config["interventions"]
-    classifier = kind(
-        IntervenedModel.load(folder / INTERVENTIONS, model) if placed else model,
-        config["classes"],
-        head_dropout=config["head"]["dropout"],
-        max_length=config["max_length"],
-    )
+    of = IntervenedModel.load(folder / INTERVENTIONS, model) if placed else model
+    with reading(folder / CONFIG, "the head"):
+        classifier = kind(
+            of,
+            config["classes"],
+            head_dropout=config["head"]["dropout"],
+            max_length=config["max_length"],
+        )
     made = type(classifier.head).__name__
     if config["head"]["class"] != made:
         raise ValueError(
@@ -123,18 +138,15 @@ def read_config(folder: str | Path) -> dict[str, Any]:
         raise ValueError(
             f"{path} has format {config.get('format')!r}; this version reads {_FORMAT}"
         )
-    expected = {"model", "classes", "head", "max_length", "interventions", "notes"}
-    if missing := expected - set(config):
-        raise ValueError(f"{path} is damaged: it lacks {', '.join(sorted(missing))}")
+    check_fields(path, config, _FIELDS)
+    check_fields(path, config["model"], MODEL, "model")
+    check_fields(path, config["head"], {"class": (str,), "dropout": (int, float)}, "head")
     return config
 
 
 def _fill(head: nn.Module, folder: Path) -> None:
     path = folder / HEAD
-    try:
-        tensors = load_file(str(path))
-    except SafetensorError as error:
-        raise ValueError(f"{path} is damaged or no safetensors file: {error}") from error
+    tensors = read_numbers(path)
     if (expected := _shapes(head.state_dict())) != (found := _shapes(tensors)):
         wrong = sorted(set(expected.items()) ^ set(found.items()))
         raise ValueError(f"{path} does not fit {CONFIG}: {wrong}")

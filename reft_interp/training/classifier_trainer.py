@@ -14,15 +14,17 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, mse_loss
 from transformers import EvalPrediction, TrainerCallback, TrainingArguments
 
-from reft_interp.encoding import TokenizedBatch
+from reft_interp.encoding import IGNORED, TokenizedBatch
 from reft_interp.evaluation.metrics import Metric
 from reft_interp.positions import Positions
 from reft_interp.runtime.frozen import Region
 from reft_interp.training.checkpoints import FINGERPRINT
 from reft_interp.training.classifier import Classifier
+from reft_interp.training.classifier_saving import weight_files
 from reft_interp.training.collating import RowsDataset, collate_rows
 from reft_interp.training.folder_trainer import FolderTrainer
 from reft_interp.training.prepared_labels import PreparedLabels
+from reft_interp.training.processes import check_processes
 
 
 class Objective(nn.Module):
@@ -58,21 +60,22 @@ class Objective(nn.Module):
             num_items_in_batch: rows in all batches of one optimiser step; the loss is then the
                 sum over this batch divided by it.
         """
+        there = labels != IGNORED  # not so of what fills up a step of several processes
         if states is None:
             assert batch is not None  # PreparedLabels gives one of the two
             states = self.classifier.state(batch, positions, frozen)
         outputs = self.classifier.head(states)
         if self.classifier.classes is None:
-            total = mse_loss(outputs[:, 0], labels, reduction="sum")
+            total = mse_loss(outputs[there, 0], labels[there], reduction="sum")
         else:
-            total = cross_entropy(outputs, labels, reduction="sum")
+            total = cross_entropy(outputs, labels, reduction="sum", ignore_index=IGNORED)
         rows = len(labels) if num_items_in_batch is None else num_items_in_batch
         loss = total / rows
         intervened = self.classifier.intervened
         penalty = None if intervened is None else intervened.penalty()
         if penalty is not None:
             # Once for each optimiser step, over however many batches its loss is summed.
-            loss = loss + len(labels) / rows * penalty
+            loss = loss + there.sum() / rows * penalty
         return {"loss": loss, "logits": outputs}
 
     def anneal(self, progress: float) -> None:
@@ -111,18 +114,27 @@ class ClassifierTrainer(FolderTrainer):
             predicted = outputs[:, 0] if scores else outputs.argmax(1)
             return {"score": metric(predicted.tolist(), found.label_ids.tolist())}  # pyright: ignore[reportAttributeAccessIssue]
 
+        check_processes(objective.classifier.model, args)
         super().__init__(
             objective,
             args,
             collate_rows,
             RowsDataset(train_rows),
             None if development is None else RowsDataset(development),
+            bridge=objective.classifier.model,
+            holding="The head and the interventions hold"
+            if objective.classifier.intervened
+            else "The head holds",
+            tensors=weight_files(objective.classifier),
             anneal=objective.anneal,
             callbacks=callbacks,
             compute_metrics=computed,
         )
         self._classifier = objective.classifier
         self._fingerprint = dict(fingerprint)
+
+    def trained(self) -> Classifier:
+        return self._classifier
 
     def write(self, folder: str | Path) -> None:
         self._classifier.save(folder, {FINGERPRINT: self._fingerprint})

@@ -65,13 +65,16 @@ class RowsDataset(Dataset):
 class RowsOfBatch:
     """Which rows a batch holds, for whoever has to name them or to run them again."""
 
-    prepared: PreparedRows | StreamedBatch
+    prepared: Prepared | PreparedRows | StreamedBatch
     numbers: list[int]
 
 
 def collate_rows(items: Sequence[tuple[Prepared, int]]) -> dict[str, Any]:
-    """A batch of rows that were prepared together."""
-    return items[0][0].inputs([index for _, index in items])
+    """A batch of rows that were prepared together, and which they are under "rows"."""
+    prepared = items[0][0]
+    rows = [index for _, index in items if index != NO_ROW]
+    inputs = prepared.inputs(rows) if rows else _without_labels(prepared.inputs([0]))
+    return {**inputs, "rows": RowsOfBatch(prepared, rows)}
 
 
 def collate(
@@ -88,13 +91,17 @@ def collate(
     return {**inputs, "rows": RowsOfBatch(prepared, rows)}
 
 
-def _without_answers(inputs: dict[str, Any]) -> dict[str, Any]:
+def _without_labels(inputs: dict[str, Any]) -> dict[str, Any]:
     """A batch that runs, but whose loss is 0: all processes take all steps."""
-    labels = torch.full_like(inputs["labels"], IGNORED)
+    return {**inputs, "labels": torch.full_like(inputs["labels"], IGNORED)}
+
+
+def _without_answers(inputs: dict[str, Any]) -> dict[str, Any]:
+    """The same of rows with answers, which the batch holds too."""
+    inputs = _without_labels(inputs)
     choices = inputs["choices"]
     return {
         **inputs,
-        "batch": replace(inputs["batch"], labels=labels),
-        "labels": labels,
+        "batch": replace(inputs["batch"], labels=inputs["labels"]),
         "choices": None if choices is None else choices[:0],
     }

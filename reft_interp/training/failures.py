@@ -5,14 +5,17 @@ Both are told of with the rows of the step, and leave the last good weights in t
 
 from collections.abc import Callable
 from functools import partial
+from typing import cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import TrainingArguments
 
 from reft_interp.runtime import IntervenedModel
+from reft_interp.runtime.prepared import PreparedRows
 from reft_interp.training import memory
 from reft_interp.training.collating import RowsOfBatch
+from reft_interp.training.streaming import StreamedBatch
 
 # Of the free memory, what a step may take: batches of the same length do not take quite the same.
 _SAFE = 0.9
@@ -22,27 +25,35 @@ class TrainingStopped(ValueError):
     """A training that ended before its last step.
 
     Attributes:
-        intervened: the model, with the last good weights in place.
+        trained: what was trained, an `IntervenedModel` or a `Classifier` (of `compare`'s other
+            methods the adapted model), with the last good weights in place.
         step: the step that failed, counted from 1.
         rows: the numbers of the rows at fault.
     """
 
-    def __init__(self, message: str, intervened: IntervenedModel, step: int, rows: list[int]):
+    def __init__(self, message: str, trained: nn.Module, step: int, rows: list[int]):
         super().__init__(message)
-        self.intervened = intervened
+        self.trained = trained
         self.step = step
         self.rows = rows
+
+    @property
+    def intervened(self) -> IntervenedModel | None:
+        """The model with its interventions, of a classifier the one that it reads; None where
+        nothing was edited."""
+        found = getattr(self.trained, "intervened", self.trained)
+        return found if isinstance(found, IntervenedModel) else None
 
 
 class GoodWeights:
     """The weights at the last step whose loss was a number.
 
     Args:
-        intervened: what is trained.
+        module: what is trained. Its frozen parameters are left out.
     """
 
-    def __init__(self, intervened: IntervenedModel):
-        self._intervened = intervened
+    def __init__(self, module: nn.Module):
+        self._parameters = [p for p in module.parameters() if p.requires_grad]
         self._now = self._good = self._copy()
         self._step = self._good_step = 0
 
@@ -64,34 +75,32 @@ class GoodWeights:
     @torch.no_grad()
     def restore(self) -> None:
         """Put them back into the model."""
-        for parameter, held in zip(self._intervened.parameters(), self._good, strict=True):
+        for parameter, held in zip(self._parameters, self._good, strict=True):
             parameter.copy_(held)
 
     def _copy(self) -> list[Tensor]:
-        return [parameter.detach().clone() for parameter in self._intervened.parameters()]
+        return [parameter.detach().clone() for parameter in self._parameters]
 
 
 @torch.no_grad()
-def rows_without_number(
-    intervened: IntervenedModel, chosen: RowsOfBatch, runs: int = 0
-) -> list[int]:
+def rows_without_number(module: nn.Module, chosen: RowsOfBatch, runs: int = 0) -> list[int]:
     """The rows of a batch whose own loss is no number, or infinite, with the present weights.
 
     Args:
-        intervened: what is trained.
+        module: what is trained; called with the inputs of a batch it gives a `loss`.
         chosen: the rows of the batch.
         runs: how often the model runs at least, where other processes must run it with this one.
     """
     found = []
     for row in chosen.numbers:
         try:
-            loss = intervened(**chosen.prepared.inputs([row]))["loss"]
+            loss = module(**chosen.prepared.inputs([row]))["loss"]
         except torch.linalg.LinAlgError:  # pyright: ignore[reportPrivateImportUsage]
             return list(chosen.numbers)
         if not torch.isfinite(loss):
             found.append(row)
     for _ in range(len(chosen.numbers), runs):
-        intervened(**chosen.prepared.inputs([0]))
+        module(**chosen.prepared.inputs([0]))
     return found
 
 
@@ -109,15 +118,16 @@ def memory_advice(
         recompute: whether the step ran with gradient checkpointing.
     """
     parameters = [p for p in intervened.parameters() if p.requires_grad]
-    longest = max(chosen.numbers, key=lambda row: chosen.prepared.region_length([row]))
+    prepared = cast("PreparedRows | StreamedBatch", chosen.prepared)
+    longest = max(chosen.numbers, key=lambda row: prepared.region_length([row]))
 
     def step(rows: int) -> None:
-        inputs = chosen.prepared.inputs([longest] * rows)
+        inputs = prepared.inputs([longest] * rows)
         loss = intervened(**inputs, recompute=recompute)["loss"]
         # Not `backward`: other processes do not take part in this.
         torch.autograd.grad(loss, parameters, allow_unused=True)
 
-    tokens = f"of {chosen.prepared.region_length([longest])} tokens"
+    tokens = f"of {prepared.region_length([longest])} tokens"
     peaks: list[list[int]] = []
     for rows in (1, 2):
         try:

@@ -37,6 +37,7 @@ from reft_interp.training.folder_trainer import training_arguments
 from reft_interp.training.in_place import check_arguments
 from reft_interp.training.labelled_rows import classes_of, halve, labels_of
 from reft_interp.training.prepared_labels import PreparedLabels
+from reft_interp.training.processes import share_of
 from reft_interp.training.reft import place_reft
 
 
@@ -115,7 +116,9 @@ def fit_classifier(
         shared: one module for all sites, rather than one for each.
         epochs: passes over the rows.
         learning_rate: of AdamW, falling linearly to zero.
-        batch_size: rows a step.
+        batch_size: rows a step, over all processes: launched by torchrun or `accelerate launch`,
+            each takes its share, and the weights are those of one process; but with dropout
+            (an encoder's head has it by default) each draws its own, as another seed would.
         warmup_ratio: share of the steps in which the learning rate rises.
         weight_decay: of AdamW.
         head_dropout: of the head; see `Classifier`. That of an edit is `LoReFT(dropout=...)`.
@@ -137,6 +140,8 @@ def fit_classifier(
         ValueError: a site that the model lacks, a row without label, texts or tokens to edit,
             validation rows beside a suite, settings that no training can have, checkpoints of
             another training: all before the first step.
+        TrainingStopped: the loss became NaN or infinite. It names the rows; the classifier, its
+            `trained`, holds the last good weights.
     """
     check_arguments(epochs, arguments, learning_rate=learning_rate, batch_size=batch_size)
     for name, ratio in (("warmup_ratio", warmup_ratio), ("weight_decay", weight_decay)):
@@ -212,6 +217,9 @@ def fit_classifier(
         progress=progress,
         checkpoints=checkpoints,
     ) as of_trainer:
+        if "per_device_train_batch_size" not in arguments:
+            share = share_of(batch_size, of_trainer.world_size)
+            of_trainer.per_device_train_batch_size = share
         objective = Objective(classifier)
         here = {
             "interventions": _places(classifier),

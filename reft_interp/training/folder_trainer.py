@@ -14,13 +14,24 @@ from typing import Any
 
 import pandas as pd
 import torch
+from accelerate import PartialState
+from accelerate.utils import broadcast_object_list
 from torch import nn
-from torch.utils.data import Dataset
-from transformers import Trainer, TrainerCallback, TrainingArguments
+from torch.utils.data import Dataset, Sampler
+from transformer_lens.model_bridge import TransformerBridge
+from transformers import TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
+from reft_interp.runtime.saving import TENSORS
+from reft_interp.training.checkpoints import begin_anew, last_whole
+from reft_interp.training.processes import even_sampler
+from reft_interp.training.stopping_trainer import StoppingTrainer
 
-class FolderTrainer(Trainer):
+_TEMPORARY = "reft-interp-training-"
+"""How the name of a temporary folder for checkpoints begins."""
+
+
+class FolderTrainer(StoppingTrainer):
     """Trains a module that writes itself into a folder and reads itself from there.
 
     Args:
@@ -31,6 +42,9 @@ class FolderTrainer(Trainer):
         collator: makes a batch of items.
         train_rows: what is trained on.
         evaluation_rows: what is evaluated, where `args` asks for it.
+        bridge: the frozen model beside it.
+        holding: what holds the weights, in messages, as "The interventions hold".
+        tensors: the files of weights that a checkpoint has.
         anneal: told before each step which share of the training is done.
         callbacks: transformers' callbacks, for instance EarlyStoppingCallback.
         options: further options of transformers' Trainer.
@@ -44,21 +58,26 @@ class FolderTrainer(Trainer):
         train_rows: Dataset,
         evaluation_rows: Dataset | None = None,
         *,
+        bridge: TransformerBridge,
+        holding: str,
+        tensors: Sequence[str] = (TENSORS,),
         anneal: Callable[[float], None],
         callbacks: Sequence[TrainerCallback] = (),
         **options: Any,
     ):
         use_one_copy(args)
         super().__init__(
-            model=module,
+            module,
+            bridge,
+            holding,
             args=args,
             data_collator=collator,
             train_dataset=train_rows,
             eval_dataset=evaluation_rows,
-            callbacks=[*callbacks, _StopAtNaN()],
+            callbacks=list(callbacks),
             **options,
         )
-        self.model_accepts_loss_kwargs = True
+        self._tensors = tensors
         self.add_callback(_Anneal(anneal))
         self.remove_callback(PrinterCallback)
         if self.pop_callback(ProgressCallback) is not None:
@@ -71,6 +90,23 @@ class FolderTrainer(Trainer):
     def read(self, folder: str | Path) -> None:
         """Read back what `write` wrote."""
         raise NotImplementedError
+
+    def last_good_checkpoint(self) -> Path | None:
+        """The newest checkpoint that stays; one of this step is removed, as it holds the weights
+        that were just found to be ruined."""
+        if self.args.save_strategy == "no":
+            return None
+        if self.args.should_save:
+            begin_anew(self._checkpoint_folder())
+        last = last_whole(self._checkpoint_folder().parent, self._tensors)
+        return None if is_temporary(self.args) else last
+
+    def _checkpoint_folder(self) -> Path:
+        return Path(self.args.output_dir or ".") / f"checkpoint-{self.state.global_step}"
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Sampler | None:
+        order = super()._get_train_sampler(train_dataset)
+        return even_sampler(order, self.train_dataset, self.args, self._train_batch_size)  # pyright: ignore[reportArgumentType]
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
         if self.args.should_save:
@@ -120,6 +156,12 @@ class FolderTrainer(Trainer):
         )
 
 
+def is_temporary(args: TrainingArguments) -> bool:
+    """Whether the folder for checkpoints goes when the training ends."""
+    folder = Path(args.output_dir or ".")
+    return folder.parent == Path(tempfile.gettempdir()) and folder.name.startswith(_TEMPORARY)
+
+
 def use_one_copy(args: TrainingArguments) -> None:
     """Keep the Trainer from nn.DataParallel where one process sees several GPUs: what is trained
     lives where the model does, and copies of it would share no frozen model."""
@@ -145,7 +187,7 @@ def training_arguments(
         progress: show a progress bar.
         checkpoints: a folder for checkpoints, one an epoch.
     """
-    with tempfile.TemporaryDirectory() as temporary:
+    with tempfile.TemporaryDirectory(prefix=_TEMPORARY) as temporary:
         given: dict[str, Any] = {
             "output_dir": str(checkpoints or temporary),
             "disable_tqdm": not progress,
@@ -160,7 +202,13 @@ def training_arguments(
             "dataloader_pin_memory": False,
             "label_names": ["labels"],
         }
-        yield TrainingArguments(**(given | dict(arguments)))
+        made = TrainingArguments(**(given | dict(arguments)))
+        if is_temporary(made) and made.world_size > 1:
+            # One for all of them: the first writes checkpoints, and each reads the best.
+            made.output_dir = broadcast_object_list([made.output_dir])[0]
+        yield made
+        if made.world_size > 1:
+            PartialState().wait_for_everyone()  # it goes with the first that leaves
 
 
 class _Anneal(TrainerCallback):
@@ -180,15 +228,3 @@ class _Bar(ProgressCallback):
         if state.is_world_process_zero and self.training_bar is not None and logs:
             if "loss" in logs:
                 self.training_bar.set_postfix(loss=f"{float(logs['loss']):.3f}")
-
-
-class _StopAtNaN(TrainerCallback):
-    """Ends a training whose loss is no number, rather than going on with ruined weights."""
-
-    def on_log(self, args, state, control, logs=None, **kwargs):
-        loss = (logs or {}).get("loss")
-        if loss is not None and not torch.isfinite(torch.tensor(float(loss))):
-            raise ValueError(
-                f"the loss became {loss} at step {state.global_step}: "
-                f"try a learning rate below {args.learning_rate}"
-            )

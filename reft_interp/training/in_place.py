@@ -142,7 +142,7 @@ def train(
         for name in ("per_device_train_batch_size", "per_device_eval_batch_size"):
             if name not in arguments:
                 setattr(settings, name, share_of(batch_size, settings.world_size))
-        check_processes(intervened, settings)
+        check_processes(intervened.model, settings)
         start = newest_checkpoint(checkpoints, intervened) if resume and checkpoints else None
         trainer = InterventionTrainer(
             intervened,

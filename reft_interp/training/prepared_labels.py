@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from reft_interp.encoding import IGNORED
 from reft_interp.models.devices import device_of
 from reft_interp.runtime.batching import Rows
 from reft_interp.runtime.planning import Engine
@@ -29,7 +30,7 @@ class PreparedLabels:
 
     Raises:
         ValueError: a row that cannot be read, or has no token that is edited; not as many labels
-            as rows; a label that is no class of the classifier's.
+            as rows; a label that is no class of the classifier's, or a score of -100.
     """
 
     def __init__(
@@ -48,6 +49,11 @@ class PreparedLabels:
             raise ValueError(
                 f"labels must be below {classifier.classes}, the number of classes, got "
                 f"{max(labels)}"
+            )
+        if classifier.classes is None and IGNORED in labels:
+            raise ValueError(
+                f"labels: the score of row {list(labels).index(IGNORED)} is {IGNORED}, by which "
+                "training marks a row that has none: shift or scale the scores"
             )
         kind = torch.float32 if classifier.classes is None else torch.long
         self.labels = torch.tensor(labels, dtype=kind, device=device_of(classifier.model))

@@ -15,9 +15,8 @@ from transformer_lens.model_bridge import TransformerBridge
 from transformers import TrainingArguments
 
 from reft_interp.models.devices import device_of
-from reft_interp.models.sharding import sharded_parameters
+from reft_interp.models.sharding import launched_processes, sharded_parameters
 from reft_interp.models.spreading import is_spread
-from reft_interp.runtime import IntervenedModel
 from reft_interp.training.collating import NO_ROW, RowsDataset
 
 
@@ -74,6 +73,23 @@ def share_of(batch_size: int, processes: int) -> int:
     return batch_size // processes
 
 
+def check_alone(what: str, instead: str) -> None:
+    """Raise where processes were launched together for what one does by itself.
+
+    Args:
+        what: does not share its steps.
+        instead: what to do.
+
+    Raises:
+        ValueError: there are several.
+    """
+    if (count := launched_processes()) > 1:
+        raise ValueError(
+            f"{what} runs in one process, and torchrun or `accelerate launch` started {count} "
+            f"together (WORLD_SIZE): {instead}"
+        )
+
+
 def check_devices(model: TransformerBridge) -> str:
     """The device that a model is on, or this process' share of it; of one that is spread over
     several, the first, where interventions are trained.
@@ -94,7 +110,7 @@ def check_devices(model: TransformerBridge) -> str:
     return _names([device_of(model)])[0]
 
 
-def check_processes(intervened: IntervenedModel, args: TrainingArguments) -> None:
+def check_processes(model: TransformerBridge, args: TrainingArguments) -> None:
     """Raise where the model or the launch is of a kind that interventions cannot train in.
 
     Raises:
@@ -104,12 +120,12 @@ def check_processes(intervened: IntervenedModel, args: TrainingArguments) -> Non
     """
     if args.fsdp or args.deepspeed:
         raise ValueError(_cut_up("fsdp" if args.fsdp else "deepspeed"))
-    if args.world_size > 1 and is_spread(intervened.model):
+    if args.world_size > 1 and is_spread(model):
         raise ValueError(
             f"the model is spread over several devices (device_map), and {args.world_size} "
             "processes train on it: launch one, or load with sharded=True"
         )
-    device, trained_on = check_devices(intervened.model), _names([args.device])[0]
+    device, trained_on = check_devices(model), _names([args.device])[0]
     if device != trained_on:
         raise ValueError(
             f"the model is on {device}, but this process trains on {trained_on}: load it "

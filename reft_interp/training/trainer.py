@@ -7,10 +7,9 @@ Below: `folder_trainer`.
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
-from accelerate.utils import gather_object
 from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.utils.data import Sampler, SequentialSampler
@@ -23,12 +22,7 @@ from reft_interp.runtime.prepared import PreparedRows
 from reft_interp.runtime.saving import read_tensors
 from reft_interp.training.checkpoints import FINGERPRINT, begin_anew, fingerprint, last_whole
 from reft_interp.training.collating import RowsDataset, RowsOfBatch, check_trainable, collate
-from reft_interp.training.failures import (
-    GoodWeights,
-    TrainingStopped,
-    memory_advice,
-    rows_without_number,
-)
+from reft_interp.training.failures import memory_advice
 from reft_interp.training.folder_trainer import FolderTrainer
 from reft_interp.training.processes import check_processes, even_sampler
 from reft_interp.training.streaming import StreamedRows, check_stream
@@ -59,7 +53,7 @@ class InterventionTrainer(FolderTrainer):
         callbacks: Sequence[TrainerCallback] = (),
     ):
         check_trainable(intervened)
-        check_processes(intervened, args)
+        check_processes(intervened.model, args)
         if isinstance(train_rows, StreamedRows):
             check_stream(args)
         recompute = _recompute(args, train_rows.plan)
@@ -69,9 +63,12 @@ class InterventionTrainer(FolderTrainer):
             collate,
             train_rows if isinstance(train_rows, StreamedRows) else RowsDataset(train_rows),
             None if evaluation_rows is None else RowsDataset(evaluation_rows),
+            bridge=intervened.model,
+            holding="The interventions hold",
             anneal=intervened.anneal,
             callbacks=callbacks,
         )
+        self._intervened = intervened
         if self.accelerator.mixed_precision != "no":
             raise ValueError(
                 f"{self.accelerator.mixed_precision}: mixed precision would compute the "
@@ -80,7 +77,6 @@ class InterventionTrainer(FolderTrainer):
             )
         self.fingerprint = fingerprint(train_rows, args)
         self._recompute = recompute
-        self._good = GoodWeights(intervened)
 
     def training_step(
         self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None
@@ -91,32 +87,22 @@ class InterventionTrainer(FolderTrainer):
             TrainingStopped: the loss is no number; the rows at fault are named.
             torch.OutOfMemoryError: with the number of rows that would fit.
         """
-        self._good.begin(self.state.global_step)
         chosen: RowsOfBatch = inputs["rows"]
         try:
-            loss = super().training_step(model, inputs, num_items_in_batch)
+            return super().training_step(model, inputs, num_items_in_batch)
         except torch.OutOfMemoryError as error:
-            if self.args.auto_find_batch_size or is_sharded(self._intervened().model):
+            if self.args.auto_find_batch_size or is_sharded(self._bridge):
                 raise  # the other processes do not run what advice would have to try
             inputs.clear()
-            advice = memory_advice(self._intervened(), chosen, self.args, recompute=self._recompute)
+            advice = memory_advice(self._intervened, chosen, self.args, recompute=self._recompute)
             raise torch.OutOfMemoryError(
                 f"no memory for a step of {len(chosen.numbers)} rows: {advice}. ({error})"
             ) from None
-        except torch.linalg.LinAlgError as error:  # pyright: ignore[reportPrivateImportUsage]
-            raise self._stopped(
-                "the trained directions are no longer independent or no numbers", chosen.numbers
-            ) from error
-        losses = self._of_all_processes(loss)
-        if not torch.isfinite(losses).all():
-            self._stop(float(losses[~torch.isfinite(losses)].flatten()[0]), chosen)
-        return loss
 
     def compute_loss(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any):
-        """The Trainer's, of a batch without its row numbers."""
-        inputs = {name: value for name, value in inputs.items() if name != "rows"}
+        """The Trainer's, with blocks that run again in the backward pass where that was asked."""
         if self._recompute and model.training:
-            inputs["recompute"] = True
+            inputs = {**inputs, "recompute": True}
         return super().compute_loss(model, inputs, *args, **kwargs)
 
     def prediction_step(self, *args: Any, **kwargs: Any):
@@ -124,57 +110,11 @@ class InterventionTrainer(FolderTrainer):
         loss, logits, labels = super().prediction_step(*args, **kwargs)
         return None if loss is None else self._of_all_processes(loss).mean(), logits, labels
 
-    def _of_all_processes(self, loss: Tensor) -> Tensor:
-        return cast("Tensor", self.accelerator.gather(loss))
-
-    def _get_train_sampler(self, train_dataset: Any = None) -> Sampler | None:
-        order = super()._get_train_sampler(train_dataset)
-        return even_sampler(order, self.train_dataset, self.args, self._train_batch_size)  # pyright: ignore[reportArgumentType]
-
     def _get_eval_sampler(self, eval_dataset: Any) -> Sampler | None:
         if self.args.world_size > 1:
             order = SequentialSampler(eval_dataset)
             return even_sampler(order, eval_dataset, self.args, self.args.eval_batch_size)
         return super()._get_eval_sampler(eval_dataset)
-
-    def _stop(self, loss: float, chosen: RowsOfBatch) -> None:
-        """End a training whose loss is no number, in all processes."""
-        every = gather_object(list(chosen.numbers))
-        sharded = is_sharded(self._intervened().model)
-        runs = max(gather_object([len(chosen.numbers)])) if sharded else 0
-        bad = gather_object(rows_without_number(self._intervened(), chosen, runs))
-        if 0 < len(bad) < len(every):
-            raise TrainingStopped(
-                f"the loss became {loss} at step {self.state.global_step + 1}, in row(s) "
-                f"{_numbers(bad)} of the batch of rows {_numbers(every)}; the others give numbers, "
-                "so look at what is in these rows. The interventions hold the weights before it",
-                self._intervened(),
-                self.state.global_step + 1,
-                bad,
-            )
-        raise self._stopped(f"the loss became {loss}", every)
-
-    def _stopped(self, what: str, rows: list[int]) -> TrainingStopped:
-        """Go back to the weights at which the loss was a number."""
-        self._good.restore()
-        step, kept = self.state.global_step, ""
-        if self.args.save_strategy != "no":
-            # A checkpoint of this step holds the weights that were just found to be ruined.
-            if self.args.should_save:
-                begin_anew(self._checkpoint_folder())
-            last = last_whole(self._checkpoint_folder().parent)
-            kept = f"; the last good checkpoint is {last}" if last else ""
-        return TrainingStopped(
-            f"{what} at step {step + 1}: try a learning rate below {self.args.learning_rate}. (In "
-            f"the batch of rows {_numbers(rows)}. The interventions hold the weights of step "
-            f"{self._good.step} again{kept}.)",
-            self._intervened(),
-            step + 1,
-            rows,
-        )
-
-    def _checkpoint_folder(self) -> Path:
-        return Path(self.args.output_dir or ".") / f"checkpoint-{self.state.global_step}"
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         folder = self._checkpoint_folder()
@@ -196,16 +136,10 @@ class InterventionTrainer(FolderTrainer):
             raise OSError(*(() if number is None else (number,)), message) from error
 
     def write(self, folder: str | Path) -> None:
-        self._intervened().save(folder, {FINGERPRINT: self.fingerprint})
+        self._intervened.save(folder, {FINGERPRINT: self.fingerprint})
 
     def read(self, folder: str | Path) -> None:
-        self._intervened().interventions.load_state_dict(read_tensors(folder))
-
-    def _intervened(self) -> IntervenedModel:
-        model = self.accelerator.unwrap_model(self.model)
-        if not isinstance(model, IntervenedModel):
-            raise AssertionError("the Trainer trains an IntervenedModel")
-        return model
+        self._intervened.interventions.load_state_dict(read_tensors(folder))
 
 
 def _recompute(args: TrainingArguments, plan: Plan) -> bool:
@@ -225,7 +159,3 @@ def _recompute(args: TrainingArguments, plan: Plan) -> bool:
             "backward pass would append its own to them a second time"
         )
     return asked
-
-
-def _numbers(rows: Sequence[int]) -> str:
-    return ", ".join(map(str, rows))

@@ -18,6 +18,7 @@ from reft_interp.runtime import IntervenedModel, Placement
 from reft_interp.runtime.batching import encode
 from reft_interp.sites import Site
 from reft_interp.subspace import Subspace
+from reft_interp.training import TrainingStopped
 from reft_interp.training.finetuning import Schedule
 from reft_interp.training.prompting import Prompted
 from reft_interp.training.reft_method import ReFT
@@ -235,8 +236,28 @@ def test_a_loss_that_is_no_number_ends_the_training(tiny):
     model = copy.deepcopy(tiny("llama"))
     with torch.no_grad():
         model.ln_final.weight.fill_(torch.nan)
-    with pytest.raises(ValueError, match="the loss became no number: try a learning rate below"):
+    told = "the loss became nan at step 1: try a learning rate below 0.001. .*batch of rows"
+    with pytest.raises(TrainingStopped, match=told) as caught:
         lora(2).fit(model, ROWS, Schedule(2, 4, learning_rate=1e-3))
+    assert sorted(caught.value.rows) == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("method", [lora(2), BitFit()])
+def test_a_row_without_a_number_is_named(make_tiny, method):
+    model = make_tiny("gpt_neox")
+    token = model.tokenizer("Paris")["input_ids"][-1]
+    with torch.no_grad():
+        model.embed.weight[token] = torch.nan
+    rows = [*ROWS, {"prompt": "No", "answer": " door"}]
+    with pytest.raises(TrainingStopped, match=r"loss became nan at .* in row\(s\) 3 of") as caught:
+        method.fit(model, rows, Schedule(5, 2, learning_rate=1e-3))
+    assert caught.value.rows == [3]
+
+
+def test_a_method_trains_in_one_process(tiny, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ValueError, match=r"LoRA runs in one process, .* started 2 together"):
+        lora(2).fit(tiny("llama"), ROWS, Schedule(1))
 
 
 def test_a_row_that_is_too_long_is_named_by_its_place_in_the_data(tiny):

@@ -210,11 +210,11 @@ def test_an_untrained_copy_is_spread_alike(llamas, monkeypatch):
 
 def test_several_processes_do_not_train_on_one_that_is_spread(llamas, tmp_path, monkeypatch):
     settings = TrainingArguments(str(tmp_path), use_cpu=True)
-    check_processes(placed(llamas[1]), settings)
+    check_processes(llamas[1], settings)
     monkeypatch.setattr(TrainingArguments, "world_size", 2)
     with pytest.raises(ValueError, match=r"several devices \(device_map\), and 2 processes"):
-        check_processes(placed(llamas[1]), settings)
-    check_processes(placed(llamas[0]), settings)
+        check_processes(llamas[1], settings)
+    check_processes(llamas[0], settings)
 
 
 @pytest.fixture(scope="module")

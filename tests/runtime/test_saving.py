@@ -1,9 +1,13 @@
 """Folders: what is read is what was written, and what is damaged says so."""
 
+import copy
 import json
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -34,6 +38,7 @@ from reft_interp.interventions import (
     VectorAddition,
     ZeroAblation,
 )
+from reft_interp.models import wrap_model
 from reft_interp.runtime import IntervenedModel, Placement
 from reft_interp.runtime.saving import CONFIG, TENSORS, read_notes
 from reft_interp.sites import Site
@@ -265,6 +270,109 @@ def test_a_damaged_config_is_refused_by_name(tiny, tmp_path, text, message):
     (tmp_path / CONFIG).write_text(text)
     with pytest.raises(ValueError, match=message):
         IntervenedModel.load(tmp_path, tiny("llama"))
+
+
+def paths(held: Any, here: tuple[str | int, ...] = ()) -> Iterator[tuple[str | int, ...]]:
+    """Where everything in a configuration is, from outside to inside."""
+    inside = held.items() if isinstance(held, dict) else enumerate(held)
+    for name, value in inside:
+        yield (*here, name)
+        if isinstance(value, dict | list):
+            yield from paths(value, (*here, name))
+
+
+# Nothing is read of these, a model's name and revision only tell it apart, what an intervention
+# leaves out has a default, and any text is a position's span.
+HARMLESS = {
+    ("reft_interp",): "all",
+    ("notes", "why"): "all",
+    ("model", "revision"): "all",
+    ("model", "dtype"): "all",
+    ("model", "name"): ["zzz"],
+    ("model", "architecture"): ["zzz"],
+    ("interventions", 0, "arguments", "activation"): ["nothing"],
+    ("interventions", 0, "arguments", "dropout"): ["nothing"],
+    ("interventions", 0, "arguments", "dtype"): ["nothing"],
+    ("placements", 0, "positions"): ["zzz"],
+}
+
+
+@pytest.mark.filterwarnings("ignore:.*was made for a model with")
+@pytest.mark.parametrize("value", ["nothing", None, "zzz", -1, [1]], ids=repr)
+def test_a_config_that_is_wrong_anywhere_is_refused_by_its_file(tiny, tmp_path, value):
+    placed = Placement(LoReFT(2, width=16), Site("z", 1, heads=(0, 1)), "f1+l1")
+    IntervenedModel(tiny("llama"), placed).save(tmp_path, {"why": "a test"})
+    whole = saved_config(tmp_path)
+    for path in paths(whole):
+        config = copy.deepcopy(whole)
+        *outside, last = path
+        part: Any = config
+        for name in outside:
+            part = part[name]
+        if value == "nothing":
+            del part[last]
+        else:
+            part[last] = value
+        (tmp_path / CONFIG).write_text(json.dumps(config), encoding="utf-8")
+        harmless = HARMLESS.get(path, [])
+        if harmless == "all" or value in harmless:
+            IntervenedModel.load(tmp_path, tiny("llama"))
+            continue
+        with pytest.raises(ValueError) as told:
+            IntervenedModel.load(tmp_path, tiny("llama"))
+        assert str(tmp_path) in str(told.value), path
+        assert type(told.value) is ValueError, path
+
+
+@pytest.mark.parametrize(
+    ("part", "value", "message"),
+    [
+        ("interventions", [{"arguments": {}}], r"interventions\[0\] lacks class"),
+        ("interventions", None, "'interventions' must be a list, got None"),
+        (
+            "interventions",
+            [{"class": "LoReFT", "arguments": {"rank": 2, "dtype": "zzz"}}],
+            r"interventions\[0\]: dtype must be one of torch's, got 'zzz'",
+        ),
+        ("placements", [{"intervention": 0, "positions": "l1"}], r"placements\[0\] lacks site"),
+        (
+            "placements",
+            [{"intervention": 1, "site": {}, "positions": "l1"}],
+            r"placements\[0\] is of intervention 1, and there are 1",
+        ),
+    ],
+)
+def test_what_is_wrong_with_a_config_is_said(tiny, tmp_path, part, value, message):
+    loreft(tiny("llama")).save(tmp_path)
+    change_config(tmp_path, **{part: value})
+    with pytest.raises(ValueError, match=rf"config\.json .*{message}"):
+        IntervenedModel.load(tmp_path, tiny("llama"))
+
+
+def test_weights_that_are_no_numbers_are_refused_by_name(tiny, tmp_path):
+    intervened = loreft(tiny("llama"))
+    with torch.no_grad():
+        intervened.interventions[0].get_parameter("value.bias")[1] = torch.nan
+    intervened.save(tmp_path)
+    told = r"interventions.safetensors: 1 of the 2 numbers of '0.value.bias' are NaN"
+    with pytest.raises(ValueError, match=told):
+        IntervenedModel.load(tmp_path, tiny("llama"))
+
+
+@pytest.mark.parametrize(
+    ("saved", "here", "warns"),
+    [("aaa", "bbb", True), ("aaa", "aaa", False), (None, "bbb", False), ("aaa", None, False)],
+)
+def test_another_revision_of_the_model_is_loaded_with_a_warning(
+    tiny_parts, tmp_path, saved, here, warns
+):
+    def model(revision):
+        return wrap_model(*tiny_parts("llama"), name="org/tiny", revision=revision)
+
+    loreft(model(saved)).save(tmp_path)
+    told = "made for org/tiny at revision aaa; this model is at revision bbb"
+    with pytest.warns(UserWarning, match=told) if warns else nullcontext():
+        IntervenedModel.load(tmp_path, model(here))
 
 
 def test_an_unknown_intervention_is_refused_by_name(tiny, tmp_path):

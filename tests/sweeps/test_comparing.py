@@ -414,6 +414,14 @@ def test_what_is_no_suite_and_what_is_misspelt_is_told_what_was_meant(tiny):
         compare(tiny("llama"), suite(), ["Lora"])
 
 
+def test_processes_that_were_launched_together_are_refused(tiny, tmp_path, monkeypatch):
+    FITTED.clear()
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ValueError, match=r"compare runs in one process, .* 2 together .*folder="):
+        compare(tiny("llama"), suite(), [Planted()], folder=tmp_path, progress=False)
+    assert not FITTED and not list(tmp_path.iterdir())
+
+
 def test_a_recipe_of_ones_own_is_followed_to_the_letter(tiny, tmp_path):
     model, paper = tiny("llama"), paper_recipe("glue/sst2")
     mine = replace(

@@ -17,7 +17,7 @@ from reft_interp.runtime import IntervenedModel, Placement
 from reft_interp.runtime.prepared import PreparedRows
 from reft_interp.sites import Site
 from reft_interp.subspace import Subspace
-from reft_interp.training import train
+from reft_interp.training import ClassifierResult, fit_classifier, train
 
 WORDS = ["key", "keys", "door", "doors", "film", "films", "car"]
 # 21 rows in steps of 8: the last step has 5, and with steps of 4 a single one. Answers of
@@ -40,6 +40,16 @@ CASES = {
     "a process without rows": {"batch_size": 4},
     "accumulated": {"batch_size": 4, "gradient_accumulation_steps": 2},
     "full run": {"batch_size": 8, "engine": "full"},
+}
+
+
+LABELLED = [row | {"label": int(row["answer"] == " is")} for row in ROWS]
+SCORED = [row | {"label": float(len(row["prompt"]))} for row in ROWS]
+# Each with steps in which a process has no row.
+CLASSIFIERS = {
+    "classes": {"rows": LABELLED},
+    "scores, the best of which is taken": {"rows": SCORED, "validation": SCORED[:9]},
+    "the head alone": {"rows": LABELLED, "edited": False},
 }
 
 
@@ -87,6 +97,24 @@ def trained(bridge, rows=ROWS, **options) -> tuple[IntervenedModel, list[float]]
     return intervened, losses["loss"].tolist()
 
 
+def classified(bridge, rows, *, edited: bool = True, **options) -> ClassifierResult:
+    """One training of a head; the same in one process and in two."""
+    given = {"epochs": 2, "batch_size": 4, "learning_rate": 1e-2, "progress": False} | options
+    if not edited:
+        return fit_classifier(bridge, rows, None, **given)
+    return fit_classifier(bridge, rows, LoReFT(2), Site("resid_post", 1), "l1", **given)
+
+
+def of_classifier(found: ClassifierResult) -> dict[str, Any]:
+    return {
+        "weights": torch.cat(
+            [p.detach().flatten() for p in found.classifier.parameters()]
+        ).tolist(),
+        "losses": found.losses["loss"].tolist(),
+        "scores": found.epochs["score"].tolist(),
+    }
+
+
 def evaluations(folder: Path) -> list[float]:
     """The evaluation losses that the last checkpoint tells of."""
     state = json.loads((folder / "checkpoint-9" / "trainer_state.json").read_text())
@@ -102,6 +130,8 @@ def main(folder: Path) -> None:
     for name, options in CASES.items():
         intervened, losses = trained(bridge, **options)
         found[name] = {"weights": weights(intervened), "losses": losses}
+    for name, options in CLASSIFIERS.items():
+        found[name] = of_classifier(classified(bridge, **options))
     rank = torch.distributed.get_rank()
     try:
         trained(bridge, batch_size=7)
@@ -130,6 +160,10 @@ def main(folder: Path) -> None:
         trained(bridge, BROKEN, batch_size=8, engine="full", epochs=1)
     except ValueError as error:
         found["broken"] = str(error)
+    try:
+        classified(bridge, [row | {"label": i % 2} for i, row in enumerate(BROKEN)], batch_size=8)
+    except ValueError as error:
+        found["broken classifier"] = str(error)
     found["sharded"] = sharded(folder / "tiny", rank)
     (folder / f"{rank}.json").write_text(json.dumps(found), encoding="utf-8")
 

@@ -14,7 +14,7 @@ from reft_interp.runtime.planning import Engine
 from reft_interp.runtime.prepared import PreparedRows
 from reft_interp.sites import Site
 from reft_interp.subspace import Subspace
-from reft_interp.training import TrainingStopped, failures, train
+from reft_interp.training import Classifier, TrainingStopped, failures, fit_classifier, train
 
 ROWS = [
     {"prompt": f"The {word} near the {other}", "answer": " are" if word.endswith("s") else " is"}
@@ -96,6 +96,36 @@ def test_weights_that_run_away_are_taken_back(tiny, tmp_path):
     resumed = fit(placed(tiny("llama"), DiReFT), epochs=3, checkpoints=tmp_path, resume=True)
     assert resumed.isfinite().all()
     assert torch.equal(resumed, fit(placed(tiny("llama"), DiReFT), epochs=3))
+
+
+def classified(model, rows=ROWS, kind: Callable[..., Intervention] = LoReFT, **options: Any):
+    labelled = [row | {"label": int(row["answer"] == " is")} for row in rows]
+    settings = {"learning_rate": 1e-2, "batch_size": 4, "progress": False} | options
+    return fit_classifier(model, labelled, kind(2), Site("resid_post", 0), "l1", **settings)
+
+
+def test_a_classifier_keeps_the_weights_before_a_row_without_a_number(without_tokyo):
+    options = {"lr_scheduler_type": "constant", "seed": 0}
+    with pytest.raises(
+        TrainingStopped, match=r"in row\(s\) 9 of .* The head and the int"
+    ) as caught:
+        classified(without_tokyo, BROKEN, epochs=2, **options)
+    stopped = caught.value
+    assert stopped.rows == [9] and stopped.step > 1
+    before = classified(without_tokyo, BROKEN, max_steps=stopped.step - 1, **options).classifier
+    assert isinstance(stopped.trained, Classifier)
+    assert stopped.intervened is stopped.trained.intervened
+    for name, held in before.state_dict().items():
+        assert torch.equal(stopped.trained.state_dict()[name], held)
+
+
+def test_a_classifier_whose_weights_run_away_goes_back(tiny):
+    labelled = [row | {"label": i % 2} for i, row in enumerate(ROWS)]
+    with pytest.raises(TrainingStopped, match=r"nan at step \d+: try .* weights of step") as caught:
+        classified(tiny("llama"), kind=DiReFT, learning_rate=1e38, validation=labelled)
+    # The folder for checkpoints was a temporary one.
+    assert "checkpoint" not in str(caught.value)
+    assert all(p.isfinite().all() for p in caught.value.trained.parameters())
 
 
 @pytest.fixture

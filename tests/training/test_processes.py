@@ -10,11 +10,14 @@ import pytest
 import torch
 from in_two_processes import (
     CASES,
+    CLASSIFIERS,
     ROWS,
     SHARDED_CASES,
     TOKENS,
+    classified,
     evaluations,
     model,
+    of_classifier,
     saved_options,
     trained,
     weights,
@@ -70,6 +73,18 @@ def test_two_processes_end_where_one_does(both, case):
 
 
 @needs_gloo
+@pytest.mark.parametrize("case", CLASSIFIERS)
+def test_a_classifier_of_two_processes_is_that_of_one(both, case):
+    _, found = both
+    alone = of_classifier(classified(model(), **CLASSIFIERS[case]))
+    assert len(alone["losses"]) == 12  # of 21 rows, 4 a step
+    for of_process in found:
+        assert of_process[case]["losses"] == pytest.approx(alone["losses"], rel=1e-4)
+        assert of_process[case]["scores"] == pytest.approx(alone["scores"], abs=1e-4)
+        assert of_process[case]["weights"] == pytest.approx(alone["weights"], abs=1e-5)
+
+
+@needs_gloo
 def test_what_is_compared_differs_where_the_steps_do():
     """Other steps end elsewhere by far more than what is allowed above."""
     one, _ = trained(model(), batch_size=8)
@@ -113,6 +128,8 @@ def test_a_row_without_a_number_ends_both_processes(both):
     _, found = both
     assert found[0]["broken"] == found[1]["broken"]
     assert "the loss became nan at step 1, in row(s) 5 of the batch" in found[0]["broken"]
+    assert found[0]["broken classifier"] == found[1]["broken classifier"]
+    assert "nan at step 1, in row(s) 5 of the batch" in found[0]["broken classifier"]
 
 
 @needs_gloo
@@ -178,10 +195,10 @@ def placed(bridge) -> IntervenedModel:
 @pytest.mark.parametrize("option", ["fsdp", "deepspeed"])
 def test_what_would_cut_up_the_frozen_model_is_refused(tiny, tmp_path, option):
     settings = TrainingArguments(str(tmp_path), use_cpu=True)
-    check_processes(placed(tiny("llama")), settings)
+    check_processes(tiny("llama"), settings)
     setattr(settings, option, "full_shard")
     with pytest.raises(ValueError, match=f"{option}: the base model is frozen"):
-        check_processes(placed(tiny("llama")), settings)
+        check_processes(tiny("llama"), settings)
 
 
 def test_weights_on_devices_that_nothing_moves_between_are_refused(make_tiny):
@@ -198,7 +215,7 @@ def test_a_model_elsewhere_than_the_training_is_refused(tiny, tmp_path, monkeypa
     settings = TrainingArguments(str(tmp_path), use_cpu=True)
     monkeypatch.setattr(TrainingArguments, "device", torch.device("cuda", 1))
     with pytest.raises(ValueError, match="model is on cpu, but this process trains on cuda:1"):
-        check_processes(placed(tiny("llama")), settings)
+        check_processes(tiny("llama"), settings)
 
 
 def test_processes_on_a_machine_share_its_gpus_and_its_memory(tiny, monkeypatch):

@@ -10,7 +10,7 @@ from torch import nn
 from torch.testing import assert_close
 from transformers import EarlyStoppingCallback
 
-from reft_interp.interventions import DistributedInterchange, LoReFT, VectorAddition
+from reft_interp.interventions import DiReFT, DistributedInterchange, LoReFT, VectorAddition
 from reft_interp.runtime import IntervenedModel, Placement
 from reft_interp.runtime.prepared import PreparedRows, prepare_each
 from reft_interp.sites import Site
@@ -151,16 +151,46 @@ def test_early_stopping_is_each_cells_own(tiny, tmp_path):
     assert_close(weights(stopping), weights(alone), atol=1e-4, rtol=0)
 
 
-def test_a_cell_that_diverges_leaves_the_others_alone(tiny):
+@pytest.mark.parametrize(
+    ("part", "said"),
+    [
+        ("value.bias", r"its loss or gradient is no number \(loss nan\)"),
+        ("rows.matrix", "the trained directions are no longer independent or no numbers"),
+    ],
+)
+def test_a_cell_that_diverges_leaves_the_others_alone(tiny, part, said):
     model = tiny("llama")
     broken, whole, alone = learned(model), learned(model, seed=1), learned(model, seed=1)
-    nn.init.constant_(broken.interventions[0].get_parameter("value.bias"), float("nan"))
+    nn.init.constant_(broken.interventions[0].get_parameter(part), float("nan"))
     prepared = prepare_each([(one, ROWS, None) for one in (whole, broken, alone)])
-    with pytest.warns(UserWarning, match=r"stopped at step 1: its loss .* no number \(loss nan\)"):
+    with pytest.warns(UserWarning, match=rf"cell 1 .* stopped at step 1: {said}"):
         losses = train_cells([Cell(whole, prepared[0]), Cell(broken, prepared[1])], progress=False)
     assert len(losses[0]) == 2 and losses[1].empty
     train_cells([Cell(alone, prepared[2])], progress=False)
     assert_close(weights(whole), weights(alone), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("kind", [LoReFT, DiReFT])
+@pytest.mark.parametrize("rate", [1e38, 1e40])
+def test_a_cell_whose_rate_is_too_large_is_named_and_the_others_go_on(tiny, kind, rate):
+    model = tiny("llama")
+    placed = [
+        IntervenedModel(model, Placement(kind(start=start), Site("resid_post", 0), "l1"))
+        for start in [Subspace.random(32, 2, seed=seed) for seed in (0, 1, 1)]
+    ]
+    prepared = prepare_each([(one, ROWS, None) for one in placed])
+    with pytest.warns(UserWarning, match=rf"cell 1 \({kind.__name__}.*\) stopped at step \d: "):
+        losses = train_cells(
+            [
+                Cell(placed[2], prepared[2], prepared[2], epochs=3),
+                Cell(placed[0], prepared[0], prepared[0], epochs=3, learning_rate=rate),
+            ],
+            progress=False,
+        )
+    assert len(losses[0]) == 6 and len(losses[1]) < 6
+    assert placed[0].loss(ROWS).isfinite()
+    train_cells([Cell(placed[1], prepared[1], epochs=3)], progress=False)
+    assert_close(weights(placed[2]), weights(placed[1]), atol=1e-5, rtol=0)
 
 
 def test_what_cannot_be_trained_is_said_first(tiny):
