@@ -28,7 +28,7 @@ from reft_interp.causal.evidence import (
     resampled,
 )
 from reft_interp.causal.interchanges import On, prepare_interchanges, rows_of_one_source
-from reft_interp.causal.methods import DAS, FullVector, Method, RandomSubspace
+from reft_interp.causal.methods import DAS, FullVector, Method, RandomSubspace, check_methods
 from reft_interp.causal.readable_split import has_split, readable_split
 from reft_interp.causal.rows import Pairs
 from reft_interp.causal.shuffling import resample, shuffled_pairs
@@ -120,6 +120,7 @@ def gather_evidence(
         "batch_size": batch_size,
     }
     method = _method(method, {k: v for k, v in settings.items() if v is not None}, seed)
+    check_methods([method], site.width(model))
     on = parse_positions(on)
     rows_of_one_source(pairs.test)
     check_does_task(model, pairs, minimum_accuracy)
