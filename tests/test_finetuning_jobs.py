@@ -92,7 +92,8 @@ def test_where_all_methods_fail_it_is_said_why(rows, tmp_path, monkeypatch):
     assert (
         "error: no method came to its end: untouched: IndexError: index out of range; few" in told
     )
-    assert "few-shot prompt: ValueError: rows: row 0 has" in told  # with its examples
+    assert "few-shot prompt: ValueError: with the examples before it: row 0 has" in told
+    assert told.endswith("tiny-llama can read 128: show fewer examples")
     assert len(pd.read_csv(tmp_path / "c" / "table.csv")) == 2
 
 

@@ -114,6 +114,12 @@ def _fill_targets(config: Any, model: TransformerBridge, plain: nn.Module) -> No
         # Said outright: where experts are fused (Mixtral), peft converts the targets before it has
         # filled in its own, and then finds none.
         config.target_modules = here
+        if method == "IA3" and config.feedforward_modules is None:
+            # Those must be targets too, or what is saved cannot be loaded.
+            named = import_module(
+                "peft.utils"
+            ).TRANSFORMERS_MODELS_TO_IA3_FEEDFORWARD_MODULES_MAPPING
+            config.feedforward_modules = here & set(named[architecture.model_type])
         if missing := sorted(set(names) - here):
             warnings.warn(
                 f"{method}: {architecture.model_type} has no {', '.join(missing)} as a layer of "

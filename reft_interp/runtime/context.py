@@ -22,6 +22,7 @@ def check_fit(
     *,
     answers: bool = False,
     max_new_tokens: int = 0,
+    advice: str | None = None,
 ) -> None:
     """Raise unless the model can read every row.
 
@@ -32,6 +33,7 @@ def check_fit(
         answers: whether the answer is read after the prompt.
         max_new_tokens: generated after the prompt. They count where positions are learned (gpt2),
             of which there are so many and no more.
+        advice: what to do, in the message; to leave a row out or cut it by default.
 
     Raises:
         ValueError: a row that does not fit (it is named, with its length and the model's).
@@ -55,8 +57,8 @@ def check_fit(
         ) if answer else 0  # fmt: skip
         if of_prompt + of_answer <= room:
             continue
-        cut = (
-            "leave it out, or cut prompts with "
+        cut = advice or (
+            "leave it out; prompts are cut by "
             f'truncate_prompts(model, rows, {max(room, 1)}, truncation_side="left")'
         )
         whose = model.cfg.model_name
@@ -69,7 +71,7 @@ def check_fit(
         raise ValueError(
             f"{name}: row {i} has {of_prompt} tokens, after which max_new_tokens={max_new_tokens} "
             f"do not fit: {whose} has {most} learned positions. Give a max_new_tokens of at most "
-            f"{most - of_prompt + 1}, {cut}"
+            f"{most - of_prompt + 1}, or {cut}"
         )
 
 

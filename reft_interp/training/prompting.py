@@ -10,6 +10,7 @@ from transformer_lens.model_bridge import TransformerBridge
 
 from reft_interp.evaluation.predicting import answer_log_probabilities
 from reft_interp.runtime.batching import encode
+from reft_interp.runtime.context import check_fit
 from reft_interp.runtime.generation import generate
 from reft_interp.training.finetuning import Finetuned, FinetuningMethod, Fit, end_of_text
 
@@ -29,6 +30,14 @@ class Prompted(Finetuned):
 
     def _asked(self, rows):
         return [{**row, "prompt": self.before + row["prompt"], "spans": None} for row in rows]
+
+    def generate(self, rows, *, batch_size, **options):
+        if self.before:
+            check_fit(
+                self.model, self._asked(rows), "with the examples before it",
+                max_new_tokens=options.get("max_new_tokens") or 0, advice="show fewer examples",
+            )  # fmt: skip
+        return super().generate(rows, batch_size=batch_size, **options)
 
     def summed_loss(self, rows, group):
         asked = self._asked([rows[i] for i in group])
