@@ -16,11 +16,12 @@ from torch import Tensor
 from reft_interp.interop.fold import affine_map
 from reft_interp.models import identify
 from reft_interp.positions import every
-from reft_interp.runtime import IntervenedModel, Placement
+from reft_interp.runtime import Placement
+from reft_interp.runtime.trained import Trained, intervened_of
 from reft_interp.whole_files import replacing
 
 
-def save_control_vector(intervened: IntervenedModel, file: str | Path) -> None:
+def save_control_vector(intervened: Trained, file: str | Path) -> None:
     """Write shifts by a constant as a file for llama.cpp's `--control-vector`.
 
     What llama.cpp then computes is what `generate(when="every token")` does here. Shifts of one
@@ -29,12 +30,13 @@ def save_control_vector(intervened: IntervenedModel, file: str | Path) -> None:
     Args:
         intervened: LobiReFT, VectorAddition or another shift by a constant, also `scaled` or
             `interpolated`, on "every", at `resid_post` from layer 1 on or at `resid_pre` from
-            layer 2 on.
+            layer 2 on; or a result that holds it.
         file: that is written, a `.gguf`.
 
     Raises:
         ValueError: an edit that is no shift or not on every token, or another place.
     """
+    intervened = intervened_of(intervened, "intervened")
     directions: dict[int, Tensor] = {}
     for placement in intervened.placements:
         layer = _layer(placement)

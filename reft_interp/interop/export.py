@@ -21,14 +21,14 @@ from reft_interp.interventions.edits import Add, Set
 from reft_interp.interventions.values import Affine, Constant
 from reft_interp.models import identify
 from reft_interp.positions import Every, FirstLast, Indices, PositionSelector
-from reft_interp.runtime import IntervenedModel
+from reft_interp.runtime.trained import Trained, intervened_of
 from reft_interp.sites import Site
 from reft_interp.whole_files import replacing, write_whole
 
 _WRAPPED = "_original_component."
 
 
-def export_to_transformers(intervened: IntervenedModel, folder: str | Path) -> None:
+def export_to_transformers(intervened: Trained, folder: str | Path) -> None:
     """Write `edits.py`, `edits.json` and `edits.safetensors`, which edit a plain model alike.
 
     `edits.attach(model)` puts them on a model of transformers, with torch, safetensors and
@@ -36,13 +36,14 @@ def export_to_transformers(intervened: IntervenedModel, folder: str | Path) -> N
     may be one that `IntervenedModel.save` wrote, whose files have other names.
 
     Args:
-        intervened: what to write.
+        intervened: what to write: the model, or a result that holds it.
         folder: made if it does not exist.
 
     Raises:
         ValueError: an intervention that reads a source or is none of this package, or positions
             that need more than token ids (spans, pieces of text, the answer).
     """
+    intervened = intervened_of(intervened, "intervened")
     # Everything is known to be possible before anything is written.
     tensors: dict[str, Tensor] = {}
     entries: list[dict[str, Any]] = []

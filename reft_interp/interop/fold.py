@@ -24,6 +24,7 @@ from reft_interp.models import identify
 from reft_interp.positions import every
 from reft_interp.runtime import IntervenedModel, Placement
 from reft_interp.runtime.running import is_causal
+from reft_interp.runtime.trained import Trained, intervened_of
 from reft_interp.sites import Component, Site
 
 # The sublayer whose output layer takes a shift of the stream, or a map of what it gives itself.
@@ -32,7 +33,7 @@ _SUBLAYERS: dict[Component, Component] = {"mlp_out": "mlp_post", "attn_out": "z"
 _BIAS_FLAGS = ("mlp_bias", "attention_bias")
 
 
-def fold_into_weights(intervened: IntervenedModel, model: PreTrainedModel) -> PreTrainedModel:
+def fold_into_weights(intervened: Trained, model: PreTrainedModel) -> PreTrainedModel:
     """Write edits of every token into the weights of a plain transformers model.
 
     Its logits are then those of `intervened`, and `model.generate` gives what
@@ -44,7 +45,7 @@ def fold_into_weights(intervened: IntervenedModel, model: PreTrainedModel) -> Pr
     random tokens.
 
     Args:
-        intervened: with placements on "every" alone.
+        intervened: with placements on "every" alone; or a result that holds it.
         model: the same model as `from_pretrained` gives it, not hooked. It is changed in place:
             an output layer gets a bias where it has none, and the configuration says so where it
             can, so that `save_pretrained` keeps it (llama; the others' layers of the same kind
@@ -58,6 +59,7 @@ def fold_into_weights(intervened: IntervenedModel, model: PreTrainedModel) -> Pr
         ValueError: an edit that is no shift, or not affine, or not on every token; a site, layer
             or architecture where it cannot be written; another model. `model` is then as it was.
     """
+    intervened = intervened_of(intervened, "intervened")
     steps = [_step(intervened, p) for p in sorted(intervened.placements, key=_depth)]
     _check_model(intervened, model)
     outputs = {module: _output_layer(model, module) for module, _, _ in steps}

@@ -27,6 +27,7 @@ from transformer_lens.model_bridge import TransformerBridge
 from reft_interp.interop.export import export_to_transformers
 from reft_interp.interop.model_card import complete_card, model_card
 from reft_interp.runtime import IntervenedModel
+from reft_interp.runtime.trained import Trained, intervened_of
 
 _OURS = ("config.json", "interventions.safetensors")
 _CARD = "README.md"
@@ -35,7 +36,7 @@ _SHARED = (*_OURS, "edits.py", "edits.json", "edits.safetensors", _CARD)
 
 
 def push_to_hub(
-    shared: IntervenedModel | str | Path,
+    shared: Trained | str | Path,
     repo_id: str,
     *,
     license: str | None = None,
@@ -51,9 +52,10 @@ def push_to_hub(
     `config.json` says goes along, also the base model's name, which may be a folder of yours.
 
     Args:
-        shared: the intervened model, or a folder that its `save` wrote. Of a folder those files
-            go that this package writes, and its `README.md`: its text is the card's, with the
-            scores at the end, and what its metadata lack is added.
+        shared: the intervened model, a result that holds it (whose settings are then the notes), or
+            a folder that its `save` wrote. Of a folder those files go that this package writes,
+            and its `README.md`: its text is the card's, with the scores at the end, and what its
+            metadata lack is added.
         repo_id: "name/repository"; made if it does not exist.
         license: of what is shared, by its identifier on the hub, as "mit"; part of the card.
             Given, it replaces what a `README.md` says.
@@ -66,6 +68,7 @@ def push_to_hub(
         The address of the repository.
 
     Raises:
+        TypeError: nothing that can be shared, as a classifier.
         FileNotFoundError: the folder holds no saved intervention.
         ValueError: `repo_id` cannot be a name on the hub, the folder is damaged, the metadata of
             its `README.md` cannot be read, or notes are given beside a folder.
@@ -74,9 +77,12 @@ def push_to_hub(
     """
     with TemporaryDirectory() as name:
         folder = Path(name)
-        if isinstance(shared, IntervenedModel):
-            shared.save(folder, notes)
-            _export(shared, folder)
+        if not isinstance(shared, str | Path):
+            intervened = intervened_of(shared, "shared")
+            if notes is None and not isinstance(shared, IntervenedModel):
+                notes = {"training": shared.settings}
+            intervened.save(folder, notes)
+            _export(intervened, folder)
         else:
             if notes is not None:
                 raise ValueError("notes belong to the folder, which was saved with its own")

@@ -29,6 +29,7 @@ from reft_interp.interventions.rows import OrthonormalRows, PartOfRows
 from reft_interp.interventions.values import Affine, Constant
 from reft_interp.models import identify
 from reft_interp.runtime import IntervenedModel
+from reft_interp.runtime.trained import Trained, intervened_of
 from reft_interp.sites import Site
 from reft_interp.whole_files import replacing, write_whole
 
@@ -37,7 +38,7 @@ _ROUNDING = 1e-6
 _LATER_FIELDS = 9  # of pyvene's RepresentationConfig, none of which pyreft uses
 
 
-def save_pyreft(intervened: IntervenedModel, folder: str | Path) -> None:
+def save_pyreft(intervened: Trained, folder: str | Path) -> None:
     """Write interventions as `ReftModel.save` does, for `ReftModel.load` and `load_pyreft`.
 
     The tensors of LoReFT, NoReFT and DiReFT are written as they are. The other classes save a
@@ -52,12 +53,13 @@ def save_pyreft(intervened: IntervenedModel, folder: str | Path) -> None:
 
     Args:
         intervened: LoReFT, NoReFT, ConsReFT, LobiReFT and DiReFT at `resid_pre`, `resid_post`,
-            `attn_out`, `mlp_out` or `z` with all of its heads.
+            `attn_out`, `mlp_out` or `z` with all of its heads; or a result that holds them.
         folder: made if it does not exist.
 
     Raises:
         ValueError: an intervention or a site that pyreft does not have; nothing is written.
     """
+    intervened = intervened_of(intervened, "intervened")
     seen: Counter[str] = Counter()
     config: dict[str, list[Any]] = {
         "intervention_constant_sources": [],

@@ -4,7 +4,7 @@ Trained one by one and then put into one model, each row names those that edit i
 
     formal = fit_reft(model, formal_rows, LoReFT(4), site)
     french = fit_reft(model, french_rows, LoReFT(4), site)
-    both = compose({"formal": formal.intervened, "french": french.intervened})
+    both = compose({"formal": formal, "french": french})
     both.generate([
         {"prompt": "Dear Anna", "edits": "formal"},
         {"prompt": "Dear Anna", "edits": ["formal", "french"]},  # in the order of `compose`
@@ -13,8 +13,8 @@ Trained one by one and then put into one model, each row names those that edit i
 
 Negated, halved, or on the way from one to another:
 
-    scaled(formal.intervened, -1)
-    interpolated(formal.intervened, french.intervened, 0.3)
+    scaled(formal, -1)
+    interpolated(formal, french, 0.3)
 
 For edits that are trained together, in orthogonal parts of one basis, see `orthogonal_parts`.
 """
@@ -25,9 +25,10 @@ from typing import SupportsFloat
 from reft_interp.interventions import Intervention, LinearCombination
 from reft_interp.runtime.intervened import IntervenedModel, common_model
 from reft_interp.runtime.placement import Placement
+from reft_interp.runtime.trained import Trained, intervened_of
 
 
-def compose(named: Mapping[str, IntervenedModel]) -> IntervenedModel:
+def compose(named: Mapping[str, Trained]) -> IntervenedModel:
     """One model with the placements of several, of which each row names those that edit it.
 
     A row asks by its `edits`: a name, a list of names, or `[]` for none. It has to, and a row that
@@ -38,7 +39,8 @@ def compose(named: Mapping[str, IntervenedModel]) -> IntervenedModel:
     The interventions are shared with the given models, not copied: they can be trained on.
 
     Args:
-        named: by name, what is put together; placed in one frozen model.
+        named: by name, what is put together (models with interventions, or results that hold
+            one); placed in one frozen model.
 
     Raises:
         ValueError: none given, or not all in one model; a name with blanks; a placement that has
@@ -46,49 +48,49 @@ def compose(named: Mapping[str, IntervenedModel]) -> IntervenedModel:
     """
     if not named:
         raise ValueError("named must hold at least one model with interventions, got none")
-    model = common_model("named", list(named.values()))
+    placed = {name: intervened_of(one, f"named[{name!r}]") for name, one in named.items()}
+    model = common_model("named", list(placed.values()))
     return IntervenedModel(
         model,
         [
             Placement(at.intervention, at.site, at.on, source=at.source, name=name)
-            for name, intervened in named.items()
+            for name, intervened in placed.items()
             for at in intervened.placements
         ],
     )
 
 
-def scaled(intervened: IntervenedModel, strength: SupportsFloat) -> IntervenedModel:
+def scaled(intervened: Trained, strength: SupportsFloat) -> IntervenedModel:
     """The same edits, each changing h by `strength` times what it changed; −1 negates them.
 
     See `LinearCombination`. Edits are copied. Where there are several placements each is scaled by
     itself, on what the scaled ones before it left.
 
     Args:
-        intervened: trained.
+        intervened: trained: the model, or a result that holds it.
         strength: 1 leaves all as it is, 0 does nothing.
 
     Raises:
         ValueError: a strength that is not finite.
     """
-    return _combined([intervened], [strength])
+    return _combined([intervened_of(intervened, "intervened")], [strength])
 
 
-def interpolated(
-    one: IntervenedModel, other: IntervenedModel, share: SupportsFloat
-) -> IntervenedModel:
+def interpolated(one: Trained, other: Trained, share: SupportsFloat) -> IntervenedModel:
     """Edits on the way from those of one model to those of another at the same places.
 
     Each changes h by 1 − share times what the first changes plus share times what the second does.
     See `LinearCombination`. Edits are copied.
 
     Args:
-        one: trained.
+        one: trained: the model, or a result that holds it.
         other: trained, with as many placements, at the same sites and tokens in the same order.
         share: 0 gives `one`, 1 gives `other`; beyond them it extrapolates.
 
     Raises:
         ValueError: other placements, or a share that is not finite; not in one model.
     """
+    one, other = intervened_of(one, "one"), intervened_of(other, "other")
     common_model("one and other", [one, other])
     places = [[(p.site, p.on, p.source) for p in each.placements] for each in (one, other)]
     if places[0] != places[1]:

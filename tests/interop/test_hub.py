@@ -17,6 +17,7 @@ from reft_interp.interop import export_to_transformers, from_pretrained, push_to
 from reft_interp.interventions import Interchange
 from reft_interp.runtime import IntervenedModel, Placement
 from reft_interp.sites import Site
+from reft_interp.training import ReFTResult
 
 OURS = {"config.json", "interventions.safetensors"}
 EDITS = {"edits.py", "edits.json", "edits.safetensors"}
@@ -66,6 +67,15 @@ def test_what_is_pushed_comes_back(hub, intervened):
     assert [str(p) for p in again.placements] == [str(p) for p in intervened.placements]
     once_more = from_pretrained("someone/number", intervened.model, revision=COMMIT)
     assert torch.equal(once_more.logits(PROMPTS), intervened.logits(PROMPTS))
+
+
+def test_a_result_is_pushed_with_how_it_was_trained(hub, intervened):
+    result = ReFTResult(intervened, pd.DataFrame(), {"epochs": 2})
+    push_to_hub(result, "someone/number")
+    config = json.loads(hub.repositories["someone/number"]["config.json"])
+    assert config["notes"] == {"training": {"epochs": 2}}
+    again = from_pretrained("someone/number", intervened.model)
+    assert torch.equal(again.logits(PROMPTS), intervened.logits(PROMPTS))
 
 
 def test_the_card_says_what_it_is(hub, intervened):
