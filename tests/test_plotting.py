@@ -170,7 +170,7 @@ def test_controls_are_grey_and_in_their_places():
 
 
 def test_panels_share_one_figure_two_beside_each_other():
-    axes = plotting.panels([3, 3, 1])
+    axes: Any = plotting.panels([3, 3, 1])
     assert len(axes) == len(axes[0].figure.axes) == 3
     for ax in axes:
         plotting.intervals(METHODS, value="iia", label="method", ax=ax)

@@ -72,7 +72,7 @@ def intervals(
         grey = numbers(frame, control, "control") == 1
     for chosen, colour, marker in ((~grey, PALETTE[0], MARKERS[0]), (grey, GREY, MARKERS[1])):
         if chosen.any():
-            _draw_intervals(ax, data[chosen], y[chosen], colour, marker)
+            _draw_intervals(ax, data.loc[chosen], y[chosen], colour, marker)
     _finish_rows(ax, data, y, names, bottom=len(data) - 0.4)
     _draw_reference(ax, reference, reference_label)
     set_title(

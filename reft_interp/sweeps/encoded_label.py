@@ -21,6 +21,7 @@ from reft_interp.probing.linear import read_inside
 from reft_interp.probing.tokens import principal_axes, promoted_tokens
 from reft_interp.runtime.activations import activations_each
 from reft_interp.runtime.batching import as_list
+from reft_interp.subspace import Subspace
 from reft_interp.sweeps.label_subspaces import AtPlaces, Place
 from reft_interp.tasks.suites import Suite
 
@@ -29,6 +30,10 @@ _AT_ONCE = 64
 _ENOUGH = 10
 """Rows of an answer, without which some fold has nearly none of them."""
 _NOT_RESIDUAL = ("z", "mlp_post")
+_READ = (
+    "accuracy", "low", "high", "random", "random low", "random high", "shuffled labels",
+    "whole vector", "majority", "n",
+)  # fmt: skip
 
 
 def find_encoded(
@@ -38,7 +43,8 @@ def find_encoded(
 
     Args:
         model: the untouched model.
-        suite: whose rows; the label is the answer, of rows that have choices.
+        suite: whose rows; the label is the answer, of rows that have choices and whose answer
+            ten rows have at least.
         found: the subspaces.
         draws: random subspaces for each place and rank.
         seed: of the rows that are taken, the folds, the shuffle and the random subspaces.
@@ -60,62 +66,60 @@ def find_encoded(
     promoted: list[pd.DataFrame] = []
     places = list(dict.fromkeys(place for at in found.values() for place in at))
     held = _held(model, rows if labelled is None else labelled, places)
-    for place in places:
-        h = held[place]
+    for place, h in held.items():
         here = [(name, of, at[place]) for (name, of), at in found.items() if place in at]
-        read: Sequence[Mapping[Any, Any]] = [{}] * len(here)
-        if labelled is not None:
-            read = read_inside(
-                h,
-                [row["answer"] for row in labelled],
-                [subspace for _, _, subspace in here],
-                groups=[str(row.get("subject") or row["prompt"]) for row in labelled],
-                draws=draws,
-                seed=seed,
-            ).to_dict("records")
         controls = {
             subspace.rank: control_subspaces(subspace.width, subspace.rank, draws, seed=seed)
             for _, _, subspace in here
         }
-        by_chance = {
-            rank: [variance_inside(control, h) for control in some]
-            for rank, some in controls.items()
-        }
+        varies = {rank: [variance_inside(one, h) for one in controls[rank]] for rank in controls}
+        subspaces = [subspace for _, _, subspace in here]
+        read = _read(h, labelled, subspaces, draws=draws, seed=seed)
         for (name, of, subspace), label in zip(here, read, strict=True):
-            varies = by_chance[subspace.rank]
+            by_chance = varies[subspace.rank]
             encoded.append(
                 {
                     **_where(name, of, place),
                     "rank": subspace.rank,
                     **{column: label.get(column) for column in _READ},
                     "variance": variance_inside(subspace, h),
-                    "variance at random": sum(varies) / len(varies),
-                    "variance random high": max(varies),
+                    "variance at random": sum(by_chance) / len(by_chance),
+                    "variance random high": max(by_chance),
                 }
             )
         if place[0].component not in _NOT_RESIDUAL:
-            random_one = [("random subspace", seed, some[0]) for some in controls.values()]
-            promoted += [
-                pd.DataFrame(_where(name, of, place), index=[0]).merge(
-                    promoted_tokens(model, principal_axes(subspace, h)).rename(
-                        columns={"tokens": "promotes"}
-                    ),
-                    how="cross",
-                )
-                for name, of, subspace in (*here, *random_one)
-            ]
-    frame = pd.DataFrame(encoded).astype({column: float for column in _READ if column != "n"})
+            random_ones = [("random subspace", seed, some[0]) for some in controls.values()]
+            for name, of, subspace in (*here, *random_ones):
+                tokens = promoted_tokens(model, principal_axes(subspace, h))
+                tokens = tokens.rename(columns={"tokens": "promotes"})
+                promoted.append(pd.DataFrame([_where(name, of, place)]).merge(tokens, how="cross"))
+    frame = pd.DataFrame(encoded)
     return (
-        frame.astype({"n": "Int64"}),
+        frame.astype({column: "Int64" if column == "n" else float for column in _READ}),
         pd.concat(promoted, ignore_index=True) if promoted else pd.DataFrame(),
         note,
     )
 
 
-_READ = (
-    "accuracy", "low", "high", "random", "random low", "random high", "shuffled labels",
-    "whole vector", "majority", "n",
-)  # fmt: skip
+def _read(
+    h: Float[Tensor, "rows d"],
+    labelled: Sequence[Mapping[str, Any]] | None,
+    subspaces: Sequence[Subspace],
+    *,
+    draws: int,
+    seed: int,
+) -> Sequence[Mapping[Any, Any]]:
+    """What `read_inside` says of each subspace; nothing where there is no label."""
+    if labelled is None:
+        return [{}] * len(subspaces)
+    return read_inside(
+        h,
+        [row["answer"] for row in labelled],
+        subspaces,
+        groups=[str(row.get("subject") or row["prompt"]) for row in labelled],
+        draws=draws,
+        seed=seed,
+    ).to_dict("records")
 
 
 def _where(name: str, seed: int, place: Place) -> dict[str, Any]:

@@ -125,16 +125,16 @@ class SubspaceComparison:
     def tables(self) -> list[tuple[str, pd.DataFrame]]:
         """What was asked, with what was found, narrow enough for a terminal: means over seeds, of
         intervals too."""
-        held = [column for column in _HELD if self.encoded[column].notna().any()]
+        known: Any = self.encoded.dropna(axis="columns", how="all")
+        held = [column for column in _HELD if column in known]
         place = ["subspace", "site", "tokens"]
-        encoded: Any = self.encoded.groupby(place, sort=False)[held].mean().reset_index()
+        encoded: Any = known.groupby(place, sort=False)[held].mean().reset_index()
         if "n" in held:
             encoded["n"] = encoded["n"].astype(int)
         tables = [("What the untouched model holds in each subspace", encoded)]
         if len(self.promoted):
-            first = self.promoted[self.promoted["direction"] == 1]
-            shown = first[["subspace", "site", "tokens", "sign", "promotes"]]
-            once = shown[~shown.duplicated(["subspace", "site", "tokens", "sign"])]
+            first: Any = self.promoted[self.promoted["direction"] == 1]
+            once = first.drop_duplicates([*place, "sign"])[[*place, "sign", "promotes"]]
             tables.append(("Tokens that the widest direction of each promotes (one seed)", once))
         tables.append(("Overlap of what is written", self.summary()))
         if len(self.effects):
@@ -185,9 +185,9 @@ _HELD = [
 
 
 def _row(
-    name: Any, values: pd.Series, low: Any = None, high: Any = None, *, control: bool = False
+    name: Any, values: Any, low: Any = None, high: Any = None, *, control: bool = False
 ) -> dict[str, Any]:
-    """A mean and a range: of the values, or from the lowest of `low` to the highest of `high`."""
+    """A column's mean and range; or the range from the lowest of `low` to the highest of `high`."""
     return {
         "name": str(name),
         "value": values.mean(),

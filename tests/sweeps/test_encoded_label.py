@@ -125,6 +125,7 @@ def test_rows_are_read_at_the_last_of_the_edited_tokens(tiny, tmp_path):
     # All prompts begin alike, and a decoder's first token has seen nothing else.
     assert np.isnan(found.loc["first", "variance"])
     assert found.loc["first", "accuracy"] <= found.loc["first", "majority"]
-    h = torch.cat(activations(model, list(known.tests["own"]), Site("resid_post", 1), "last"))
+    rows: Any = list(known.tests["own"])
+    h = torch.cat(activations(model, rows, Site("resid_post", 1), "last"))
     expected = a.coordinates(h).var(0).sum() / h.var(0).sum()
     assert found.loc["ends", "variance"] == pytest.approx(float(expected), abs=1e-5)
