@@ -40,9 +40,15 @@ def export_to_transformers(intervened: IntervenedModel, folder: str | Path) -> N
         folder: made if it does not exist.
 
     Raises:
+        TypeError: what is no intervened model, such as a classifier.
         ValueError: an intervention that reads a source or is none of this package, or positions
             that need more than token ids (spans, pieces of text, the answer).
     """
+    if not isinstance(intervened, IntervenedModel):
+        raise TypeError(
+            f"intervened must be an IntervenedModel, got {type(intervened).__name__}: a result has "
+            "one as `.intervened`, and so has a classifier, whose head cannot be exported"
+        )
     # Everything is known to be possible before anything is written.
     tensors: dict[str, Tensor] = {}
     entries: list[dict[str, Any]] = []
