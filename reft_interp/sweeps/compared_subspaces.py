@@ -47,9 +47,9 @@ def compare_subspaces(
     """Ask what the subspaces of a comparison's ReFTs encode, and have to do with each other.
 
     What a subspace encodes is asked of the untouched model, at the last of the tokens that the
-    ReFT edits, on test rows: is the label read inside by a linear probe, how much of what varies
-    lies inside, which tokens do its directions promote? Where rows have no choices, there is no
-    label, and a note says so.
+    ReFT edits, on 500 test rows at most: is the label read inside by a linear probe, how much of
+    what varies lies inside, which tokens do its directions promote? Where rows have no choices,
+    there is no label, and a note says so.
 
     DAS is trained on pairs of training rows with different answers, to make the untouched model
     give the source's answer; where rows have no choices, or the model knows too few of them, that
@@ -74,9 +74,13 @@ def compare_subspaces(
         seed: of pairs, DAS, probes and random subspaces.
 
     Raises:
-        ValueError: no ReFT in the comparison was trained; one of the others is of the same suite
-            or of another model.
+        ValueError: no ReFT in the comparison was trained; it was run on another suite; one of the
+            others is of the same suite or of another model.
     """
+    if suite.name != comparison.suite:
+        raise ValueError(
+            f"suite must be the one that was compared on, {comparison.suite!r}, got {suite.name!r}"
+        )
     _check_others(comparison, others)
     found, read = _written_and_read(comparison, model)
     if not found:

@@ -25,7 +25,8 @@ from reft_interp.subspace import Subspace
 from reft_interp.sweeps.label_subspaces import AtPlaces, Place
 from reft_interp.tasks.suites import Suite
 
-_MOST = 1000
+_MOST = 500
+"""Rows: probes of whole vectors of more would take longer than DAS."""
 _AT_ONCE = 64
 _ENOUGH = 10
 """Rows of an answer, without which some fold has nearly none of them."""
@@ -39,7 +40,7 @@ _READ = (
 def find_encoded(
     model: TransformerBridge, suite: Suite, found: AtPlaces, *, draws: int, seed: int
 ) -> tuple[pd.DataFrame, pd.DataFrame, str | None]:
-    """Ask what subspaces hold of the rows of a suite's first test set, 1000 of them at most.
+    """Ask what subspaces hold of the rows of a suite's first test set, 500 of them at most.
 
     Args:
         model: the untouched model.

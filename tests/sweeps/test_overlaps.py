@@ -85,3 +85,5 @@ def test_other_comparisons_are_given_as_they_are(tiny, tmp_path):
     assert list(found["overlap"]) == pytest.approx([1.0, B.overlap(C)])
     with pytest.raises(ValueError, match="suite of its own, got 'own answers' twice"):
         compare_subspaces(one, model, known, others=[one])
+    with pytest.raises(ValueError, match="compared on, 'another', got 'own answers'"):
+        compare_subspaces(two, model, known)
