@@ -223,6 +223,10 @@ def compare(
     rows: Annotated[int | None, typer.Option(help="Training rows at most.")] = None,
     test: Annotated[int | None, typer.Option(help="Rows of each test set at most.")] = None,
     development: Annotated[int, typer.Option(help="Rows to tune on.")] = 200,
+    probe: Annotated[
+        bool,
+        typer.Option("--probe", help="Ask what the ReFTs' subspaces encode, too, as a report."),
+    ] = False,
     model: Annotated[str, _MODEL] = "smollm2",
 ) -> None:
     """Compare ReFTs with other ways to finetune, each with the same steps, trials and seeds.
@@ -231,7 +235,12 @@ def compare(
     tuning, prompt tuning, (IA)³, BitFit, linear head, few-shot prompt. The untouched model is
     always there. (Instructions are compared in Python, where a judge can be asked: `win_rate`.)
 
-    For example: reft-interp compare glue/sst2 --data glue --rows 1000 --test 300
+    With `--probe` the folder gets a page, probe/report.html: whether the label can be read in each
+    ReFT's subspace, whether seeds and methods write the same one, how much of LoRA's effect lies in
+    it, and whether DAS finds it, each beside random subspaces. DAS is trained at every place that a
+    ReFT edits, which takes minutes.
+
+    For example: reft-interp compare glue/sst2 --data glue --rows 1000 --test 300 --probe
     """
     from reft_interp.finetuning_jobs import run_compare
 
@@ -239,7 +248,7 @@ def compare(
         lambda: run_compare(
             suite, data, out, methods=[name.strip() for name in methods.split(",")], steps=steps,
             batch_size=batch_size, trials=trials, seeds=seeds, train=rows, test=test,
-            development=development, model=model, say=typer.echo,
+            development=development, probe=probe, model=model, say=typer.echo,
         )
     )  # fmt: skip
 

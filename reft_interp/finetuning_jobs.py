@@ -88,10 +88,11 @@ def run_compare(
     train: int | None,
     test: int | None,
     development: int,
+    probe: bool,
     model: str,
     say: Say,
 ) -> None:
-    """Compare methods on a suite, and write its table and figure."""
+    """Compare methods on a suite, and write its table and figure, and a page on its subspaces."""
     budget = Budget(steps, batch_size, trials, tuple(range(seeds)))
     chosen = named_suite(suite, data)
     rows = len(chosen.train) if chosen.train is not None else None
@@ -103,10 +104,15 @@ def run_compare(
     )
     say(str(chosen))
     check_writable(out)
-    found = compare(load_model(model), chosen, methods, budget=budget, folder=out)
+    bridge = load_model(model)
+    found = compare(bridge, chosen, methods, budget=budget, folder=out)
     say(str(found))
     table, picture = found.save()
     say(f"The table is in {table}, a figure in {picture}")
+    if probe:
+        inside = found.probe(bridge, chosen)
+        say(str(inside))
+        say(f"What the subspaces encode is in {inside.save(out / 'probe')}")
 
 
 def run_generate(

@@ -60,18 +60,36 @@ def test_what_is_trained_on_a_file_is_saved_scored_and_used(rows):
     assert expected[0].startswith(" is") and expected[1].startswith(" are")
 
 
-def test_a_comparison_writes_its_table(rows, tmp_path):
-    glue = tmp_path / "glue"
-    glue.mkdir()
+def films(folder, count):
+    """SST-2's files, with `count` rows each; gives their folder."""
+    folder.mkdir()
     for split, what in (("train", "film"), ("dev", "play")):
-        lines = (f"a {'fine' if i % 2 else 'bad'} {what} {i}\t{i % 2}\n" for i in range(40))
-        (glue / f"sst2.{split}.tsv").write_text("".join(lines))
-    words = ["glue/sst2", "--data", glue, "--out", tmp_path / "c", "--methods", "linear head"]
-    said = run("compare", *words, "--steps", 2, "--seeds", 2, "--rows", 30, "--test", 10)
+        lines = (f"a {'fine' if i % 2 else 'bad'} {what} {i}\t{i % 2}\n" for i in range(count))
+        (folder / f"sst2.{split}.tsv").write_text("".join(lines))
+    return folder
+
+
+def test_a_comparison_writes_its_table(rows, tmp_path):
+    words = ["glue/sst2", "--data", films(tmp_path / "glue", 40), "--out", tmp_path / "c"]
+    methods = ["--methods", "linear head", "--steps", 2, "--seeds", 2]
+    said = run("compare", *words, *methods, "--rows", 30, "--test", 10)
     assert said.exit_code == 0, said.output
     table = pd.read_csv(tmp_path / "c" / "table.csv")
     assert list(table["method"]) == ["untouched", "linear head"] and set(table["n"]) == {10}
     assert (tmp_path / "c" / "parameters.png").is_file()
+    assert not (tmp_path / "c" / "probe").exists()
+
+
+def test_a_comparison_ends_in_a_probe(rows, tmp_path):
+    words = ["glue/sst2", "--data", films(tmp_path / "glue", 60), "--out", tmp_path / "c"]
+    methods = ["--methods", "LoReFT", "--steps", 1, "--seeds", 1, "--trials", 1]
+    said = run("compare", *words, *methods, "--rows", 8, "--probe")
+    assert said.exit_code == 0, said.output
+    page = tmp_path / "c" / "probe" / "report.html"
+    assert "What the untouched model holds in each subspace" in said.output
+    assert str(page) in said.output and page.is_file()
+    encoded = pd.read_csv(page.parent / "tables" / "subspace-encoded.csv")
+    assert "LoReFT" in set(encoded["subspace"]) and set(encoded["n"]) == {30}
 
 
 def test_where_all_methods_fail_it_is_said_why(rows, tmp_path, monkeypatch):

@@ -158,6 +158,28 @@ def test_proportions_are_drawn_between_0_and_1_and_nothing_else_is():
     assert ax.get_xlim()[1] > 120
 
 
+def test_controls_are_grey_and_in_their_places():
+    frame = METHODS.assign(control=[False, True, True])
+    ax = plotting.intervals(frame, value="iia", label="method", control="control")
+    own, controls = artists(ax, "value")
+    assert own.get_xdata().tolist() == [0.91] and own.get_color() == style.PALETTE[0]
+    assert controls.get_xdata().tolist() == [0.03, 1.0] and controls.get_color() == style.GREY
+    assert dots(ax)[:, 0].tolist() == [0.91, 0.03, 1.0]
+    with pytest.raises(ValueError, match="control must be a column of the frame"):
+        plotting.intervals(METHODS, value="iia", label="method", control="grey")
+
+
+def test_panels_share_one_figure_two_beside_each_other():
+    axes: Any = plotting.panels([3, 3, 1])
+    assert len(axes) == len(axes[0].figure.axes) == 3
+    for ax in axes:
+        plotting.intervals(METHODS, value="iia", label="method", ax=ax)
+    axes[0].figure.draw_without_rendering()
+    boxes = [ax.get_position() for ax in axes]
+    assert boxes[0].x1 < boxes[1].x0 and boxes[2].y1 < boxes[0].y0
+    assert len(plotting.panels([2])) == 1
+
+
 @pytest.mark.parametrize(("at", "align"), [(0.0, "left"), (0.5, "center"), (1, "right")])
 def test_the_reference_is_a_line_with_its_name_inside_the_figure(at, align):
     ax = plotting.intervals(METHODS, value="iia", label="method", reference=at)

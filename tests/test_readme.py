@@ -60,5 +60,6 @@ def test_the_code_of_the_readme_runs(smollm2, tmp_path, monkeypatch, capsys):
     assert (tmp_path / "my_intervention" / "interventions.safetensors").is_file()
     assert (len(scope["mine"].train), scope["mine"].model) == (2, "smollm2")
     assert list(scope["table"].frame["method"]) == ["untouched", "LoReFT", "LoRA"]
+    assert (tmp_path / "sst2" / "probe" / "report.html").is_file()
     assert (tmp_path / "exported" / "edits.py").is_file()
     assert (tmp_path / "for_pyreft" / "config.json").is_file()

@@ -40,6 +40,7 @@ def export_to_transformers(intervened: Trained, folder: str | Path) -> None:
         folder: made if it does not exist.
 
     Raises:
+        TypeError: what is no intervened model, such as a classifier.
         ValueError: an intervention that reads a source or is none of this package, or positions
             that need more than token ids (spans, pieces of text, the answer).
     """

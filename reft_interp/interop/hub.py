@@ -1,4 +1,5 @@
-"""Trained interventions on the Hugging Face hub: put there with a card, and read from there.
+"""Trained interventions and classifiers on the Hugging Face hub: put there with a card, and read
+from there.
 
 Next door: `model_card` writes the card, `export` the part that runs without this package.
 """
@@ -28,15 +29,22 @@ from reft_interp.interop.export import export_to_transformers
 from reft_interp.interop.model_card import complete_card, model_card
 from reft_interp.runtime import IntervenedModel
 from reft_interp.runtime.trained import Trained, intervened_of
+from reft_interp.training import Classifier, ClassifierResult
+from reft_interp.training.classifier_saving import (
+    is_classifier,
+    load_classifier,
+    read_config,
+    shared_files,
+)
 
 _OURS = ("config.json", "interventions.safetensors")
 _CARD = "README.md"
 _UNREACHABLE = "{!r} is no local folder, and the Hugging Face hub cannot be reached"
-_SHARED = (*_OURS, "edits.py", "edits.json", "edits.safetensors", _CARD)
+_BESIDE = ("edits.py", "edits.json", "edits.safetensors", _CARD)
 
 
 def push_to_hub(
-    shared: Trained | str | Path,
+    shared: Trained | Classifier | ClassifierResult | str | Path,
     repo_id: str,
     *,
     license: str | None = None,
@@ -45,22 +53,25 @@ def push_to_hub(
     private: bool | None = None,
     token: str | None = None,
 ) -> str:
-    """Put trained interventions on the Hugging Face hub, with a card that says what they are.
+    """Put trained interventions, or a classifier, on the Hugging Face hub, with a card that says
+    what they are.
 
     Beside what `IntervenedModel.save` writes there is `edits.py`, which runs them on a plain
-    transformers model, if they are of a kind that `export_to_transformers` can write. What
-    `config.json` says goes along, also the base model's name, which may be a folder of yours.
+    transformers model, if they are of a kind that `export_to_transformers` can write; a classifier
+    goes without it, since a plain model has no place for its head. What `config.json` says goes
+    along, also the base model's name, which may be a folder of yours.
 
     Args:
-        shared: the intervened model, a result that holds it (whose settings are then the notes), or
-            a folder that its `save` wrote. Of a folder those files go that this package writes,
-            and its `README.md`: its text is the card's, with the scores at the end, and what its
-            metadata lack is added.
+        shared: the intervened model, a classifier, a result that holds either (whose settings are
+            then the notes), or a folder that its `save` wrote. Of a folder those files go that this
+            package writes and reads, and its `README.md`: its text is the card's, with the scores
+            at the end, and what its metadata lack is added.
         repo_id: "name/repository"; made if it does not exist.
         license: of what is shared, by its identifier on the hub, as "mit"; part of the card.
             Given, it replaces what a `README.md` says.
         scores: a table for the card, as results have by `to_frame`.
-        notes: how it was trained, for `config.json` and the card; a folder has its own.
+        notes: how it was trained, for `config.json` and the card; a folder and what
+            `fit_classifier` gave have their own.
         private: whether a repository that is made is private; as the account has it by default.
         token: of the hub; the one of `hf auth login` by default.
 
@@ -68,25 +79,33 @@ def push_to_hub(
         The address of the repository.
 
     Raises:
-        TypeError: nothing that can be shared, as a classifier.
+        TypeError: nothing that can be shared.
         FileNotFoundError: the folder holds no saved intervention.
         ValueError: `repo_id` cannot be a name on the hub, the folder is damaged, the metadata of
-            its `README.md` cannot be read, or notes are given beside a folder.
+            its `README.md` cannot be read, or notes are given beside what has its own.
         ConnectionError: the hub cannot be reached.
         PermissionError: the hub does not let this account write there.
     """
     with TemporaryDirectory() as name:
         folder = Path(name)
-        if not isinstance(shared, str | Path):
+        if isinstance(shared, str | Path):
+            if notes is not None:
+                raise ValueError("notes belong to the folder, which was saved with its own")
+            _copy(Path(shared), folder)
+        elif isinstance(shared, ClassifierResult):
+            if notes is not None:
+                raise ValueError("notes belong to the result, which was saved with its own")
+            with TemporaryDirectory() as whole:
+                shared.save(whole)
+                _copy(Path(whole), folder)
+        elif isinstance(shared, Classifier):
+            shared.save(folder, notes)
+        else:
             intervened = intervened_of(shared, "shared")
             if notes is None and not isinstance(shared, IntervenedModel):
                 notes = {"training": shared.settings}
             intervened.save(folder, notes)
             _export(intervened, folder)
-        else:
-            if notes is not None:
-                raise ValueError("notes belong to the folder, which was saved with its own")
-            _copy(Path(shared), folder)
         if (folder / _CARD).is_file():
             complete_card(folder / _CARD, repo_id, license=license, scores=scores)
         else:
@@ -109,20 +128,21 @@ def from_pretrained(
     *,
     revision: str | None = None,
     token: str | None = None,
-) -> IntervenedModel:
-    """Interventions from the Hugging Face hub or a local folder, placed in `model`.
+) -> IntervenedModel | Any:
+    """Interventions from the Hugging Face hub or a local folder, placed in `model`; a `Classifier`,
+    where that is what is there.
 
-    Of the repository two files are read, neither of which is executed.
+    Of the repository two files are read, of a classifier's four, none of which is executed.
 
     Args:
         name_or_path: "name/repository", where `push_to_hub` put it, or a folder that
-            `IntervenedModel.save` wrote.
+            `IntervenedModel.save` or `Classifier.save` wrote.
         model: the model that they were trained on.
         revision: branch, tag or commit on the hub.
         token: of the hub, for a private repository.
 
     Raises:
-        FileNotFoundError: the repository or folder holds no saved intervention.
+        FileNotFoundError: the repository or folder holds no saved intervention or classifier.
         ValueError: no such repository or revision; or as `IntervenedModel.load`.
         ConnectionError: the hub cannot be reached, and its local cache has no copy.
         PermissionError: the hub does not let this account read it.
@@ -131,16 +151,22 @@ def from_pretrained(
     if folder.is_dir():
         if revision is not None:
             raise ValueError(f"revision is for the hub, and {folder} is a local folder")
-        return IntervenedModel.load(folder, model)
+        return _load(folder, model)
     with _told(str(name_or_path)):
         found = snapshot_download(
             str(name_or_path),
             revision=revision,
             token=token,
-            allow_patterns=list(_OURS),
+            allow_patterns=[*_OURS, *shared_files({"interventions": True})],
             library_name="reft_interp",
         )
-    return IntervenedModel.load(str(found), model)
+    return _load(Path(str(found)), model)
+
+
+def _load(folder: Path, model: TransformerBridge) -> IntervenedModel | Classifier:
+    if is_classifier(folder):
+        return load_classifier(Classifier, folder, model)
+    return IntervenedModel.load(folder, model)
 
 
 def _export(intervened: IntervenedModel, folder: Path) -> None:
@@ -151,13 +177,16 @@ def _export(intervened: IntervenedModel, folder: Path) -> None:
 
 
 def _copy(given: Path, folder: Path) -> None:
-    for name in _OURS:
+    """The files of ours, those beside them that may be there, and nothing else."""
+    classifier = is_classifier(given)
+    needed = shared_files(read_config(given)) if classifier else _OURS
+    for name in needed:
         if not (given / name).is_file():
-            raise FileNotFoundError(
-                f"{given} holds no saved intervention: there is no {name} in it"
-            )
-    for name in _SHARED:
+            what = "whole classifier" if classifier else "saved intervention"
+            raise FileNotFoundError(f"{given} holds no {what}: there is no {name} in it")
+    for name in (*needed, *([_CARD] if classifier else _BESIDE)):
         if (given / name).is_file():
+            (folder / name).parent.mkdir(exist_ok=True)
             shutil.copyfile(given / name, folder / name)
 
 

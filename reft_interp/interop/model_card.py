@@ -16,6 +16,8 @@ from yaml import YAMLError
 from reft_interp.models.embedded import HUB_NAME, NAME, PACKAGE
 from reft_interp.runtime.saved_config import check_fields
 from reft_interp.runtime.saving import read_config
+from reft_interp.training.classifier_saving import INTERVENTIONS, is_classifier
+from reft_interp.training.classifier_saving import read_config as read_classifier
 
 _LIBRARY = "reft_interp"
 _USE = """\
@@ -27,6 +29,20 @@ intervened = ri.from_pretrained({repo!r}, model)
 print(intervened.generate(["The capital of France is"]))
 ```
 """
+_CLASSIFY = """\
+```python
+import reft_interp as ri
+
+model = ri.load_model({base!r}{revision})
+classifier = ri.from_pretrained({repo!r}, model)
+print(classifier.predict([{row}]))
+```
+"""
+_ROWS = {
+    "DenseHead": '{"text_a": "A text.", "text_b": "Another, where rows are pairs."}',
+    "LinearHead": '{"prompt": "A text, asked as the rows of training were."}',
+}
+"""By the head's class: an encoder's reads texts, a decoder's a prompt."""
 _ALONE = """\
 Without reft_interp, on a plain transformers model (torch, safetensors and transformers only):
 
@@ -55,7 +71,7 @@ def model_card(
     license: str | None = None,
     scores: pd.DataFrame | None = None,
 ) -> ModelCard:
-    """A card for a folder that `IntervenedModel.save` wrote.
+    """A card for a folder that `IntervenedModel.save` or `Classifier.save` wrote.
 
     Args:
         folder: with `config.json`, whose notes (how it was trained) become part of the card, and
@@ -66,9 +82,18 @@ def model_card(
 
     Raises:
         FileNotFoundError: there is no `config.json`.
-        ValueError: it is not what `IntervenedModel.save` writes.
+        ValueError: it is not what these two write.
     """
-    config = _read(Path(folder))
+    if is_classifier(folder):
+        config: Mapping[str, Any] = read_classifier(folder)
+        inside = _read(Path(folder) / INTERVENTIONS) if config["interventions"] else None
+        what, described = _classifier(config, inside)
+        use, row = _CLASSIFY, _ROWS.get(config["head"]["class"], "")
+    else:
+        config = _read(Path(folder))
+        what = "Interventions on the activations of a frozen language model"
+        described = ["## What is edited", _placements(config)]
+        use, row = _USE, ""
     model, notes = config["model"], config["notes"]
     # A folder on somebody's disk is no place on the hub, and nobody else's business.
     base = model["name"] if _is_hub_name(model["name"]) else None
@@ -84,20 +109,19 @@ def model_card(
     commit = f", revision={revision!r}" if base and revision else ""
     parts = [
         f"# {repo_id.rpartition('/')[2]}",
-        "Interventions on the activations of a frozen language model, trained with "
-        f"reft_interp {config['reft_interp']}. The model's own weights are not part of this.",
+        f"{what}, trained with reft_interp {config['reft_interp']}. The model's own weights are "
+        "not part of this.",
         f"- Base model: {name}{f', revision `{revision}`' if revision else ''} "
         f"({model['architecture']}, {model['n_layers']} layers, width {model['d_model']}, "
         f"{model['dtype']}){_QUANTIZED if embedded else ''}",
-        "## What is edited",
-        _table(("intervention", "rank", "site", "layer", "positions"), _placements(config)),
+        *described,
     ]
     if notes:
         text = json.dumps(notes, indent=2, ensure_ascii=False)
         parts += ["## How it was trained", f"```json\n{text}\n```"]
     if scores is not None:
         parts.append(_scores(scores))
-    parts += ["## Use", _USE.format(base=name, revision=commit, repo=repo_id)]
+    parts += ["## Use", use.format(base=name, revision=commit, repo=repo_id, row=row)]
     if (Path(folder) / "edits.py").is_file():
         parts.append(_ALONE.format(repo=repo_id))
     return ModelCard(f"---\n{data.to_yaml()}\n---\n\n" + "\n\n".join(parts))
@@ -149,7 +173,20 @@ def _read(folder: Path) -> dict[str, Any]:
     return config
 
 
-def _placements(config: Mapping[str, Any]) -> list[Sequence[Any]]:
+def _classifier(
+    config: Mapping[str, Any], inside: Mapping[str, Any] | None
+) -> tuple[str, list[str]]:
+    """What a classifier is in a few words, and the part of the card that describes it."""
+    edits = "" if inside is None else ", with interventions on the model's activations"
+    classes = "one score" if config["classes"] is None else config["classes"]
+    head = (config["head"]["class"], classes, config["max_length"] or "")
+    parts = ["## The head", _table(("head", "classes", "tokens at most"), [head])]
+    if inside is not None:
+        parts += ["## What is edited", _placements(inside)]
+    return f"A classification head on a frozen language model{edits}", parts
+
+
+def _placements(config: Mapping[str, Any]) -> str:
     rows = []
     for placement in config["placements"]:
         intervention = config["interventions"][placement["intervention"]]
@@ -157,7 +194,7 @@ def _placements(config: Mapping[str, Any]) -> list[Sequence[Any]]:
         site = placement["site"]
         where = (site["component"], site["layer"], placement["positions"])
         rows.append((intervention["class"], rank, *where))
-    return rows
+    return _table(("intervention", "rank", "site", "layer", "positions"), rows)
 
 
 def _table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:

@@ -14,7 +14,7 @@ from reft_interp.plotting.cells import heatmap
 from reft_interp.plotting.graphs import graph
 from reft_interp.plotting.lines import angles, loss_curve
 from reft_interp.plotting.points import trade_off
-from reft_interp.plotting.rows import grouped_intervals, intervals
+from reft_interp.plotting.rows import grouped_intervals, intervals, panels
 from reft_interp.plotting.saving import save_figure
 
 __all__ = [
@@ -24,6 +24,7 @@ __all__ = [
     "heatmap",
     "intervals",
     "loss_curve",
+    "panels",
     "save_figure",
     "trade_off",
 ]

@@ -1,20 +1,23 @@
 """Dots with intervals, one row a method."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Optional
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
-from reft_interp.plotting.columns import column, interval_columns
+from reft_interp.plotting.columns import column, interval_columns, numbers
 from reft_interp.plotting.style import (
     FAINT,
+    GREY,
     INK,
     MARKERS,
     PALETTE,
     SMALL,
     WIDTH,
     as_words,
+    axes_in_rows,
     in_unit_interval,
     new_axes,
     set_title,
@@ -33,6 +36,7 @@ def intervals(
     label: str,
     low: str | None = "low",
     high: str | None = "high",
+    control: str | None = None,
     reference: float | int | None = None,
     reference_label: str = "chance",
     title: str | None = None,
@@ -47,6 +51,7 @@ def intervals(
         label: column with the names of the rows; long names are wrapped.
         low: column of the interval's lower end; `None` for no intervals. NaN draws just the dot.
         high: column of its upper end; `None` for no intervals.
+        control: column that is True of controls, which are grey squares; `None` for none.
         reference: where to draw a vertical line, such as the accuracy of guessing.
         reference_label: what that line is called.
         title: default: named after the columns; `""` for none.
@@ -62,7 +67,12 @@ def intervals(
     y = np.arange(len(data), dtype=float)
     lines = max(name.count("\n") + 1 for name in names)
     ax = ax if ax is not None else new_axes(WIDTH, 1.25 + len(data) * (0.18 + 0.16 * lines))
-    _draw_intervals(ax, data, y, PALETTE[0], MARKERS[0])
+    grey = np.zeros(len(data), dtype=bool)
+    if control is not None:
+        grey = numbers(frame, control, "control") == 1
+    for chosen, colour, marker in ((~grey, PALETTE[0], MARKERS[0]), (grey, GREY, MARKERS[1])):
+        if chosen.any():
+            _draw_intervals(ax, data.loc[chosen], y[chosen], colour, marker)
     _finish_rows(ax, data, y, names, bottom=len(data) - 0.4)
     _draw_reference(ax, reference, reference_label)
     set_title(
@@ -141,6 +151,20 @@ def grouped_intervals(
     )
     ax.set_xlabel(as_words(value) if xlabel is None else xlabel)
     return ax
+
+
+def panels(rows: Sequence[int]) -> list["matplotlib.axes.Axes"]:
+    """Axes for several `intervals` on one figure, two beside each other.
+
+    Args:
+        rows: how many each will have.
+    """
+    columns = min(2, len(rows))
+    tallest = [max(rows[i : i + columns]) for i in range(0, len(rows), columns)]
+    axes = axes_in_rows(WIDTH, [1.4 + 0.38 * n for n in tallest], columns)
+    for unused in axes[len(rows) :]:
+        unused.remove()
+    return axes[: len(rows)]
 
 
 def _draw_intervals(

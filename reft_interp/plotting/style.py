@@ -2,6 +2,7 @@
 
 import sys
 import textwrap
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -33,7 +34,14 @@ STYLE: dict[Any, Any] = {
 
 
 def new_axes(width: float, height: float) -> "matplotlib.axes.Axes":
-    """Axes on a figure of their own, in inches.
+    """Axes on a figure of their own, in inches."""
+    return axes_in_rows(width, [height])[0]
+
+
+def axes_in_rows(
+    width: float, heights: Sequence[float], columns: int = 1
+) -> list["matplotlib.axes.Axes"]:
+    """Axes on a figure of their own, row by row, each `width` inches wide.
 
     In a notebook the figure is pyplot's, which shows it below the cell and closes it; anywhere
     else it belongs to the Axes alone, so that nothing has to be closed.
@@ -41,19 +49,21 @@ def new_axes(width: float, height: float) -> "matplotlib.axes.Axes":
     import matplotlib
     from matplotlib.figure import Figure
 
-    size = {"figsize": (width, height), "layout": "constrained"}
+    size: dict[str, Any] = {"figsize": (width * columns, sum(heights)), "layout": "constrained"}
+    grid: dict[str, Any] = {"height_ratios": heights, "squeeze": False}
+    shape = len(heights), columns
     if "ipykernel" in sys.modules and "inline" in matplotlib.get_backend():
         from matplotlib import pyplot
 
         with matplotlib.rc_context(STYLE):
-            axes = pyplot.subplots(**size)[1]
+            axes = pyplot.subplots(*shape, **size, **grid)[1]
             # The first figure of a notebook turns interactive drawing on, without which later
             # figures are not shown; leaving the context would turn it off again.
             interactive = matplotlib.is_interactive()
         matplotlib.interactive(interactive)
-        return axes
+        return list(axes.flat)
     with matplotlib.rc_context(STYLE):
-        return Figure(**size).subplots()
+        return list(Figure(**size).subplots(*shape, **grid).flat)
 
 
 def set_title(

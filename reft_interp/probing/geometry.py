@@ -1,12 +1,14 @@
-"""How a subspace lies to another: principal angles, beside those of random subspaces."""
+"""How a subspace lies to another, and to data, beside random subspaces."""
 
 from functools import lru_cache
 
 import numpy as np
 import pandas as pd
+import torch
 from jaxtyping import Float
+from torch import Tensor
 
-from reft_interp.subspace import Subspace, expected_overlap
+from reft_interp.subspace import Subspace, expected_overlap, in_float64
 
 
 def angles_between(subspace: Subspace, other: Subspace) -> pd.DataFrame:
@@ -52,6 +54,17 @@ def overlap_beside_chance(
         "random low": float(low),
         "random high": float(high),
     }
+
+
+def variance_inside(subspace: Subspace, activations: Float[Tensor, "n d"]) -> float:
+    """Which share of the activations' variance lies in a subspace; of random ones of rank r it is
+    r/d on average. NaN where nothing varies by more than rounding."""
+    h = in_float64(activations.detach()).cpu()
+    centred = h - h.mean(0)
+    whole = centred.square().sum()
+    if whole.sqrt() <= torch.finfo(activations.dtype).eps * h.norm():
+        return float("nan")
+    return float(subspace.coordinates(centred).square().sum() / whole)
 
 
 @lru_cache(maxsize=32)

@@ -49,13 +49,7 @@ def linear_probes(
     Raises:
         ValueError: there are not as many labels as activations, or only one label.
     """
-    y = np.unique(np.asarray(labels), return_inverse=True)[1]
-    if len(y) != len(activations):
-        raise ValueError(f"labels: {len(y)} for {len(activations)} activations; one each is needed")
-    if len(set(y.tolist())) < 2:
-        raise ValueError(f"labels must have at least two values, got only {labels[0]!r}")
-    each = np.arange(len(y)) if groups is None else np.unique(groups, return_inverse=True)[1]
-    h = activations.detach().float().cpu()
+    h, y, each = _examples(activations, labels, groups)
     rng = np.random.default_rng(seed)
     inside = subspace.coordinates(h).numpy()
     parts: dict[str, tuple[np.ndarray, np.ndarray]] = {
@@ -78,6 +72,78 @@ def linear_probes(
     )
     rows.append(_row("majority", Accuracy(int(np.bincount(y).max()), len(y))))
     return pd.DataFrame(rows)
+
+
+def read_inside(
+    activations: Float[Tensor, "n d"],
+    labels: Sequence[int | str],
+    subspaces: Sequence[Subspace],
+    *,
+    groups: Sequence[str] | None = None,
+    draws: int = 5,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """As `linear_probes`, inside several subspaces of one space; their controls are shared.
+
+    Args:
+        activations: one row an example.
+        labels: what is read.
+        subspaces: whose insides are probed.
+        groups: as in `linear_probes`.
+        draws: random subspaces of each rank.
+        seed: of the folds, the random subspaces and the shuffle.
+
+    Returns:
+        One row a subspace, in their order: accuracy, low, high (95 %, Wilson); random, random low,
+        random high (mean and range of random subspaces of its rank); shuffled labels (inside it);
+        whole vector; majority (the share of the most frequent label); n.
+
+    Raises:
+        ValueError: as `linear_probes`.
+    """
+    h, y, each = _examples(activations, labels, groups)
+    shuffled = np.random.default_rng(seed).permutation(y)
+    whole = _out_of_fold(h.numpy(), y, each, seed).value
+    by_chance: dict[int, list[float]] = {}
+    rows = []
+    for subspace in subspaces:
+        if subspace.rank not in by_chance:
+            controls = control_subspaces(subspace.width, subspace.rank, draws, seed=seed)
+            by_chance[subspace.rank] = [
+                _out_of_fold(c.coordinates(h).numpy(), y, each, seed).value for c in controls
+            ]
+        random = by_chance[subspace.rank]
+        inside = subspace.coordinates(h).numpy()
+        read = _out_of_fold(inside, y, each, seed)
+        low, high = read.interval
+        rows.append(
+            {
+                "accuracy": read.value,
+                "low": low,
+                "high": high,
+                "random": sum(random) / len(random),
+                "random low": min(random),
+                "random high": max(random),
+                "shuffled labels": _out_of_fold(inside, shuffled, each, seed).value,
+                "whole vector": whole,
+                "majority": float(np.bincount(y).max() / len(y)),
+                "n": len(y),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def _examples(
+    activations: Float[Tensor, "n d"], labels: Sequence[int | str], groups: Sequence[str] | None
+) -> tuple[Float[Tensor, "n d"], np.ndarray, np.ndarray]:
+    """Activations, labels and groups as numbers."""
+    y = np.unique(np.asarray(labels), return_inverse=True)[1]
+    if len(y) != len(activations):
+        raise ValueError(f"labels: {len(y)} for {len(activations)} activations; one each is needed")
+    if len(set(y.tolist())) < 2:
+        raise ValueError(f"labels must have at least two values, got only {labels[0]!r}")
+    each = np.arange(len(y)) if groups is None else np.unique(groups, return_inverse=True)[1]
+    return activations.detach().float().cpu(), y, each
 
 
 def _out_of_fold(x: np.ndarray, y: np.ndarray, groups: np.ndarray, seed: int) -> Accuracy:

@@ -1,15 +1,13 @@
-"""After a comparison: what the subspaces of its ReFTs have to do with each other, and with others.
+"""After a comparison: what the subspaces of its ReFTs encode, and have to do with each other.
 
-Three questions, each beside what random subspaces of the same rank give: do seeds and methods
-write the same subspace; how much of what another method does to the same layer lies in it; and is
-it, or the one that is read, one that DAS finds for the task's label?
+Four questions, each beside what random subspaces of the same rank give: what of the task can be
+read in a subspace; do seeds, methods and tasks write the same one; how much of what another method
+does to the same layer lies in it; and is it, or the one that is read, one that DAS finds for the
+task's label? Here they are asked; the answers are next door, in `subspace_comparison`.
 """
 
-import itertools
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -19,112 +17,19 @@ from reft_interp.causal import Counterfactuals
 from reft_interp.evaluation import control_subspaces
 from reft_interp.interop.adapted_states import adapted_states
 from reft_interp.interop.plain_finetuning import REFT_FOLDER
-from reft_interp.probing.geometry import overlap_beside_chance
 from reft_interp.runtime import IntervenedModel
 from reft_interp.runtime.batching import as_list
 from reft_interp.runtime.saving import TENSORS
 from reft_interp.subspace import Subspace
+from reft_interp.sweeps import overlaps
 from reft_interp.sweeps.comparison import MethodComparison
+from reft_interp.sweeps.encoded_label import find_encoded
 from reft_interp.sweeps.label_subspaces import AtPlaces, Place, find_label_subspaces
+from reft_interp.sweeps.subspace_comparison import SubspaceComparison
 from reft_interp.tasks.suites import Suite
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
 
 _ADAPTERS = "adapter_model.safetensors"
 """Where peft saves what it trained."""
-
-_OVERLAPS = [
-    "question", "first", "second", "site", "tokens",
-    "overlap", "expected at random", "random low", "random high",
-]  # fmt: skip
-
-
-@dataclass(frozen=True, eq=False)
-class SubspaceComparison:
-    """What the ReFTs of a comparison write, against each other and against controls; and what they
-    read, against DAS. "LoReFT" is what it writes, "LoReFT (read)" what it reads."""
-
-    overlaps: pd.DataFrame = field(repr=False)
-    """Mean squared cosine of the principal angles, of different seeds (the same one starts all
-    methods in one subspace): question, first, second, site, tokens,
-    overlap, expected at random, random low, random high (the middle 95 % of draws)."""
-    effects: pd.DataFrame = field(repr=False)
-    """How much of what a method changes in the residual stream lies in a subspace (a share of the
-    squared length, summed over the rows of the first test set, at each prompt's last token): effect
-    of, seed (the one training whose effect it is, the first), subspace, site, share, random (mean
-    of draws), random high (the highest). Methods of peft's have a row, with the ReFT that was
-    trained together with them, if any, in place too."""
-    interchanges: pd.DataFrame = field(repr=False)
-    """Does swapping what is inside swap the label? IIA on held-out pairs: subspace, site, tokens,
-    iia, low, high, n."""
-    notes: tuple[str, ...] = ()
-    """What could not be asked, and why."""
-
-    def summary(self) -> pd.DataFrame:
-        """Overlaps over places and pairs: question, overlap (mean), low, high (their range),
-        expected (at random), pairs."""
-        rows: list[dict[str, Any]] = []
-        for question, some in self.overlaps.groupby("question", sort=False):
-            values = some["overlap"]
-            rows.append(
-                {
-                    "question": question,
-                    "overlap": values.mean(),
-                    "low": values.min(),
-                    "high": values.max(),
-                    "expected": some["expected at random"].mean(),
-                    "random high": some["random high"].max(),
-                    "pairs": len(some),
-                }
-            )
-        columns = ["question", "overlap", "low", "high", "expected", "random high", "pairs"]
-        return pd.DataFrame(rows, columns=columns)
-
-    def plot(self, *, ax: "Axes | None" = None) -> "Axes":
-        """Overlaps, their range over places and pairs, beside what random subspaces have."""
-        from reft_interp import plotting
-
-        shown = self.summary()
-        return plotting.intervals(
-            shown, value="overlap", label="question", reference=shown["expected"].to_numpy().mean(),
-            reference_label="random subspaces", xlabel="overlap (mean squared cosine)",
-            title="Do they write the same subspace?", ax=ax,
-        )  # fmt: skip
-
-    def save(self, folder: str | Path) -> Path:
-        """Write the tables as CSV and the figure as PNG; gives the figure's path."""
-        from reft_interp import plotting
-
-        place = Path(folder)
-        place.mkdir(parents=True, exist_ok=True)
-        for name in ("overlaps", "effects", "interchanges"):
-            getattr(self, name).to_csv(place / f"subspace-{name}.csv", index=False)
-        picture = place / "subspace-overlaps.png"
-        plotting.save_figure(self.plot(), picture)
-        return picture
-
-    def __str__(self) -> str:
-        tables = [("Overlap of what is written", self.summary())]
-        if len(self.effects):
-            tables.append(
-                (
-                    "Share of the effect of a method's first training in a subspace",
-                    _means(self.effects),
-                )
-            )
-        if len(self.interchanges):
-            wide = self.interchanges.pivot_table(index="subspace", columns="site", values="iia",
-                                                 sort=False).reset_index()  # fmt: skip
-            tables.append(("IIA of the label, swapped inside each subspace", wide))
-        texts = [
-            f"{heading}\n{frame.to_string(index=False, float_format='{:.3f}'.format)}"
-            for heading, frame in tables
-        ]
-        return "\n\n".join([*texts, *self.notes])
-
-    def _repr_html_(self) -> str:
-        return self.summary().to_html(index=False, float_format="{:.3f}".format)
 
 
 def compare_subspaces(
@@ -132,13 +37,19 @@ def compare_subspaces(
     model: TransformerBridge,
     suite: Suite,
     *,
+    others: Sequence[MethodComparison] = (),
     pairs: int | Counterfactuals = 200,
     epochs: int = 3,
     learning_rate: float = 1e-2,
     draws: int = 5,
     seed: int = 0,
 ) -> SubspaceComparison:
-    """Ask what the subspaces of a comparison's ReFTs have to do with each other, and with DAS's.
+    """Ask what the subspaces of a comparison's ReFTs encode, and have to do with each other.
+
+    What a subspace encodes is asked of the untouched model, at the last of the tokens that the
+    ReFT edits, on 500 test rows at most: is the label read inside by a linear probe, how much of
+    what varies lies inside, which tokens do its directions promote? Where rows have no choices,
+    there is no label, and a note says so.
 
     DAS is trained on pairs of training rows with different answers, to make the untouched model
     give the source's answer; where rows have no choices, or the model knows too few of them, that
@@ -153,37 +64,58 @@ def compare_subspaces(
         comparison: as `compare` gives it.
         model: the model that it was run on.
         suite: the suite that it was run on.
+        others: comparisons on other suites, run on the same model: what a ReFT writes for them is
+            compared with what the ReFT of the same name writes here.
         pairs: of training rows, and as many of test rows at most; or counterfactuals for the
             variable, whose prompts have the positions that the ReFTs edit.
         epochs: of DAS.
         learning_rate: of DAS.
         draws: random subspaces for each comparison.
-        seed: of pairs, DAS and random subspaces.
+        seed: of pairs, DAS, probes and random subspaces.
 
     Raises:
-        ValueError: no ReFT in the comparison was trained.
+        ValueError: no ReFT in the comparison was trained; it was run on another suite; one of the
+            others is of the same suite or of another model.
     """
+    if suite.name != comparison.suite:
+        raise ValueError(
+            f"suite must be the one that was compared on, {comparison.suite!r}, got {suite.name!r}"
+        )
+    _check_others(comparison, others)
     found, read = _written_and_read(comparison, model)
     if not found:
         raise ValueError("comparison holds no trained ReFT whose subspace could be compared")
+    theirs = {other.suite: _written_and_read(other, model)[0] for other in others}
     by_das, interchanges, unasked = find_label_subspaces(
         model, suite, {**found, **read}, pairs=pairs, epochs=epochs, learning_rate=learning_rate,
         draws=draws, seed=seed,
     )  # fmt: skip
-    overlaps = [*_among_themselves(found), *_with_das({**found, **read}, by_das)]
-    notes = [] if unasked is None else [unasked]
-    together = {name for name, seed in found if _has_adapters(comparison, name, seed)}
-    if together and interchanges:
+    among, alone = overlaps.among_themselves(found)
+    between, apart = overlaps.between_tasks(found, comparison.suite, theirs)
+    near_das = overlaps.with_das({**found, **read}, by_das)
+    asked = {**found, **read, **({("DAS", seed): by_das} if by_das else {})}
+    encoded, promoted, unread = find_encoded(model, suite, asked, draws=draws, seed=seed)
+    notes = [one for one in (unasked, unread, *alone, *apart) if one is not None]
+    if together := {name for name, seed in found if _has_adapters(comparison, name, seed)}:
         notes.append(
-            f"The label is swapped in the untouched model, without the adapters that the ReFT of "
-            f"{', '.join(sorted(together))} was trained with"
+            "The label is read and swapped in the untouched model, without the adapters that the "
+            f"ReFT of {', '.join(sorted(together))} was trained with"
         )
     return SubspaceComparison(
-        pd.DataFrame(overlaps, columns=_OVERLAPS),
+        encoded,
+        promoted,
+        pd.DataFrame([*among, *between, *near_das], columns=overlaps.COLUMNS),
         pd.DataFrame(_effects(comparison, model, suite, found, draws, seed)),
         pd.DataFrame(interchanges),
         tuple(notes),
     )
+
+
+def _check_others(comparison: MethodComparison, others: Sequence[MethodComparison]) -> None:
+    names = [comparison.suite, *(other.suite for other in others)]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ValueError(f"others must each be of a suite of its own, got {twice[0]!r} twice")
 
 
 def _written_and_read(
@@ -213,36 +145,6 @@ def _has_adapters(comparison: MethodComparison, method: str, seed: int) -> bool:
 
 def _proper(at: Mapping[Place, Subspace | None]) -> dict[Place, Subspace]:
     return {place: one for place, one in at.items() if one is not None and one.rank < one.width}
-
-
-def _overlap(question: str, first: str, second: str, place: Place, a: Subspace, b: Subspace):
-    site, on = place
-    named = {"question": question, "first": first, "second": second}
-    return {**named, "site": str(site), "tokens": str(on), **overlap_beside_chance(a, b)}
-
-
-def _among_themselves(found: AtPlaces) -> list[dict[str, Any]]:
-    rows = []
-    for (one, at), (other, there) in itertools.combinations(found.items(), 2):
-        same = one[0] == other[0]
-        if not same and one[1] == other[1]:
-            continue  # they begin in one subspace, and would be near it and each other anyway
-        question = f"{one[0]}: two seeds" if same else f"{one[0]} and {other[0]}"
-        rows += [
-            _overlap(question, f"{one[0]} {one[1]}", f"{other[0]} {other[1]}", p, at[p], there[p])
-            for p in at
-            if p in there
-        ]
-    return rows
-
-
-def _with_das(found: AtPlaces, by_das: Mapping[Place, Subspace]) -> list[dict[str, Any]]:
-    return [
-        _overlap(f"{name} and DAS", f"{name} {seed}", "DAS", place, subspace, by_das[place])
-        for (name, seed), at in found.items()
-        for place, subspace in at.items()
-        if place in by_das
-    ]
 
 
 def _effects(
@@ -289,9 +191,3 @@ def _effects(
 def _share(change: Any, subspace: Subspace) -> float:
     inside = subspace.coordinates(change.to(subspace.basis.dtype))
     return float(inside.square().sum() / change.square().sum())
-
-
-def _means(effects: pd.DataFrame) -> pd.DataFrame:
-    named = effects.assign(subspace=[name.rsplit(" ", 1)[0] for name in effects["subspace"]])
-    means: Any = named.groupby(["effect of", "subspace", "site"], sort=False)
-    return means[["share", "random", "random high"]].mean().reset_index()

@@ -26,6 +26,8 @@ from reft_interp.training.prompting import Untouched
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+    from reft_interp.sweeps.subspace_comparison import SubspaceComparison
+
 _RESAMPLES = 500
 
 
@@ -85,6 +87,27 @@ class MethodComparison:
         if method not in names:
             raise ValueError(f"method must be one of {', '.join(names)}, got {method!r}")
         return self.folder / "trained" / f"{names.index(method):02}-seed-{seed}"
+
+    def probe(
+        self,
+        model: TransformerBridge,
+        suite: Suite,
+        *,
+        others: "Sequence[MethodComparison]" = (),
+    ) -> "SubspaceComparison":
+        """Ask what the subspaces of its ReFTs encode; `compare_subspaces` has the settings.
+
+        Args:
+            model: the model that it was run on.
+            suite: the suite that it was run on.
+            others: comparisons on other suites, whose subspaces are compared with these.
+
+        Raises:
+            ValueError: as `compare_subspaces`.
+        """
+        from reft_interp.sweeps.compared_subspaces import compare_subspaces
+
+        return compare_subspaces(self, model, suite, others=others)
 
     def plot(self, dataset: str | None = None, *, ax: "Axes | None" = None) -> "Axes":
         """Score against trained parameters; what trains nothing is a line.

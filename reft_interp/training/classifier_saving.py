@@ -107,6 +107,21 @@ def load_classifier(
     return classifier
 
 
+def is_classifier(folder: str | Path) -> bool:
+    """Whether a folder says that it holds a classifier, whole or damaged."""
+    try:
+        config = json.loads((Path(folder) / CONFIG).read_text(encoding="utf-8"))
+    except (OSError, ValueError):  # no such file; not JSON, or not text
+        return False
+    return isinstance(config, dict) and config.get("kind") == _KIND
+
+
+def shared_files(config: Mapping[str, Any]) -> list[str]:
+    """The files of a classifier's folder that `load_classifier` reads, relative to it."""
+    placed = [f"{INTERVENTIONS}/{name}" for name in (CONFIG, TENSORS)]
+    return [CONFIG, HEAD, *(placed if config["interventions"] else [])]
+
+
 def read_weights(classifier: "Classifier", folder: str | Path) -> None:
     """Read the weights of a classifier that is there already; see `Classifier.load_weights`."""
     folder = Path(folder)

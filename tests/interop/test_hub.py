@@ -13,11 +13,12 @@ from huggingface_hub import ModelCard, constants
 from torch.testing import assert_close
 from trained import PROMPTS, trained
 
+from reft_interp.evaluation.metrics import exact_match
 from reft_interp.interop import export_to_transformers, from_pretrained, push_to_hub
 from reft_interp.interventions import Interchange
 from reft_interp.runtime import IntervenedModel, Placement
 from reft_interp.sites import Site
-from reft_interp.training import ReFTResult
+from reft_interp.training import Classifier, ClassifierResult, ReFTResult
 
 OURS = {"config.json", "interventions.safetensors"}
 EDITS = {"edits.py", "edits.json", "edits.safetensors"}
@@ -175,6 +176,69 @@ def test_what_needs_this_package_is_shared_without_edits(hub, tiny):
         push_to_hub(swap, "someone/swap")
     assert set(hub.repositories["someone/swap"]) == OURS | {"README.md"}
     assert "edits" not in card_of(hub, "someone/swap").text
+
+
+HEAD = {"config.json", "head.safetensors"}
+PLACED = {f"interventions/{name}" for name in OURS}
+
+
+@pytest.mark.parametrize("given", ["classifier", "result", "folder"])
+def test_a_classifier_comes_back_as_one(hub, intervened, tmp_path, given):
+    torch.manual_seed(0)
+    classifier = Classifier(intervened, 3)
+    with torch.no_grad():
+        for weights in classifier.head.parameters():
+            weights.normal_()
+    nothing = pd.DataFrame()
+    accuracy = exact_match()
+    result = ClassifierResult(classifier, accuracy, None, nothing, nothing, NOTES["recipe"])
+    result.save(tmp_path / "folder")
+    shared: Any = {"classifier": classifier, "result": result, "folder": tmp_path / "folder"}[given]
+    notes = NOTES if given == "classifier" else None
+    push_to_hub(shared, "someone/labels", license="mit", notes=notes)
+    # losses.csv and epochs.csv stay at home.
+    assert set(hub.repositories["someone/labels"]) == HEAD | PLACED | {"README.md"}
+    again = from_pretrained("someone/labels", intervened.model)
+    assert isinstance(again, Classifier)
+    assert again.predict(PROMPTS) == classifier.predict(PROMPTS)
+    assert_close(again.head.state_dict(), classifier.head.state_dict())
+    card = card_of(hub, "someone/labels").text
+    for line in (
+        "A classification head on a frozen language model, with interventions",
+        "| LinearHead | 3 |  |",
+        "| LoReFT | 3 | resid_post | 1 | f2+l2 |",
+        '"learning rate": 0.005',
+        "classifier = ri.from_pretrained('someone/labels', model)",
+        'classifier.predict([{"prompt": ',
+    ):
+        assert line in card
+    assert "edits" not in card
+
+
+def test_a_head_alone_is_shared_too(hub, tiny, tmp_path):
+    classifier = Classifier(tiny("llama"), None)
+    classifier.save(tmp_path)
+    (tmp_path / "README.md").write_text("My own words.")
+    push_to_hub(tmp_path, "someone/score")
+    assert set(hub.repositories["someone/score"]) == HEAD | {"README.md"}
+    again: Any = from_pretrained("someone/score", tiny("llama"))
+    assert again.intervened is None and again.predict(PROMPTS) == classifier.predict(PROMPTS)
+    assert card_of(hub, "someone/score").text.strip() == "My own words."
+    push_to_hub(classifier, "someone/score")
+    assert "| LinearHead | one score |  |" in card_of(hub, "someone/score").text
+    assert "What is edited" not in card_of(hub, "someone/score").text
+    assert isinstance(from_pretrained(tmp_path, tiny("llama")), Classifier)
+
+
+def test_a_classifier_that_is_not_whole_is_told(hub, intervened, tmp_path):
+    Classifier(intervened, 2).save(tmp_path)
+    (tmp_path / "interventions" / "interventions.safetensors").unlink()
+    with pytest.raises(FileNotFoundError, match=r"no whole classifier: there is no interventions/"):
+        push_to_hub(tmp_path, "someone/labels")
+    with pytest.raises(ValueError, match="notes belong to the folder"):
+        push_to_hub(tmp_path, "someone/labels", notes=NOTES)
+    with pytest.raises(TypeError, match=r"IntervenedModel, got Classifier: .* head cannot be"):
+        export_to_transformers.__wrapped__(Classifier(intervened, 2), tmp_path)  # pyright: ignore[reportFunctionMemberAccess]
 
 
 def test_a_private_repository_needs_its_token(hub, intervened, monkeypatch):

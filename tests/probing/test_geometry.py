@@ -6,7 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from reft_interp.probing.geometry import angles_between, overlap_beside_chance, random_angles
+from reft_interp.probing.geometry import (
+    angles_between,
+    overlap_beside_chance,
+    random_angles,
+    variance_inside,
+)
 from reft_interp.subspace import Subspace
 
 
@@ -36,3 +41,11 @@ def test_overlap_stands_beside_what_chance_gives():
     low, high = np.quantile(draws, [0.025, 0.975])
     assert found["random low"] == pytest.approx(low, abs=0.06)
     assert found["random high"] == pytest.approx(high, abs=0.06)
+
+
+def test_variance_inside_is_that_of_the_coordinates():
+    generator = torch.Generator().manual_seed(0)
+    h = torch.randn(4000, 4, generator=generator) * torch.tensor([3.0, 1.0, 2.0, 1.0]) + 100
+    assert variance_inside(Subspace(torch.eye(4)[:1]), h) == pytest.approx(9 / 15, abs=0.02)
+    assert variance_inside(Subspace(torch.eye(4)), h) == pytest.approx(1.0)
+    assert math.isnan(variance_inside(Subspace(torch.eye(4)[:1]), h[:1].repeat(7, 1)))

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from reft_interp.evaluation import control_subspaces
-from reft_interp.probing.linear import linear_probes
+from reft_interp.probing.linear import linear_probes, read_inside
 from reft_interp.subspace import Subspace
 
 pytestmark = [pytest.mark.usefixtures("long_training"), pytest.mark.no_cover]
@@ -79,3 +79,20 @@ def test_the_random_control_is_the_mean_and_range_of_its_draws(planted):
     row = frame.loc["random subspace"]
     assert row["value"] == pytest.approx(sum(inside) / 3)
     assert (row["low"], row["high"]) == (min(inside), max(inside))
+
+
+def test_several_subspaces_are_read_as_each_alone(planted):
+    h, labels, having, lacking = planted
+    wide = Subspace(torch.eye(32)[:5])
+    frame = read_inside(h, labels, [having, lacking, wide], draws=2, seed=1)
+    for subspace, (_, row) in zip((having, lacking, wide), frame.iterrows(), strict=True):
+        alone = linear_probes(h, labels, subspace, draws=2, seed=1).set_index("part")
+        of = {"accuracy": "inside", "random": "random subspace"}
+        for column in ("accuracy", "random", "shuffled labels", "majority"):
+            assert row[column] == alone.loc[of.get(column, column), "value"]
+        assert (row["low"], row["high"]) == tuple(alone.loc["inside", ["low", "high"]])
+        assert row["random high"] == alone.loc["random subspace", "high"]
+    whole = linear_probes(h, labels, Subspace(torch.eye(32)), draws=1, seed=1)
+    assert set(frame["whole vector"]) == {values(whole)["inside"]}
+    with pytest.raises(ValueError, match="199 for 200 activations"):
+        read_inside(h, labels[1:], [having])

@@ -7,64 +7,20 @@ import pandas as pd
 import pytest
 import torch
 from datasets import Dataset
+from made_comparisons import CHOICES, NOUNS, PLACES, comparison, placed, suite
 
 from reft_interp.causal import Counterfactuals, DASCell, fit_das_each
-from reft_interp.evaluation import predict_choices
-from reft_interp.evaluation.metrics import exact_match
 from reft_interp.interop.adapted_states import adapted_states
 from reft_interp.interop.peft_methods import lora, prompt_tuning
 from reft_interp.interventions import DiReFT, LoReFT
-from reft_interp.runtime import IntervenedModel, Placement, activations
-from reft_interp.sites import Site
+from reft_interp.runtime import activations
 from reft_interp.subspace import Subspace
 from reft_interp.sweeps import MethodComparison, compare_subspaces
 from reft_interp.sweeps.label_subspaces import label_pairs
-from reft_interp.tasks.suites import Suite, paper_recipe
 from reft_interp.training.finetuning import Schedule
 from reft_interp.training.reft_method import ReFT
 
 pytestmark = pytest.mark.usefixtures("long_training")
-
-CHOICES = [" is", " was"]
-NOUNS = ["key", "keys", "author", "cars", "door", "table", "film", "books", "city", "store"]
-PLACES = [(Site("resid_post", 0), "last"), (Site("resid_post", 1), "last")]
-
-
-def suite(model) -> Suite:
-    """Every answer is the one that the model gives, so that it knows its task."""
-    prompts = [f"The {a} near the {b}" for a in NOUNS for b in NOUNS]
-    rows = [{"prompt": prompt, "choices": CHOICES, "gold": "x"} for prompt in prompts]
-    said = predict_choices(model, rows)
-    rows = [{**row, "answer": CHOICES[i]} for row, i in zip(rows, said, strict=True)]
-    assert 0.3 < said.mean() < 0.7
-    return Suite(
-        name="own answers", train=Dataset.from_list(rows[::2]), development=None,
-        tests={"own": Dataset.from_list(rows[1::2])}, template="{}", extract=str.strip,
-        metric=exact_match(), max_new_tokens=1, recipe=paper_recipe("commonsense"),
-    )  # fmt: skip
-
-
-def placed(model, kind, subspaces) -> IntervenedModel:
-    return IntervenedModel(
-        model,
-        [
-            Placement(kind(start=subspace), site, on)
-            for subspace, (site, on) in zip(subspaces, PLACES, strict=True)
-        ],
-    )
-
-
-def comparison(model, folder, refts, adapters=()) -> MethodComparison:
-    """As `compare` leaves it."""
-    runs = []
-    for i, (name, by_seed) in enumerate(refts.items()):
-        for seed, intervened in by_seed.items():
-            intervened.save(folder / "trained" / f"{i:02}-seed-{seed}")
-        runs.append({"method": name, "runs": [{"seed": seed} for seed in by_seed]})
-    for name, finetuned in adapters:
-        finetuned.save(folder / "trained" / f"{len(runs):02}-seed-0")
-        runs.append({"method": name, "runs": [{"seed": 0}]})
-    return MethodComparison(folder, "own answers", "accuracy", pd.DataFrame(), 0.0, runs)
 
 
 def test_overlaps_are_those_of_the_subspaces(tiny, tmp_path):
@@ -74,7 +30,8 @@ def test_overlaps_are_those_of_the_subspaces(tiny, tmp_path):
         "LoReFT": {0: placed(model, LoReFT, (a, a)), 1: placed(model, LoReFT, (a, b))},
         "DiReFT": {0: placed(model, DiReFT, (b, b))},
     }
-    found: Any = compare_subspaces(comparison(model, tmp_path, refts), model, suite(model))
+    made = comparison(model, tmp_path, refts)
+    found: Any = compare_subspaces(made, model, suite(model), pairs=40, epochs=1, draws=1)
     seeds = found.overlaps[found.overlaps["question"] == "LoReFT: two seeds"]
     assert list(seeds["overlap"]) == pytest.approx([1.0, a.overlap(b)])
     # The same seed starts all methods in one subspace, which would count as agreement.
@@ -85,8 +42,9 @@ def test_overlaps_are_those_of_the_subspaces(tiny, tmp_path):
     summary = found.summary().set_index("question")
     assert summary.loc["LoReFT: two seeds", "high"] == pytest.approx(1.0)
     assert found.plot().get_xlabel().startswith("overlap")
-    picture = found.save(tmp_path / "tables")
-    assert picture.is_file() and (tmp_path / "tables" / "subspace-interchanges.csv").is_file()
+    page = found.save(tmp_path / "tables")
+    assert page.name == "report.html" and page.is_file()
+    assert (tmp_path / "tables" / "tables" / "subspace-interchanges.csv").is_file()
     assert "LoReFT: two seeds" in str(found)
 
 
@@ -132,9 +90,11 @@ def test_das_takes_the_counterfactuals_that_it_is_given(tiny, tmp_path):
             edit: Any = placement.intervention
             edit.value.weight.copy_(a.basis + b.basis)
     made = comparison(model, tmp_path, {"LoReFT": {0: edited}})
-    assert compare_subspaces(made, model, few).notes
-    found: Any = compare_subspaces(made, model, few, pairs=given, epochs=20, learning_rate=3e-2)
-    assert found.notes == ()
+    assert compare_subspaces(made, model, few, draws=1).notes
+    found: Any = compare_subspaces(
+        made, model, few, pairs=given, epochs=20, learning_rate=3e-2, draws=1
+    )
+    assert not any("DAS" in note for note in found.notes)
     last = found.interchanges[found.interchanges["site"] == str(PLACES[1][0])]
     iia = last.groupby("subspace")["iia"].mean()
     assert iia["whole vector"] == 1.0 and iia["DAS"] > 0.85
@@ -158,7 +118,7 @@ def test_an_effect_lies_in_the_subspace_that_holds_it(tiny, tmp_path):
     top = [Subspace(axis.Vh[:2]) for axis in axes]
     refts = {"LoReFT": {0: placed(model, LoReFT, top)}}
     made = comparison(model, tmp_path / "c", refts, [("LoRA", adapted)])
-    found: Any = compare_subspaces(made, model, suite(model)).effects
+    found: Any = compare_subspaces(made, model, suite(model), pairs=1, draws=2).effects
     expected = [float((axis.S[:2] ** 2).sum() / (axis.S**2).sum()) for axis in axes]
     assert list(found["share"]) == pytest.approx(expected, abs=1e-4)
     assert all(found["random high"] < found["share"])
@@ -190,8 +150,10 @@ def test_an_effect_of_adapters_and_a_reft_is_that_of_both(tiny, tmp_path):
     assert effects.loc[("both 0", last), "share"] == pytest.approx(1.0, abs=1e-4)
     assert effects.loc[("LoReFT 0", last), "share"] == pytest.approx(1.0, abs=1e-4)
     assert "both" in set(found.interchanges["subspace"])
-    (note,) = found.notes
-    assert "untouched model, without the adapters that the ReFT of both was trained with" in note
+    assert (
+        "untouched model, without the adapters that the ReFT of both was trained with"
+        in found.notes[-1]
+    )
     with pytest.raises(ValueError, match=r"both was trained with adapters.*reft', model\) is its"):
         made.load("both", model)
 

@@ -1,0 +1,150 @@
+"""What subspaces hold of a task, in the untouched model: its label, what varies, and tokens.
+
+Questions of `probing` that need no counterfactual pairs, only rows with a label, asked at the last
+of the tokens that a ReFT edits.
+"""
+
+import random
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from transformer_lens.model_bridge import TransformerBridge
+
+from reft_interp.evaluation import control_subspaces
+from reft_interp.probing.geometry import variance_inside
+from reft_interp.probing.linear import read_inside
+from reft_interp.probing.tokens import principal_axes, promoted_tokens
+from reft_interp.runtime.activations import activations_each
+from reft_interp.runtime.batching import as_list
+from reft_interp.subspace import Subspace
+from reft_interp.sweeps.label_subspaces import AtPlaces, Place
+from reft_interp.tasks.suites import Suite
+
+_MOST = 500
+"""Rows: probes of whole vectors of more would take longer than DAS."""
+_AT_ONCE = 64
+_ENOUGH = 10
+"""Rows of an answer, without which some fold has nearly none of them."""
+_NOT_RESIDUAL = ("z", "mlp_post")
+_READ = (
+    "accuracy", "low", "high", "random", "random low", "random high", "shuffled labels",
+    "whole vector", "majority", "n",
+)  # fmt: skip
+
+
+def find_encoded(
+    model: TransformerBridge, suite: Suite, found: AtPlaces, *, draws: int, seed: int
+) -> tuple[pd.DataFrame, pd.DataFrame, str | None]:
+    """Ask what subspaces hold of the rows of a suite's first test set, 500 of them at most.
+
+    Args:
+        model: the untouched model.
+        suite: whose rows; the label is the answer, of rows that have choices and whose answer
+            ten rows have at least.
+        found: the subspaces.
+        draws: random subspaces for each place and rank.
+        seed: of the rows that are taken, the folds, the shuffle and the random subspaces.
+
+    Returns:
+        `SubspaceComparison.encoded` and `promoted`; and a note where there is no label to read.
+    """
+    rows = as_list(next(iter(suite.tests.values())))
+    if len(rows) > _MOST:
+        rows = random.Random(f"encoded {seed}").sample(rows, _MOST)
+    labelled = _labelled(rows)
+    note = None
+    if labelled is None:
+        note = (
+            f"The label was not read: {suite.name} has no two answers among the choices of its "
+            f"test rows with {_ENOUGH} rows each"
+        )
+    encoded: list[dict[str, Any]] = []
+    promoted: list[pd.DataFrame] = []
+    places = list(dict.fromkeys(place for at in found.values() for place in at))
+    held = _held(model, rows if labelled is None else labelled, places)
+    for place, h in held.items():
+        here = [(name, of, at[place]) for (name, of), at in found.items() if place in at]
+        controls = {
+            subspace.rank: control_subspaces(subspace.width, subspace.rank, draws, seed=seed)
+            for _, _, subspace in here
+        }
+        varies = {rank: [variance_inside(one, h) for one in controls[rank]] for rank in controls}
+        subspaces = [subspace for _, _, subspace in here]
+        read = _read(h, labelled, subspaces, draws=draws, seed=seed)
+        for (name, of, subspace), label in zip(here, read, strict=True):
+            by_chance = varies[subspace.rank]
+            encoded.append(
+                {
+                    **_where(name, of, place),
+                    "rank": subspace.rank,
+                    **{column: label.get(column) for column in _READ},
+                    "variance": variance_inside(subspace, h),
+                    "variance at random": sum(by_chance) / len(by_chance),
+                    "variance random high": max(by_chance),
+                }
+            )
+        if place[0].component not in _NOT_RESIDUAL:
+            random_ones = [("random subspace", seed, some[0]) for some in controls.values()]
+            for name, of, subspace in (*here, *random_ones):
+                tokens = promoted_tokens(model, principal_axes(subspace, h))
+                tokens = tokens.rename(columns={"tokens": "promotes"})
+                promoted.append(pd.DataFrame([_where(name, of, place)]).merge(tokens, how="cross"))
+    frame = pd.DataFrame(encoded)
+    return (
+        frame.astype({column: "Int64" if column == "n" else float for column in _READ}),
+        pd.concat(promoted, ignore_index=True) if promoted else pd.DataFrame(),
+        note,
+    )
+
+
+def _read(
+    h: Float[Tensor, "rows d"],
+    labelled: Sequence[Mapping[str, Any]] | None,
+    subspaces: Sequence[Subspace],
+    *,
+    draws: int,
+    seed: int,
+) -> Sequence[Mapping[Any, Any]]:
+    """What `read_inside` says of each subspace; nothing where there is no label."""
+    if labelled is None:
+        return [{}] * len(subspaces)
+    return read_inside(
+        h,
+        [row["answer"] for row in labelled],
+        subspaces,
+        groups=[str(row.get("subject") or row["prompt"]) for row in labelled],
+        draws=draws,
+        seed=seed,
+    ).to_dict("records")
+
+
+def _where(name: str, seed: int, place: Place) -> dict[str, Any]:
+    site, on = place
+    return {"subspace": name, "seed": seed, "site": str(site), "tokens": str(on)}
+
+
+def _labelled(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]] | None:
+    """Rows whose answer is one of their choices and common enough to be learned; None where that
+    leaves no two answers."""
+    asked = [row for row in rows if row.get("choices")]
+    count = Counter(row["answer"] for row in asked)
+    kept = [row for row in asked if count[row["answer"]] >= _ENOUGH]
+    return kept if len({row["answer"] for row in kept}) > 1 else None
+
+
+def _held(
+    model: TransformerBridge, rows: Sequence[Mapping[str, Any]], places: Sequence[Place]
+) -> dict[Place, Float[Tensor, "rows d"]]:
+    """What the untouched model holds at the last of each place's tokens."""
+    parts: dict[Place, list[Tensor]] = {place: [] for place in places}
+    # In parts, so that of many tokens never more than a part's are held.
+    for start in range(0, len(rows), _AT_ONCE):
+        some = activations_each(model, rows[start : start + _AT_ONCE], places)
+        for place, each in zip(places, some, strict=True):
+            parts[place] += [h[-1:].float().cpu() for h in each]
+    return {place: torch.cat(some) for place, some in parts.items()}
