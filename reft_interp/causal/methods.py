@@ -233,7 +233,9 @@ class NonlinearAlignment:
     """DAS in coordinates that a small invertible network makes; see `NonlinearInterchange`.
 
     Such maps reach full accuracy on untrained networks (Sutter et al. 2025, arXiv:2507.08802), so
-    that `compare_methods` scores it on an untrained copy of the model, too.
+    that `compare_methods` scores it on an untrained copy of the model, too. A low score there does
+    not clear it: it may change more than base and source differ by, and so reaches full accuracy
+    at places of `tasks.plantings` where no linear swap does ("decoy", "two layers, between").
 
     Args:
         rank: how many coordinates are swapped.
