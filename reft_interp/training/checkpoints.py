@@ -103,7 +103,7 @@ def last_whole(folder: str | Path, tensors: Sequence[str] = (TENSORS,)) -> Path 
     return next((one for one in _checkpoints(folder) if _fault(one, tensors) is None), None)
 
 
-def fingerprint(rows: PreparedRows | StreamedRows, args: TrainingArguments) -> dict[str, Any]:
+def identify_training(rows: PreparedRows | StreamedRows, args: TrainingArguments) -> dict[str, Any]:
     """What a training that goes on has to have in common with the one that wrote a checkpoint, so
     that the steps before and after are of one training. Epochs and learning rate may change."""
     hashed = None
@@ -125,7 +125,7 @@ def check_same_training(
 
     Args:
         checkpoint: what would be gone on from.
-        here: what the training that goes on is, as `fingerprint` has it.
+        here: what the training that goes on is, as `identify_training` has it.
         notes: of the checkpoint; by default those of its interventions.
 
     Raises:

@@ -20,7 +20,7 @@ from reft_interp.runtime import IntervenedModel
 from reft_interp.runtime.planning import Plan
 from reft_interp.runtime.prepared import PreparedRows
 from reft_interp.runtime.saving import read_tensors
-from reft_interp.training.checkpoints import FINGERPRINT, begin_anew, fingerprint, last_whole
+from reft_interp.training.checkpoints import FINGERPRINT, begin_anew, identify_training, last_whole
 from reft_interp.training.collating import RowsDataset, RowsOfBatch, check_trainable, collate
 from reft_interp.training.failures import memory_advice
 from reft_interp.training.folder_trainer import FolderTrainer
@@ -75,7 +75,7 @@ class InterventionTrainer(FolderTrainer):
                 "interventions in it too, whose directions need float32. Load the model in it "
                 '(load_model(..., dtype="bfloat16")); the interventions stay in float32'
             )
-        self.fingerprint = fingerprint(train_rows, args)
+        self.fingerprint = identify_training(train_rows, args)
         self._recompute = recompute
 
     def training_step(
