@@ -48,21 +48,21 @@ def main() -> None:
     frame: Any = found.frame
     trained = frame[frame["method"] == "DAS"].sort_values("iia", ascending=False)
     iia = {place(cells[int(row["cell"])]): row["iia"] for row in trained.to_dict("records")}
-    best = {one for one, value in iia.items() if value >= trained["low"].iloc[0]}
+    good = trained["iia"] >= trained["low"].iloc[0]
     line: dict = {
         "best_iia": max(iia.values()),
         "best": next(iter(iia)),
         "places": len(iia),
-        "good": len(best),
+        "good": int(good.sum()),
         "sweep_seconds": seconds,
     }
     for keep in KEEP:
         began = time.perf_counter()
-        kept = {place(cell) for cell in ri.screen_cells(model, pairs.train, cells, keep)}
+        kept = ri.screen_cells(model, pairs.train, cells, keep)
         line["screening_seconds"] = time.perf_counter() - began
         line[str(keep)] = {
-            "recall": len(best & kept) / len(best),
-            "best_iia": max(iia[one] for one in kept),
+            "recall": found.recall(kept),
+            "best_iia": max(iia[place(cell)] for cell in kept),
         }
         print(f"keep {keep}: {line[str(keep)]}", flush=True)
     print(trained.head(10).to_string(index=False))

@@ -23,7 +23,8 @@ def screen_cells(
     """The cells at those places where swapping the whole vector should move the answer most.
 
     A place is a site with a selection of tokens; `attribution_patching` estimates all of them with
-    one backward pass a batch. A screening can lose places: `Attribution.recall` measures how many.
+    one backward pass a batch. A screening can lose places: `Sweep.recall` says how many of a full
+    sweep's, `Attribution.recall` of a full activation patching's.
 
     Args:
         model: the hooked model.

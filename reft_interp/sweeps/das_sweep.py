@@ -20,6 +20,7 @@ from reft_interp.causal.counterfactuals import check_counterfactuals
 from reft_interp.causal.interchanges import On, rows_of_one_source
 from reft_interp.causal.task_done import check_does_task
 from reft_interp.evaluation import Accuracy
+from reft_interp.positions import parse_positions
 from reft_interp.sites import Site
 from reft_interp.subspace import Subspace
 from reft_interp.sweeps.das_sweep_run import SweepRun, cell_files
@@ -75,6 +76,34 @@ class Sweep:
         if not path.is_file():
             raise FileNotFoundError(f"cell {cell} has no subspace in {self.folder}")
         return Subspace.load(path)
+
+    def recall(self, kept: Sequence[DASCell]) -> float:
+        """The share of this sweep's good places that a screening keeps.
+
+        A place, a site with a selection of tokens, is good where a cell's IIA is at least the lower
+        bound of the best cell's. A screening that knows nothing keeps as large a share of them as
+        of all places.
+
+        Args:
+            kept: what `screen_cells` left of this sweep's cells.
+
+        Raises:
+            ValueError: a cell at a place that the sweep has not, or a sweep all of whose cells
+                failed.
+        """
+        some: Any = self.frame[self.frame["method"] == "DAS"]
+        some = some[~some["shuffled labels"].isin([True])]
+        known = set(zip(some["site"], some["tokens"], strict=True))
+        places = {(str(cell.site), str(parse_positions(cell.on))) for cell in kept}
+        if unknown := sorted(places - known):
+            raise ValueError(f"kept must be cells of this sweep, which has none at {unknown[0]}")
+        finished = some[some["iia"].notna()]
+        if finished.empty:
+            raise ValueError("no cell of this sweep came to its end, so that no place is good")
+        best = finished.loc[finished["iia"].idxmax(), "low"]
+        found = finished[finished["iia"] >= best]
+        good = set(zip(found["site"], found["tokens"], strict=True))
+        return len(good & places) / len(good)
 
     def plot(self, *, method: str = "DAS", ax: "Axes | None" = None, **chosen: Any) -> "Axes":
         """A heat map of IIA: layers up (sites, where a layer has several), tokens across.

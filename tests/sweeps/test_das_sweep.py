@@ -242,6 +242,30 @@ def test_an_interrupt_ends_the_sweep(planted, pairs, tmp_path, monkeypatch):
     assert not list(tmp_path.glob("cells/*"))
 
 
+def test_recall_is_the_share_of_good_places_that_are_kept(undisturbed, cells):
+    places = {"resid 0 last": (0.5, 0.4), "resid 2 last": (0.9, 0.8), "resid 2 f1": (0.85, 0.7)}
+    frame = pd.DataFrame(
+        [
+            {"method": method, "site": name[:7], "tokens": name[8:], "shuffled labels": shuffled,
+             "iia": iia, "low": low}
+            for name, (iia, low) in places.items()
+            for method, shuffled in (("DAS", False), ("DAS", True), ("whole vector", False))
+        ]
+    )  # fmt: skip
+    frame["site"] = [f"blocks.{name[-1]}.hook_resid_post" for name in frame["site"]]
+    frame["tokens"] = frame["tokens"].replace("last", "l1")
+    sweep = dataclasses.replace(undisturbed, frame=frame)
+    last, first = (ri.DASCell(ri.Site("resid_post", 2), on) for on in ("last", "f1"))
+    low = ri.DASCell(ri.Site("resid_post", 0), "last")
+    assert [sweep.recall(kept) for kept in ([last], [low], [last, first], [])] == [0.5, 0, 1, 0]
+    with pytest.raises(ValueError, match=r"which has none at \('blocks.1.hook_resid_post', 'l1'\)"):
+        sweep.recall([ri.DASCell(ri.Site("resid_post", 1), "last")])
+    failed = dataclasses.replace(undisturbed, frame=frame.assign(iia=float("nan")))
+    with pytest.raises(ValueError, match="no cell of this sweep came to its end"):
+        failed.recall([last])
+    assert undisturbed.recall(cells) == 1
+
+
 def test_the_heat_map_shows_the_cells(undisturbed):
     ax = undisturbed.plot(rank=1, seed=0)
     assert [label.get_text() for label in ax.get_xticklabels()] == ["l1", "indices:0"]
