@@ -33,6 +33,10 @@ def fewer(code: str) -> str:
         ("n_train=500, n_test=200, n_development=100", "n_train=8, n_test=4, n_development=4"),
         ("Budget(steps=60)", "Budget(steps=2, batch_size=4, trials=1, seeds=(0,))"),
         ('[own, "DiReFT", "LoRA"]', '[own, "LoRA"]'),
+        (
+            "table.probe(model, suite)",
+            "ri.compare_subspaces(table, model, suite, pairs=8, epochs=1, draws=1)",
+        ),
     ):
         code = code.replace(whole, part)
     return code

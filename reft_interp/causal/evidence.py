@@ -32,6 +32,7 @@ Found = DASResult | Intervention
 WHOLE, NONE = "whole vector", "no intervention"
 RANDOM, PLACEBO = "random subspace", "placebo of the same size"
 SHUFFLED, UNTRAINED = "shuffled labels", "untrained model"
+_WELL_DONE = 0.7  # below this, as where pairs are made, a model is said not to do a task
 CONTROLS = (NONE, RANDOM, SHUFFLED, UNTRAINED)
 """What a claim has to be above, but for shuffled labels where the method looks at no labels."""
 
@@ -61,6 +62,8 @@ class Evidence:
     `readable_split` has it; None where it does not apply: at other sites than all neurons of an
     MLP or one head, and for pairs without choices. It is no part of `holds`."""
     model: str
+    task_accuracy: Accuracy
+    """How many of the held-out bases the model answers right without an intervention."""
     seen: float = 0.0
     """Share of held-out pairs whose base is a prompt of the training pairs, too."""
 
@@ -169,6 +172,11 @@ class Evidence:
         if self.iia.interval[0] <= placebo:
             found.append(
                 f"{self.method} is not above changes of the same size along random directions"
+            )
+        if self.task_accuracy.value < _WELL_DONE:
+            found.append(
+                f"the model answers only {self.task_accuracy.value:.1%} of the held-out bases "
+                "right without an intervention: what it does not do cannot be found in it"
             )
         spread = [_accuracy(one).value for one in self.hits[self.method]]
         if max(spread) - min(spread) > 0.1:

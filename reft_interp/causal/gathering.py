@@ -32,7 +32,7 @@ from reft_interp.causal.methods import DAS, FullVector, Method, RandomSubspace, 
 from reft_interp.causal.readable_split import has_split, readable_split
 from reft_interp.causal.rows import Pairs
 from reft_interp.causal.shuffling import resample, shuffled_pairs
-from reft_interp.causal.task_done import check_does_task
+from reft_interp.causal.task_done import check_does_task, task_accuracy
 from reft_interp.evaluation import answers_correctly, control_subspaces, prepared_correct
 from reft_interp.interventions import (
     DistributedInterchange,
@@ -89,7 +89,8 @@ def gather_evidence(
         random_subspaces: how many, and as many placebos.
         untrained: a model to take as the untrained one; `untrained_copy(model)` by default.
         minimum_accuracy: share of held-out bases that the model must get right without an
-            intervention, where it was not asked when the pairs were made; 0 asks nothing.
+            intervention, where the pairs were made for another model, or of rows without asking
+            any; 0 asks nothing.
         seed: of DAS's first start (further ones follow), of random subspaces and of the untrained
             copy.
         progress: show progress bars of DAS.
@@ -176,6 +177,7 @@ def gather_evidence(
         effects=effects(model, pairs.test, {method.name: claim, WHOLE: Interchange()}, site, on),
         split=split,
         model=identify(model).name,
+        task_accuracy=task_accuracy(model, pairs),
         seen=pairs.seen,
     )
 

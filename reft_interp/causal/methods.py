@@ -287,7 +287,8 @@ def compare_methods(
         on: which tokens of base and source.
         methods: in the order in which they are listed; names must differ.
         minimum_accuracy: share of held-out bases that the model must get right without an
-            intervention, where it was not asked when the pairs were made; 0 asks nothing.
+            intervention, where the pairs were made for another model, or of rows without asking
+            any; 0 asks nothing.
 
     Returns:
         A row a method; of those whose maps are free, one more from an untrained copy of the model;

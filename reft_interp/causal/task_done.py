@@ -8,11 +8,23 @@ from reft_interp.evaluation.minimum_accuracy import check_accuracy
 from reft_interp.models import identify
 
 
+def task_accuracy(model: TransformerBridge, pairs: Counterfactuals) -> Accuracy:
+    """How many of the held-out bases a model answers right without an intervention."""
+    rows = [
+        {"prompt": row["base"], "answer": row["base_answer"], "choices": row["choices"]}
+        for row in pairs.test.to_list()
+    ]
+    right = answers_correctly(model, rows)
+    return Accuracy(int(right.sum()), len(right))
+
+
 def check_does_task(
     model: TransformerBridge, pairs: Counterfactuals, minimum_accuracy: float | int
 ) -> None:
-    """Raise where a model gets too few of the held-out bases right. One that was asked when the
-    pairs were made is not asked again.
+    """Raise where a model gets too few of the held-out bases right.
+
+    It is not asked again where it was when the pairs were made, nor where a task was told to draw
+    them without asking.
 
     Args:
         model: the hooked model.
@@ -24,17 +36,15 @@ def check_does_task(
     """
     if not 0 <= minimum_accuracy <= 1:
         raise ValueError(f"minimum_accuracy must be between 0 and 1, got {minimum_accuracy}")
-    asked = pairs.model_accuracy is not None and pairs.model == identify(model).name
-    if asked or minimum_accuracy == 0:
+    if pairs.model_accuracy is None:
+        settled = pairs.seed is not None
+    else:
+        settled = pairs.model == identify(model).name
+    if settled or minimum_accuracy == 0:
         return
-    rows = [
-        {"prompt": row["base"], "answer": row["base_answer"], "choices": row["choices"]}
-        for row in pairs.test.to_list()
-    ]
-    right = answers_correctly(model, rows)
     check_accuracy(
-        Accuracy(int(right.sum()), len(right)),
+        task_accuracy(model, pairs),
         minimum_accuracy,
-        len(rows[0]["choices"]),
+        len(pairs.test[0]["choices"]),
         " (these pairs were not made of what this model gets right)",
     )

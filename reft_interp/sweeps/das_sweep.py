@@ -204,7 +204,8 @@ def sweep(
         memory_budget: bytes that constants of all cells may take; see `PreparedRows`.
         retry_failed: run cells of the folder again that failed, instead of keeping their errors.
         minimum_accuracy: share of held-out bases that the model must get right without an
-            intervention, where it was not asked when the pairs were made; 0 asks nothing.
+            intervention, where the pairs were made for another model, or of rows without asking
+            any; 0 asks nothing.
         progress: show a progress bar, with the time left.
 
     Raises:

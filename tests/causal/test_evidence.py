@@ -40,7 +40,7 @@ def test_it_holds_where_the_variable_was_put(true, planted):
 def test_it_does_not_hold_where_the_variable_is_not(planted, name):
     one = planted[name]
     found = ri.gather_evidence(
-        one.model, one.counterfactuals(240), one.site, one.on, rank=one.rank, seeds=1,
+        one.model, one.counterfactuals(120), one.site, one.on, rank=one.rank, seeds=1,
         resamples=0, **BUDGET,
     )  # fmt: skip
     assert not found.holds
@@ -242,6 +242,12 @@ def test_what_gives_no_evidence_is_refused(planted, arguments, error, match):
         ri.gather_evidence(
             one.model, one.counterfactuals(24), one.site, one.on, resamples=0, seeds=1, **arguments
         )
+
+
+def test_a_model_that_does_not_do_the_task_is_flagged(true):
+    assert true.task_accuracy == ri.Accuracy(80, 80)
+    half = dataclasses.replace(true, task_accuracy=ri.Accuracy(40, 80))
+    assert any("answers only 50.0% of the held-out bases right" in flag for flag in half.flags)
 
 
 def test_bases_that_training_has_seen_are_flagged(true):

@@ -22,7 +22,7 @@ PAIRS = [
     ]
 ]
 SITES = [ri.Site("resid_pre", 0), ri.Site("resid_post", 0), ri.Site("attn_out", 1)]
-ON = ["0", "1", "last"]
+ON = ["0", "-2", "last"]
 
 
 def by_hand(model) -> np.ndarray:
