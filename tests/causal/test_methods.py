@@ -11,7 +11,7 @@ from reft_interp.causal.reading_methods import labelled_activations
 from reft_interp.causal.rows import rows_of
 from reft_interp.tasks import plantings
 
-pytestmark = pytest.mark.usefixtures("long_training")
+pytestmark = [pytest.mark.usefixtures("long_training"), pytest.mark.no_cover]
 
 FITTED = [
     ri.DifferenceOfMeans(),

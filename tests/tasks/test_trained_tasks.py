@@ -18,7 +18,7 @@ from reft_interp.tasks import (
     two_digit_addition,
 )
 
-pytestmark = pytest.mark.usefixtures("long_training")
+pytestmark = [pytest.mark.usefixtures("long_training"), pytest.mark.no_cover]
 
 
 def rows(task, variable, n=60):
