@@ -68,8 +68,9 @@ def das(
 ) -> None:
     """Find a subspace by DAS, with every control, and write a report.
 
-    Its controls: the whole vector, no intervention, random subspaces, changes of the same size,
-    shuffled labels, an untrained copy of the model. Take some minutes.
+    A claim holds where it is above no intervention, random subspaces, shuffled labels and an
+    untrained copy of the model; the whole vector and changes of the same size stand beside it.
+    This takes some minutes.
 
     For example: reft-interp das --layer 12 --on subject --rank 4
     """

@@ -33,8 +33,7 @@ def compare(
     many values as any other method tries; test rows are looked at once, by those that are
     reported. Answers are generated greedily and scored by the suite's metric; the table says in how
     many outputs no answer was found (`unparsed`), which is wrong, or a guess in a correlation. An
-    error of one
-    method is recorded in the table, and the others go on.
+    error of one method is recorded in the table, and the others go on.
 
     Args:
         model: a TransformerBridge, as `load_model` gives it.
