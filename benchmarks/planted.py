@@ -17,7 +17,7 @@ import sys
 import pandas as pd
 
 import reft_interp as ri
-from reft_interp.causal.methods import with_untrained
+from reft_interp.causal.method_comparison import with_untrained
 
 BUDGET = {"epochs": 30, "learning_rate": 1e-2}
 

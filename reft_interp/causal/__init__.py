@@ -15,6 +15,7 @@ from reft_interp.causal.interchanges import (
     interchange_rows,
 )
 from reft_interp.causal.joint_das import JointDASResult, fit_das_jointly
+from reft_interp.causal.method_comparison import compare_methods
 from reft_interp.causal.methods import (
     DAS,
     BoundlessDAS,
@@ -23,7 +24,6 @@ from reft_interp.causal.methods import (
     Method,
     NonlinearAlignment,
     RandomSubspace,
-    compare_methods,
 )
 from reft_interp.causal.mib import MIBScores, mib_scores
 from reft_interp.causal.model import CausalModel

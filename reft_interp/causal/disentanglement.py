@@ -19,7 +19,8 @@ from transformer_lens.model_bridge import TransformerBridge
 
 from reft_interp.causal.counterfactuals import Counterfactuals
 from reft_interp.causal.interchanges import On, prepare_interchanges
-from reft_interp.causal.methods import Method, check_methods, with_untrained
+from reft_interp.causal.method_comparison import check_methods, with_untrained
+from reft_interp.causal.methods import Method
 from reft_interp.evaluation import prepared_correct
 from reft_interp.sites import Site, check_site
 

@@ -27,8 +27,9 @@ from reft_interp.causal.evidence import (
     interchange_of,
     resampled,
 )
-from reft_interp.causal.interchanges import On, prepare_interchanges, rows_of_one_source
-from reft_interp.causal.methods import DAS, FullVector, Method, RandomSubspace, check_methods
+from reft_interp.causal.interchanges import On, prepare_interchanges
+from reft_interp.causal.method_comparison import check_methods, is_method
+from reft_interp.causal.methods import DAS, FullVector, Method, RandomSubspace
 from reft_interp.causal.readable_split import has_split, readable_split
 from reft_interp.causal.rows import Pairs
 from reft_interp.causal.shuffling import resample, shuffled_pairs
@@ -123,7 +124,6 @@ def gather_evidence(
     method = _method(method, {k: v for k, v in settings.items() if v is not None}, seed)
     check_methods([method], site.width(model))
     on = parse_positions(on)
-    rows_of_one_source(pairs.test)
     check_does_task(model, pairs, minimum_accuracy)
     starts = _starts(method, seeds)
     runs = [_Run(start) for start in starts]
@@ -236,7 +236,7 @@ class _Fitting:
 def _method(method: Method | None, settings: dict[str, Any], seed: int) -> Method:
     if method is None:
         return DAS(**settings, seed=seed)
-    if isinstance(method, type) or not hasattr(method, "fit"):
+    if not is_method(method):
         raise TypeError(f"method must be a method, as BoundlessDAS(), got {method!r}")
     if settings:
         named, kind = ", ".join(settings), type(method).__name__

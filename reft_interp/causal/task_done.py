@@ -3,6 +3,7 @@
 from transformer_lens.model_bridge import TransformerBridge
 
 from reft_interp.causal.counterfactuals import Counterfactuals
+from reft_interp.causal.interchanges import rows_of_one_source
 from reft_interp.evaluation import Accuracy, answers_correctly
 from reft_interp.evaluation.minimum_accuracy import check_accuracy
 from reft_interp.models import identify
@@ -21,7 +22,7 @@ def task_accuracy(model: TransformerBridge, pairs: Counterfactuals) -> Accuracy:
 def check_does_task(
     model: TransformerBridge, pairs: Counterfactuals, minimum_accuracy: float | int
 ) -> None:
-    """Raise where a model gets too few of the held-out bases right.
+    """Raise where pairs have several sources, or a model gets too few of the held-out bases right.
 
     It is not asked again where it was when the pairs were made, nor where a task was told to draw
     them without asking.
@@ -32,8 +33,9 @@ def check_does_task(
         minimum_accuracy: the share that it must get right; 0 asks nothing.
 
     Raises:
-        ValueError: it gets less, or `minimum_accuracy` is no share.
+        ValueError: several sources, it gets less, or `minimum_accuracy` is no share.
     """
+    rows_of_one_source(pairs.test)
     if not 0 <= minimum_accuracy <= 1:
         raise ValueError(f"minimum_accuracy must be between 0 and 1, got {minimum_accuracy}")
     if pairs.model_accuracy is None:

@@ -86,15 +86,14 @@ def push_to_hub(
         ConnectionError: the hub cannot be reached.
         PermissionError: the hub does not let this account write there.
     """
+    if notes is not None and isinstance(shared, str | Path | ClassifierResult):
+        of = "result" if isinstance(shared, ClassifierResult) else "folder"
+        raise ValueError(f"notes belong to the {of}, which was saved with its own")
     with TemporaryDirectory() as name:
         folder = Path(name)
         if isinstance(shared, str | Path):
-            if notes is not None:
-                raise ValueError("notes belong to the folder, which was saved with its own")
             _copy(Path(shared), folder)
         elif isinstance(shared, ClassifierResult):
-            if notes is not None:
-                raise ValueError("notes belong to the result, which was saved with its own")
             with TemporaryDirectory() as whole:
                 shared.save(whole)
                 _copy(Path(whole), folder)

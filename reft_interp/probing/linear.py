@@ -59,8 +59,7 @@ def linear_probes(
     if subspace.rank < subspace.width:
         parts["complement"] = (subspace.remove(h).numpy(), y)
     rows = [_row(part, _out_of_fold(x, target, each, seed)) for part, (x, target) in parts.items()]
-    controls = control_subspaces(subspace.width, subspace.rank, draws, seed=seed)
-    read = [_out_of_fold(c.coordinates(h).numpy(), y, each, seed).value for c in controls]
+    read = _by_chance(subspace.rank, h, y, each, draws, seed)
     rows.append(
         {
             "part": "random subspace",
@@ -108,10 +107,7 @@ def read_inside(
     rows = []
     for subspace in subspaces:
         if subspace.rank not in by_chance:
-            controls = control_subspaces(subspace.width, subspace.rank, draws, seed=seed)
-            by_chance[subspace.rank] = [
-                _out_of_fold(c.coordinates(h).numpy(), y, each, seed).value for c in controls
-            ]
+            by_chance[subspace.rank] = _by_chance(subspace.rank, h, y, each, draws, seed)
         random = by_chance[subspace.rank]
         inside = subspace.coordinates(h).numpy()
         read = _out_of_fold(inside, y, each, seed)
@@ -144,6 +140,14 @@ def _examples(
         raise ValueError(f"labels must have at least two values, got only {labels[0]!r}")
     each = np.arange(len(y)) if groups is None else np.unique(groups, return_inverse=True)[1]
     return activations.detach().float().cpu(), y, each
+
+
+def _by_chance(
+    rank: int, h: Float[Tensor, "n d"], y: np.ndarray, groups: np.ndarray, draws: int, seed: int
+) -> list[float]:
+    """The accuracy inside random subspaces, one a draw."""
+    controls = control_subspaces(h.shape[1], rank, draws, seed=seed)
+    return [_out_of_fold(c.coordinates(h).numpy(), y, groups, seed).value for c in controls]
 
 
 def _out_of_fold(x: np.ndarray, y: np.ndarray, groups: np.ndarray, seed: int) -> Accuracy:

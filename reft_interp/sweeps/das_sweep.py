@@ -17,7 +17,7 @@ from transformer_lens.model_bridge import TransformerBridge
 
 from reft_interp.causal import Counterfactuals, DASCell
 from reft_interp.causal.counterfactuals import check_counterfactuals
-from reft_interp.causal.interchanges import On, rows_of_one_source
+from reft_interp.causal.interchanges import On
 from reft_interp.causal.task_done import check_does_task
 from reft_interp.evaluation import Accuracy
 from reft_interp.positions import parse_positions
@@ -216,7 +216,6 @@ def sweep(
     """
     check_counterfactuals(pairs)
     run = SweepRun(model, pairs, list(cells), Path(folder), rows_at_once)
-    rows_of_one_source(pairs.test)
     check_does_task(model, pairs, minimum_accuracy)
     run.claim()
     with tqdm(total=len(cells), disable=not progress, desc="sweep") as bar:
