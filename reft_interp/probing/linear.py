@@ -47,7 +47,8 @@ def linear_probes(
         frequent label. Elsewhere `low` and `high` are 95 % Wilson intervals.
 
     Raises:
-        ValueError: there are not as many labels as activations, or only one label.
+        ValueError: there are not as many labels as activations, only one label, or fewer rows of
+            each label, or fewer groups, than there are folds (five).
     """
     h, y, each = _examples(activations, labels, groups)
     rng = np.random.default_rng(seed)
@@ -139,6 +140,12 @@ def _examples(
     if len(set(y.tolist())) < 2:
         raise ValueError(f"labels must have at least two values, got only {labels[0]!r}")
     each = np.arange(len(y)) if groups is None else np.unique(groups, return_inverse=True)[1]
+    if (most := int(np.bincount(y).max())) < _FOLDS or len(set(each.tolist())) < _FOLDS:
+        raise ValueError(
+            f"labels: probes are read out in {_FOLDS} folds, which need at least {_FOLDS} rows of a "
+            f"label and {_FOLDS} groups of rows; got {most} of the most frequent label, in "
+            f"{len(set(each.tolist()))} groups"
+        )
     return activations.detach().float().cpu(), y, each
 
 

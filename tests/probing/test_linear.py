@@ -67,6 +67,10 @@ def test_labels_that_do_not_fit_are_refused(planted):
         linear_probes(h, labels[1:], having)
     with pytest.raises(ValueError, match="at least two values, got only 1"):
         linear_probes(h, [1] * 200, having)
+    with pytest.raises(ValueError, match="got 4 of the most frequent label, in 8 groups"):
+        linear_probes(h[:8], [0, 1] * 4, having)
+    with pytest.raises(ValueError, match="got 100 of the most frequent label, in 4 groups"):
+        linear_probes(h, [0, 1] * 100, having, groups=list("abcd") * 50)
 
 
 def test_the_random_control_is_the_mean_and_range_of_its_draws(planted):
