@@ -21,6 +21,7 @@ from torch import Tensor
 from reft_interp import DistributedInterchange, Placement, Site, Subspace, load_model
 from reft_interp.runtime.joining import Share, joint_logits
 from reft_interp.runtime.running import answer_positions
+from reft_interp.runtime.shadowing import shadowed
 
 ROWS, TOKENS, LAYER, RANK = 16, 40, 15, 8
 
@@ -39,14 +40,8 @@ def threads(count: int) -> Iterator[None]:
 @contextmanager
 def blocks_replaced(model, wrapped: list[Callable]) -> Iterator[None]:
     """Within it the blocks above the edited layer run other forward functions."""
-    blocks = list(model.blocks)[LAYER + 1 :]
-    try:
-        for block, forward in zip(blocks, wrapped, strict=True):
-            object.__setattr__(block, "forward", forward)
+    with shadowed(dict(zip(list(model.blocks)[LAYER + 1 :], wrapped, strict=True))):
         yield
-    finally:
-        for block in blocks:
-            block.__dict__.pop("forward", None)
 
 
 def compiled(model) -> list[Callable]:

@@ -142,7 +142,7 @@ def _examples(
     each = np.arange(len(y)) if groups is None else np.unique(groups, return_inverse=True)[1]
     if (most := int(np.bincount(y).max())) < _FOLDS or len(set(each.tolist())) < _FOLDS:
         raise ValueError(
-            f"labels: probes are read out in {_FOLDS} folds, which need at least {_FOLDS} rows of a "
+            f"labels: probes are read out in {_FOLDS} folds, which need {_FOLDS} rows of a "
             f"label and {_FOLDS} groups of rows; got {most} of the most frequent label, in "
             f"{len(set(each.tolist()))} groups"
         )

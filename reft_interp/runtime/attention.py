@@ -26,6 +26,7 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import eager_mask
 
 from reft_interp.models.consistency import difference, sample_tokens
+from reft_interp.runtime.shadowing import shadowed
 
 _NAME = "reft_interp_grouped"
 # Parts of an attention bridge whose hooks fire whoever computes the attention.
@@ -105,17 +106,12 @@ def _replaced(model: TransformerBridge) -> Iterator[None]:
     attentions = [block.attn for block in model.blocks if not _looked_into(block.attn)]
     config: Any = model.original_model.config
     before = config._attn_implementation
-    try:
-        for attention in attentions:
-            # Setting an attribute on a bridge would pass it on to the wrapped module.
-            forward = partial(AttentionBridge.forward, attention)
-            object.__setattr__(attention, "forward", forward)
-        config._attn_implementation = _NAME
-        yield
-    finally:
-        config._attn_implementation = before
-        for attention in attentions:
-            attention.__dict__.pop("forward", None)
+    with shadowed({one: partial(AttentionBridge.forward, one) for one in attentions}):
+        try:
+            config._attn_implementation = _NAME
+            yield
+        finally:
+            config._attn_implementation = before
 
 
 def _shares_heads(model: TransformerBridge) -> bool:

@@ -14,6 +14,7 @@ from transformer_lens.model_bridge import TransformerBridge
 
 from reft_interp.runtime.placement import Edit
 from reft_interp.runtime.running import hooked
+from reft_interp.runtime.shadowing import shadowed
 
 
 @contextmanager
@@ -27,15 +28,8 @@ def recomputed(model: TransformerBridge, edits: Sequence[Edit]) -> Iterator[None
         model: the hooked model.
         edits: those of the run, which happen again when a block does.
     """
-    blocks = list(model.blocks)
-    try:
-        for block in blocks:
-            # Setting an attribute on a bridge block would pass it on to the wrapped layer.
-            object.__setattr__(block, "forward", _twice(model, block, edits))
+    with shadowed({block: _twice(model, block, edits) for block in model.blocks}):
         yield
-    finally:
-        for block in blocks:
-            block.__dict__.pop("forward", None)
 
 
 def _twice(model: TransformerBridge, block: nn.Module, edits: Sequence[Edit]) -> Callable[..., Any]:

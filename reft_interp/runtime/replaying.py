@@ -28,6 +28,7 @@ from reft_interp.runtime.frozen import Region, padded_cache
 from reft_interp.runtime.placement import Edit
 from reft_interp.runtime.regions import at_entrance
 from reft_interp.runtime.running import hooked, is_causal
+from reft_interp.runtime.shadowing import shadowed
 
 # How long a tuple a model's blocks return; None where they return the stream itself.
 _returned: "WeakKeyDictionary[TransformerBridge, int | None]" = WeakKeyDictionary()
@@ -123,26 +124,20 @@ def _rows_joining(
 ) -> Iterator[None]:
     """Within it, blocks below all regions hand on what they are given, and the others run on the
     rows whose regions have begun."""
-    blocks = list(model.blocks)
-    shadowed: list[nn.Module] = []
+    forwards: dict[nn.Module, Callable[..., Any]] = {}
     pass_on = _passing_on(_length_returned(model))
-    try:
-        for layer, block in enumerate(blocks):
-            running = sum(region.layer <= layer for region in regions)
-            joining = [region for region in regions if region.layer == layer]
-            if running == 0:
-                forward = pass_on
-            elif joining or running < len(regions):
-                forward = _of_rows(block, _padded_streams(joining, width), running, len(regions))
-            else:
-                break
-            # Setting an attribute on a bridge block would pass it on to the wrapped layer.
-            object.__setattr__(block, "forward", forward)
-            shadowed.append(block)
+    for layer, block in enumerate(model.blocks):
+        running = sum(region.layer <= layer for region in regions)
+        joining = [region for region in regions if region.layer == layer]
+        if running == 0:
+            forwards[block] = pass_on
+        elif joining or running < len(regions):
+            streams = _padded_streams(joining, width)
+            forwards[block] = _of_rows(block, streams, running, len(regions))
+        else:
+            break
+    with shadowed(forwards):
         yield
-    finally:
-        for block in shadowed:
-            block.__dict__.pop("forward", None)
 
 
 def _passing_on(length: int | None) -> Callable[..., Any]:
