@@ -14,12 +14,13 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
-from datasets import Dataset, load_dataset
+from datasets import Dataset
 from transformer_lens.model_bridge import TransformerBridge
 
 from reft_interp.causal import Counterfactuals
 from reft_interp.evaluation import Accuracy, answers_correctly
 from reft_interp.evaluation.minimum_accuracy import check_accuracy
+from reft_interp.tasks.suites.reading import read_hub
 
 _HUB = "nyu-mll/blimp"
 
@@ -102,15 +103,7 @@ def _sentences(file_or_paradigm: str | os.PathLike[str]) -> list[Mapping[str, An
             f"file_or_paradigm must be a file or the name of a paradigm, got {name!r}, where "
             "there is no file"
         )
-    try:
-        found: Any = load_dataset(_HUB, name, split="train")
-    # Which error it is depends on whether the hub is down, offline mode is on, or there is no
-    # such paradigm.
-    except Exception as error:
-        raise ValueError(
-            f"file_or_paradigm: {name!r} is no file, and {_HUB} does not give it: {error}"
-        ) from error
-    return found.to_list()
+    return read_hub(_HUB, name, f"{name}.jsonl", argument="file_or_paradigm")["train"].to_list()
 
 
 def _prompts(sentences: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from datasets import load_dataset
+from reft_interp.tasks.suites.reading import read_hub
 
 EntityType = Literal["city", "nobel_prize_winner", "occupation", "physical_object", "verb"]
 Split = Literal["train", "val", "test"]
@@ -133,16 +133,11 @@ def _from_folder(folder: Path, entity_type: str) -> RAVEL:
 
 
 def _from_hub(name: str, entity_type: str) -> RAVEL:
-    try:
-        found, asked = (
-            _rows(load_dataset(name, f"{entity_type}_{kind}")) for kind in ("entity", "prompt")
-        )
-    # Which error it is depends on whether the hub is down, offline mode is on, or there is no
-    # such dataset.
-    except Exception as error:
-        raise ValueError(
-            f"path_or_hub_name: {name!r} is no folder, and cannot be had from the hub: {error}"
-        ) from error
+    expected = f"ravel_{entity_type}_entity_attributes.json, ..."
+    found, asked = (
+        _rows(read_hub(name, f"{entity_type}_{kind}", expected, argument="path_or_hub_name"))
+        for kind in ("entity", "prompt")
+    )
     entities: dict[str, dict[str, str]] = {}
     splits: dict[str, str] = {}
     for split, row in found:

@@ -1,6 +1,7 @@
 """SST-2: is a sentence of a film review positive or negative? From a folder or from the hub.
 
-Here: the readers, the prompt, and the subsampling. Next door: `labelled` has what comes out.
+Here: the prompt, and the subsampling. Next door: `labelled` has what comes out, `suites.reading`
+reads.
 Nothing is downloaded unless a hub name is given.
 """
 
@@ -8,11 +9,12 @@ import os
 import random
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
-from datasets import Dataset, load_dataset
+from datasets import Dataset
 
 from reft_interp.tasks.labelled import LabelledTask
+from reft_interp.tasks.suites.glue_reading import read_tsv
+from reft_interp.tasks.suites.reading import Record, listing, locate, read_hub
 
 # A decoder has only the next word to answer with: the label comes last, as a word that reviews
 # use, and "Review:" says what kind of text stands before it.
@@ -20,6 +22,8 @@ _PROMPT = "Review: {sentence}\nSentiment:"
 _ANSWERS = (" negative", " positive")
 
 _SPLITS = ("train", "dev", "test")
+_EXPECTED = ", ".join(f"sst2.{name}.tsv" for name in _SPLITS)
+_ARGUMENT = "path_or_hub_name"
 
 
 def sst2(
@@ -49,19 +53,9 @@ def sst2(
         ValueError: the folder is not there or has other files, the hub cannot be reached, a
             label is neither 0 nor 1 (the row is shown), or a size is more than there are rows.
     """
-    path = Path(path_or_hub_name).expanduser()
-    if path.is_dir() and not any(path.rglob("*.parquet")):
-        rows = _read_folder(path)
-    elif path.is_dir():
-        rows = _read_hub(str(path))
-    elif path.exists() or _looks_like_a_path(path_or_hub_name):
-        found = "a file" if path.exists() else "nothing there"
-        raise ValueError(
-            f"path_or_hub_name must be a folder with {_expected()}, got {str(path)!r} ({found})"
-        )
-    else:
-        rows = _read_hub(str(path_or_hub_name))
-    splits = {name: _dataset(name, sentences) for name, sentences in rows.items()}
+    place = locate(path_or_hub_name, _EXPECTED, argument=_ARGUMENT)
+    rows = _read_hub(place) if isinstance(place, str) else _read_folder(place)
+    splits = {name: _dataset(name, records) for name, records in rows.items()}
     return LabelledTask(
         name="sst2",
         description="Is a sentence of a film review positive or negative?",
@@ -71,80 +65,39 @@ def sst2(
     )
 
 
-def _expected() -> str:
-    return ", ".join(f"sst2.{name}.tsv" for name in _SPLITS)
-
-
-def _looks_like_a_path(name: str | os.PathLike[str]) -> bool:
-    """Whether it cannot be the name of a dataset on the hub: "name" or "owner/name"."""
-    return not isinstance(name, str) or name.startswith((".", "/", "~")) or name.count("/") > 1
-
-
-def _read_folder(folder: Path) -> dict[str, list[tuple[str, Any]]]:
+def _read_folder(folder: Path) -> dict[str, list[Record]]:
     files = {name: folder / f"sst2.{name}.tsv" for name in _SPLITS}
     missing = [file.name for file in files.values() if not file.is_file()]
     if missing:
-        there = sorted(entry.name + "/" * entry.is_dir() for entry in folder.iterdir())
-        listed = ", ".join(there[:20]) + (", ..." if len(there) > 20 else "")
         raise ValueError(
-            f"path_or_hub_name must be a folder with {_expected()}; {str(folder)!r} is without "
-            f"{', '.join(missing)} and has {listed or 'no files'}"
+            f"{_ARGUMENT} must be a folder with {_EXPECTED}; {str(folder)!r} is without "
+            f"{', '.join(missing)} and has {listing(folder)}"
         )
-    return {name: _read_tsv(file) for name, file in files.items()}
+    return {name: read_tsv("sst2", file) for name, file in files.items()}
 
 
-def _read_tsv(file: Path) -> list[tuple[str, Any]]:
-    """Sentences and labels; a byte-order mark and a header are passed over."""
-    # Not the csv module, which has fields begin and end at quote marks, and not splitlines(),
-    # which breaks lines at characters that sentences contain (U+0085, U+2028).
-    lines = file.read_text(encoding="utf-8-sig").split("\n")
-    rows = []
-    for number, line in enumerate(lines, start=1):
-        fields = line.split("\t")
-        if not line or (number == 1 and fields == ["sentence", "label"]):
-            continue
-        if len(fields) != 2:
-            raise ValueError(
-                f"{file} line {number}: must be a sentence, a tab and a label, got "
-                f"{len(fields)} fields in {line!r}"
-            )
-        rows.append((fields[0], fields[1]))
-    return rows
-
-
-def _read_hub(name: str) -> dict[str, list[tuple[str, Any]]]:
+def _read_hub(name: str) -> dict[str, list[Record]]:
     # GLUE is one dataset with a configuration for each of its tasks.
     configuration = "sst2" if name.split("/")[-1] == "glue" else None
-    try:
-        found = load_dataset(name, configuration)
-    # Which error it is depends on whether the hub is down, offline mode is on, or there is no
-    # such dataset; they share OSError and ValueError.
-    except (OSError, ValueError) as error:
-        raise ValueError(
-            f"path_or_hub_name: {name!r} is no folder, and the hub does not give a dataset of "
-            f"that name ({type(error).__name__}: {error}). Without a network, give a folder with "
-            f"{_expected()}, or a name that datasets has in its cache."
-        ) from error
-    for split, columns in found.column_names.items():
-        if not {"sentence", "label"} <= set(columns):
+    found = read_hub(name, configuration, _EXPECTED, argument=_ARGUMENT)
+    for split, rows in found.items():
+        if not {"sentence", "label"} <= set(rows.column_names):
             raise ValueError(
-                f"path_or_hub_name: {name!r} must have the columns sentence and label, its split "
-                f"{split!r} has {', '.join(columns)}"
+                f"{_ARGUMENT}: {name!r} must have the columns sentence and label, its split "
+                f"{split!r} has {', '.join(rows.column_names)}"
             )
     if not {"train", "validation"} <= set(found):
         raise ValueError(
-            f"path_or_hub_name: {name!r} must have the splits train and validation, it has "
-            f"{', '.join(map(str, found))}"
+            f"{_ARGUMENT}: {name!r} must have the splits train and validation, it has "
+            f"{', '.join(found)}"
         )
-    return {
-        ours: list(zip(found[theirs]["sentence"], found[theirs]["label"], strict=True))
-        for ours, theirs in (("train", "train"), ("test", "validation"))
-    }
+    return {"train": found["train"].to_list(), "test": found["validation"].to_list()}
 
 
-def _dataset(split: str, sentences: Iterable[tuple[str, Any]]) -> Dataset:
+def _dataset(split: str, records: Iterable[Record]) -> Dataset:
     rows = []
-    for i, (sentence, label) in enumerate(sentences):
+    for i, record in enumerate(records):
+        sentence, label = record["sentence"], record["label"]
         text = sentence.strip()
         if str(label) not in ("0", "1"):
             raise ValueError(

@@ -88,22 +88,22 @@ def test_what_the_model_gets_wrong_is_left_out(tmp_path, tiny, monkeypatch):
 
 
 def test_the_hub_is_read_by_the_paradigms_name(monkeypatch, tmp_path):
-    module = import_module("reft_interp.tasks.blimp")
+    module = import_module("reft_interp.tasks.suites.reading")
     asked = []
 
-    def load(*name, split):
-        asked.append((*name, split))
-        return Dataset.from_list(SENTENCES)
+    def load(*name):
+        asked.append(name)
+        return {"train": Dataset.from_list(SENTENCES)}
 
     monkeypatch.setattr(module, "load_dataset", load)
     assert blimp("agreement", n=36).hash == blimp(write(tmp_path, SENTENCES), n=36).hash
-    assert asked == [("nyu-mll/blimp", "agreement", "train")]
+    assert asked == [("nyu-mll/blimp", "agreement")]
 
-    def refuse(*name, split):
+    def refuse(*name):
         raise ConnectionError("offline")
 
     monkeypatch.setattr(module, "load_dataset", refuse)
-    with pytest.raises(ValueError, match=r"'agreement' is no file, and nyu-mll/blimp .*offline"):
+    with pytest.raises(ValueError, match=r"file_or_paradigm: .*\(agreement\) .*offline"):
         blimp("agreement")
 
 

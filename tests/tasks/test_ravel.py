@@ -12,7 +12,7 @@ from reft_interp.tasks import RAVEL, ravel
 from reft_interp.tasks.ravel import EntityType
 
 # The function has the name of its module.
-MODULE = import_module("reft_interp.tasks.ravel")
+MODULE = import_module("reft_interp.tasks.suites.reading")
 
 FILES: dict[str, Any] = {
     "ravel_verb_entity_attributes.json": {
@@ -118,7 +118,7 @@ def test_an_unreachable_hub_is_an_error_with_the_reason(monkeypatch):
         raise ConnectionError("offline")
 
     monkeypatch.setattr(MODULE, "load_dataset", refuse)
-    with pytest.raises(ValueError, match=r"'hij/ravel' is no folder, and cannot be had .*offline"):
+    with pytest.raises(ValueError, match=r"'hij/ravel' \(city_entity\) is no folder .*offline"):
         ravel()
 
 

@@ -108,7 +108,7 @@ def test_a_bad_label_is_shown_with_its_row(tmp_path, label):
 
 
 def test_other_bad_lines_are_shown(tmp_path):
-    with pytest.raises(ValueError, match=r"sst2\.test\.tsv line 2: .*got 3 fields in 'a\\tb\\t1'"):
+    with pytest.raises(ValueError, match=r"sst2\.test\.tsv row 1: .*got 3 in 'a\\tb\\t1'"):
         sst2(write(tmp_path, test=[("fine", 1), ("a\tb", 1)]))
     with pytest.raises(ValueError, match="train row 0: sentence must not be empty, got '  '"):
         sst2(write(tmp_path, train=[("  ", 1)]))
@@ -149,7 +149,8 @@ def test_a_copy_with_other_columns_or_splits_is_an_error(tmp_path):
 @pytest.mark.parametrize("name", ["stanfordnlp/sst2", "glue"])
 def test_a_hub_that_is_not_reached_says_what_works_without(name):
     with pytest.raises(
-        ValueError, match=rf"'{name}' is no folder, and the hub .*Without a network, give a folder"
+        ValueError,
+        match=rf"path_or_hub_name: '{name}'.* is no folder with .*Without a network, give a folder",
     ):
         sst2(name)
 

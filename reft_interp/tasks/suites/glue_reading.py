@@ -139,13 +139,20 @@ def _read_hub(task: str, name: str, expected: str) -> GlueRows:
 
 def _read_file(task: str, file: Path) -> list[Record]:
     if file.suffix in (".tsv", ".txt"):
-        records = _read_tsv(task, file)
+        records = read_tsv(task, file)
     else:
         records = read_json(file, ())
     return [_row(task, f"{file} row {i}", record) for i, record in enumerate(records)]
 
 
-def _read_tsv(task: str, file: Path) -> list[Record]:
+def read_tsv(task: str, file: Path) -> list[Record]:
+    """The rows of a tab-separated file, as text, by its header's names or those of the task's files
+    without one; a byte-order mark is passed over.
+
+    Raises:
+        ValueError: a row has more or fewer fields (file and row number, from 0, are named), or the
+            columns are not known.
+    """
     # Not the csv module, which has fields begin and end at quote marks, and not splitlines(),
     # which breaks lines at characters that sentences contain.
     lines = [line for line in file.read_text(encoding="utf-8-sig").split("\n") if line]

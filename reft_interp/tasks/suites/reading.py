@@ -16,15 +16,22 @@ from datasets import Dataset, get_dataset_config_names, load_dataset
 
 Record = dict[str, Any]
 
+_ARGUMENT = "path_or_hub_id"
+
 
 def locate(
-    path_or_hub_id: str | os.PathLike[str], expected: str, *, files: bool = False
+    path_or_hub_id: str | os.PathLike[str],
+    expected: str,
+    *,
+    files: bool = False,
+    argument: str = _ARGUMENT,
 ) -> Path | str:
     """A folder of files (or a file) as a path; anything else as a name for `load_dataset`.
 
     Args:
         expected: what a folder must hold, for the message.
         files: a single file will do.
+        argument: what the user calls it, for the message.
 
     Raises:
         ValueError: it is written as a path and nothing is there, or a file where none will do.
@@ -39,7 +46,7 @@ def locate(
     if path.exists() or not isinstance(name, str) or name[:1] in "./~" or name.count("/") > 1:
         found = "a file" if path.exists() else "nothing there"
         raise ValueError(
-            f"path_or_hub_id must be a folder with {expected}{' or a file' * files}, or the id of "
+            f"{argument} must be a folder with {expected}{' or a file' * files}, or the id of "
             f"a dataset on the hub, got {str(path)!r} ({found})"
         )
     return name
@@ -105,13 +112,22 @@ def check_record(where: str, row: Any, columns: Sequence[str]) -> Record:
     return record
 
 
-def read_hub(name: str, configuration: str | None, expected: str) -> dict[str, Dataset]:
+def read_hub(
+    name: str, configuration: str | None, expected: str, *, argument: str = _ARGUMENT
+) -> dict[str, Dataset]:
     """The splits of a dataset of the hub, or of a folder with a copy of one.
+
+    Args:
+        name: of the dataset.
+        configuration: of those that it has.
+        expected: what a folder must hold, for the message.
+        argument: what the user calls it, for the message.
 
     Raises:
         ValueError: there is none of that name, or the hub is not reached.
     """
-    with _hub_errors(name, expected):
+    asked = repr(name) if configuration is None else f"{name!r} ({configuration})"
+    with _hub_errors(asked, expected, argument):
         found = load_dataset(name, configuration)
     return {str(split): rows for split, rows in found.items()}
 
@@ -122,19 +138,19 @@ def configurations(name: str, expected: str) -> list[str]:
     Raises:
         ValueError: there is none of that name, or the hub is not reached.
     """
-    with _hub_errors(name, expected):
+    with _hub_errors(repr(name), expected, _ARGUMENT):
         return get_dataset_config_names(name)
 
 
 @contextmanager
-def _hub_errors(name: str, expected: str) -> Iterator[None]:
+def _hub_errors(asked: str, expected: str, argument: str) -> Iterator[None]:
     try:
         yield
     # Which error it is depends on whether the hub is down, offline mode is on, or there is no
     # such dataset; they share OSError and ValueError.
     except (OSError, ValueError) as error:
         raise ValueError(
-            f"path_or_hub_id: {name!r} is no folder with {expected}, and datasets does not find "
+            f"{argument}: {asked} is no folder with {expected}, and datasets does not find "
             f"it on the hub or in its cache ({type(error).__name__}: {error}). Without a network, "
             f"give a folder with {expected}."
         ) from error

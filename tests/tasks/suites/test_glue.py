@@ -231,7 +231,9 @@ def test_a_copy_of_the_hubs_dataset_has_its_matched_validation_split(tmp_path):
 
 
 def test_a_hub_that_is_not_reached_says_what_works_without():
-    with pytest.raises(ValueError, match=r"'nyu-mll/glue' is no folder with rte\.train.*network"):
+    with pytest.raises(
+        ValueError, match=r"'nyu-mll/glue' \(rte\) is no folder with rte\.train.*network"
+    ):
         glue("rte")
 
 
