@@ -9,6 +9,10 @@ _load, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib.metadata import version  # it takes longer than all else here
+
+        return version("reft-interp")
     try:
         return _load(name)
     except AttributeError as error:

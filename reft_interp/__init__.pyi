@@ -125,3 +125,5 @@ from .training import fit_reft as fit_reft
 from .training import fit_reft_each as fit_reft_each
 from .training import train as train
 from .training import train_cells as train_cells
+
+__version__: str

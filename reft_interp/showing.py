@@ -21,7 +21,7 @@ class Piece:
     edited: bool
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Shown:
     """Prompts with the edited tokens marked: `⟦ key⟧` as text, `<mark>` in a notebook."""
 
@@ -37,6 +37,8 @@ class Shown:
             bar = " |" if answer else ""
             lines.append(f"{row:>{width}}: {_marked(prompt)}{bar}{_marked(answer)}")
         return "\n".join(lines)
+
+    __repr__ = __str__
 
     def _repr_html_(self) -> str:
         rows = []

@@ -235,10 +235,10 @@ def test_rows_of_a_dataset_do_as_well(tiny):
 
 
 def test_shows_the_edited_tokens(tiny):
-    shown = str(added(tiny("gpt2"), "f1+l1").show(["The key near the doors"]))
+    shown = repr(added(tiny("gpt2"), "f1+l1").show(["The key near the doors"]))
     marked, plain = "The", " key near the"
     assert marked in shown and plain.strip() in shown
-    assert shown != str(added(tiny("gpt2"), "l1").show(["The key near the doors"]))
+    assert shown != repr(added(tiny("gpt2"), "l1").show(["The key near the doors"]))
 
 
 def test_explains_in_the_order_in_which_it_happens(tiny):
