@@ -13,6 +13,7 @@ from .causal import Effects as Effects
 from .causal import Evidence as Evidence
 from .causal import FullVector as FullVector
 from .causal import JointDASResult as JointDASResult
+from .causal import JointEvidence as JointEvidence
 from .causal import LinearDiscriminant as LinearDiscriminant
 from .causal import LogisticProbe as LogisticProbe
 from .causal import MaskSearch as MaskSearch
@@ -31,6 +32,7 @@ from .causal import fit_das as fit_das
 from .causal import fit_das_each as fit_das_each
 from .causal import fit_das_jointly as fit_das_jointly
 from .causal import gather_evidence as gather_evidence
+from .causal import gather_joint_evidence as gather_joint_evidence
 from .causal import interchange_accuracies as interchange_accuracies
 from .causal import interchange_accuracy as interchange_accuracy
 from .causal import log_odds_ratios as log_odds_ratios

@@ -15,6 +15,8 @@ from reft_interp.causal.interchanges import (
     interchange_rows,
 )
 from reft_interp.causal.joint_das import JointDASResult, fit_das_jointly
+from reft_interp.causal.joint_evidence import JointEvidence
+from reft_interp.causal.joint_gathering import gather_joint_evidence
 from reft_interp.causal.method_comparison import compare_methods
 from reft_interp.causal.methods import (
     DAS,
@@ -52,6 +54,7 @@ __all__ = [
     "Evidence",
     "FullVector",
     "JointDASResult",
+    "JointEvidence",
     "LinearDiscriminant",
     "LogisticProbe",
     "MIBScores",
@@ -70,6 +73,7 @@ __all__ = [
     "fit_das_each",
     "fit_das_jointly",
     "gather_evidence",
+    "gather_joint_evidence",
     "interchange_accuracies",
     "interchange_accuracy",
     "interchange_rows",

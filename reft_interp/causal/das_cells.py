@@ -6,7 +6,7 @@ schedules and early stopping are options of `training.Cell`. Prompts are frozen 
 recorded once, and the rows of many cells share each step.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,12 +15,12 @@ from transformer_lens.model_bridge import TransformerBridge
 from reft_interp.causal.das import DASResult
 from reft_interp.causal.interchanges import On, rows_of_one_source
 from reft_interp.causal.rows import Pairs
-from reft_interp.causal.shuffling import resample, shuffled_labels
+from reft_interp.causal.shuffling import drawn_rows
 from reft_interp.interventions import DistributedInterchange
 from reft_interp.runtime import IntervenedModel, Placement
 from reft_interp.runtime.planning import Engine
 from reft_interp.runtime.prepared import Over, PreparedRows, prepare_each
-from reft_interp.runtime.sources import Sources, take_sources
+from reft_interp.runtime.sources import Sources
 from reft_interp.sites import Site, check_site
 from reft_interp.subspace import Subspace
 from reft_interp.training import Cell, train_cells
@@ -143,7 +143,7 @@ def prepare_das(
         # Rows that are the same object are tokenized once, for all cells that train on them.
         drawn = cell.resampled_pairs, cell.seed if cell.shuffled_labels else None
         if drawn not in known:
-            known[drawn] = _drawn(bases, sources, *drawn)
+            known[drawn] = drawn_rows(bases, sources, *drawn)
         wanted.append((intervened, *known[drawn]))
     prepared = prepare_each(
         wanted, engine=engine, memory_budget=memory_budget, over=over, progress=progress
@@ -194,19 +194,6 @@ def place_das(model: TransformerBridge, cell: DASCell) -> IntervenedModel:
         )
     interchange = DistributedInterchange(start, trainable=True)
     return IntervenedModel(model, Placement(interchange, cell.site, cell.on))
-
-
-def _drawn(
-    bases: Sequence[Mapping[str, Any]],
-    sources: Sources,
-    resampled: int | None,
-    shuffled: int | None,
-) -> tuple[Sequence[Mapping[str, Any]], Sources]:
-    """The pairs that a cell trains on, by the seeds of what is drawn."""
-    if resampled is not None:
-        chosen = resample(len(bases), resampled)
-        bases, sources = [bases[i] for i in chosen], take_sources(sources, chosen)
-    return (bases if shuffled is None else shuffled_labels(bases, shuffled)), sources
 
 
 def _settings(cell: DASCell, pairs: int, engine: Engine, over: Over) -> dict[str, Any]:

@@ -83,7 +83,25 @@ def effects(
         site: where.
         on: which tokens of base and source.
     """
-    bases, sources = rows_of_one_source(pairs)
+    rows_of_one_source(pairs)
+    placed = {
+        name: IntervenedModel(model, Placement(interchange, site, on))
+        for name, interchange in interchanges.items()
+    }
+    return effects_of(model, pairs, placed)
+
+
+def effects_of(
+    model: TransformerBridge, pairs: Pairs, placed: Mapping[str, IntervenedModel]
+) -> Effects:
+    """`effects` of interchanges that are in place, one or several, on pairs with their sources.
+
+    Args:
+        model: the hooked model.
+        pairs: counterfactual rows with `base_answer`.
+        placed: by name; each reads all sources of the pairs.
+    """
+    bases, sources = interchange_rows(pairs)
     answers = [pair["base_answer"] for pair in cast("Sequence[Mapping[str, Any]]", pairs)]
     own = [{**base, "answer": said} for base, said in zip(bases, answers, strict=True)]
     changing = np.array(
@@ -91,13 +109,12 @@ def effects(
     )
     label, answer = answer_log_probabilities(model, bases), answer_log_probabilities(model, own)
     probability, difference, divergence = {}, {}, {}
-    for name, interchange in interchanges.items():
-        placed = IntervenedModel(model, Placement(interchange, site, on))
-        new_label = answer_log_probabilities(placed, bases, sources)
-        new_answer = answer_log_probabilities(placed, own, sources)
+    for name, one in placed.items():
+        new_label = answer_log_probabilities(one, bases, sources)
+        new_answer = answer_log_probabilities(one, own, sources)
         probability[name] = (np.exp(new_label) - np.exp(label))[changing]
         difference[name] = ((new_label - new_answer) - (label - answer))[changing]
-        divergence[name] = divergences(placed, bases, sources)[~changing]
+        divergence[name] = divergences(one, bases, sources)[~changing]
     return Effects(probability, difference, divergence)
 
 

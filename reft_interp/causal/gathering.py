@@ -10,10 +10,7 @@ from typing import Any, cast
 
 from transformer_lens.model_bridge import TransformerBridge
 
-from reft_interp.causal.counterfactuals import Counterfactuals, check_counterfactuals
-from reft_interp.causal.das_cells import DASCell, fit_das_each
-from reft_interp.causal.effects import effects
-from reft_interp.causal.evidence import (
+from reft_interp.causal.claim import (
     CONTROLS,
     NONE,
     PLACEBO,
@@ -21,13 +18,14 @@ from reft_interp.causal.evidence import (
     SHUFFLED,
     UNTRAINED,
     WHOLE,
-    Evidence,
-    Found,
     Hits,
-    interchange_of,
     resampled,
 )
-from reft_interp.causal.interchanges import On, prepare_interchanges
+from reft_interp.causal.counterfactuals import Counterfactuals, check_counterfactuals
+from reft_interp.causal.das_cells import DASCell, fit_das_each
+from reft_interp.causal.effects import effects
+from reft_interp.causal.evidence import Evidence, Found, interchange_of
+from reft_interp.causal.interchanges import On, interchange_rows, prepare_interchanges
 from reft_interp.causal.method_comparison import check_methods, is_method
 from reft_interp.causal.methods import DAS, FullVector, Method, RandomSubspace
 from reft_interp.causal.readable_split import has_split, readable_split
@@ -101,20 +99,14 @@ def gather_evidence(
 
     Raises:
         TypeError: `pairs` are no `Counterfactuals`, `site` no Site, `method` no method.
-        ValueError: no seeds, negative resamples, no random subspaces; pairs with several sources,
-            or of which the model gets too few bases right; a method that is itself one of the
-            controls, or whose map is free (`NonlinearAlignment`); settings of DAS beside a method;
-            nothing found; as the method's `fit`.
+        ValueError: no seeds, negative resamples, no random subspaces; pairs with several sources
+            (for `gather_joint_evidence`), or of which the model gets too few bases right; a method
+            that is itself one of the controls, or whose map is free (`NonlinearAlignment`);
+            settings of DAS beside a method; nothing found; as the method's `fit`.
     """
     check_counterfactuals(pairs)
     check_site(site)
-    for name, number, least in (
-        ("seeds", seeds, 1),
-        ("resamples", resamples, 0),
-        ("random_subspaces", random_subspaces, 1),
-    ):
-        if number < least:
-            raise ValueError(f"{name} must be at least {least}, got {number}")
+    check_draws(seeds, resamples, random_subspaces)
     settings = {
         "rank": rank,
         "epochs": epochs,
@@ -154,8 +146,7 @@ def gather_evidence(
         _hits(model, pairs.test, [one for some in edits.values() for one in some], site, on)
     )
     hits = {name: tuple(next(scored) for _ in some) for name, some in edits.items()}
-    bases = [{**row, "prompt": row["base"], "answer": row["label"]} for row in pairs.test.to_list()]
-    hits[NONE] = (answers_correctly(model, bases),)
+    hits[NONE] = (answers_correctly(model, interchange_rows(pairs.test)[0]),)
     hits[UNTRAINED] = tuple(
         _hits(fresh, pairs.test, [interchange_of(one) for one in of_fresh], site, on)
     )
@@ -180,6 +171,21 @@ def gather_evidence(
         task_accuracy=task_accuracy(model, pairs),
         seen=pairs.seen,
     )
+
+
+def check_draws(seeds: int, resamples: int, random_subspaces: int) -> None:
+    """Raise where evidence would lack a search or a control.
+
+    Raises:
+        ValueError: no seeds, negative resamples, no random subspaces.
+    """
+    for name, number, least in (
+        ("seeds", seeds, 1),
+        ("resamples", resamples, 0),
+        ("random_subspaces", random_subspaces, 1),
+    ):
+        if number < least:
+            raise ValueError(f"{name} must be at least {least}, got {number}")
 
 
 @dataclass(frozen=True)

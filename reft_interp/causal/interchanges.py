@@ -85,7 +85,10 @@ def rows_of_one_source(pairs: Pairs) -> tuple[list[dict[str, Any]], list[dict[st
     """
     bases, sources = interchange_rows(pairs)
     if isinstance(sources, dict):
-        raise ValueError(f"pairs must have one source each, got several: {', '.join(sources)}")
+        raise ValueError(
+            f"pairs must have one source each, got several: {', '.join(sources)}; "
+            "fit_das_jointly and gather_joint_evidence take a source for each variable"
+        )
     return bases, sources
 
 

@@ -23,10 +23,14 @@ from reft_interp.positions import parse_positions
 from reft_interp.runtime import IntervenedModel, Placement
 from reft_interp.runtime.planning import Engine
 from reft_interp.runtime.prepared import Over, PreparedRows
+from reft_interp.runtime.sources import Sources
 from reft_interp.sites import Site
 from reft_interp.subspace import Subspace, check_rank
 from reft_interp.training import train
 from reft_interp.training.in_place import check_arguments
+
+Places = Mapping[str, tuple[Site, On, int]]
+"""For each variable a site, tokens and a rank."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +78,7 @@ class JointDASResult:
 def fit_das_jointly(
     model: TransformerBridge,
     pairs: Pairs,
-    places: Mapping[str, tuple[Site, On, int]],
+    places: Places,
     *,
     epochs: int = 3,
     learning_rate: float = 5e-3,
@@ -86,6 +90,8 @@ def fit_das_jointly(
     over: Over = "vocabulary",
 ) -> JointDASResult:
     """Find a subspace for each of several variables, all swapped at once from sources of their own.
+
+    `gather_joint_evidence` does it with the controls that a claim needs.
 
     Args:
         model: a TransformerBridge, as `load_model` gives it.
@@ -102,27 +108,14 @@ def fit_das_jointly(
         over: what the label is compared with; see `fit_das`.
 
     Raises:
+        TypeError: a place is no site with its tokens and its rank.
         ValueError: no places; pairs without a source for each of their variables; a site that
             the model lacks; ranks at one site and selection that sum to more than its width.
     """
     check_arguments(epochs, {}, learning_rate=learning_rate, batch_size=batch_size)
-    if not places:
-        raise ValueError("places must hold at least one variable, got none")
     bases, sources = interchange_rows(pairs)
-    named = set(sources) if isinstance(sources, dict) else set()
-    if named != set(places):
-        raise ValueError(
-            f"places must name the variables that have a source in pairs ({sorted(named)}), got "
-            f"{sorted(places)}"
-        )
-    interchanges = _parts(model, places, seed)
-    intervened = IntervenedModel(
-        model,
-        [
-            Placement(interchanges[name], site, on, source=name)
-            for name, (site, on, _) in places.items()
-        ],
-    )
+    check_places(places, sources)
+    intervened = place_jointly(model, places, seed)
     rows = PreparedRows(
         intervened, bases, sources, engine=engine, memory_budget=memory_budget, over=over
     )
@@ -135,15 +128,6 @@ def fit_das_jointly(
         seed=seed,
         progress=progress,
     )
-    found = [
-        Placement(
-            DistributedInterchange(placement.intervention.subspace),
-            placement.site,
-            placement.on,
-            source=placement.source,
-        )
-        for placement in intervened.placements
-    ]
     settings = {
         "ranks": {name: rank for name, (_, _, rank) in places.items()},
         "epochs": epochs,
@@ -154,7 +138,72 @@ def fit_das_jointly(
         "engine": engine,
         "over": over,
     }
-    return JointDASResult(IntervenedModel(model, found), losses, settings)
+    return found_jointly(intervened, losses, settings)
+
+
+def check_places(places: Places, sources: Sources) -> None:
+    """Raise unless places name the variables that have a source of their own.
+
+    Args:
+        places: for each variable where to look.
+        sources: of the pairs.
+
+    Raises:
+        TypeError: a place is no site with its tokens and its rank.
+        ValueError: no places, or those of other variables.
+    """
+    if not places:
+        raise ValueError("places must hold at least one variable, got none")
+    named = set(sources) if isinstance(sources, Mapping) else set()
+    if named != set(places):
+        raise ValueError(
+            f"places must name the variables that have a source in pairs ({sorted(named)}), got "
+            f"{sorted(places)}"
+        )
+    for name, place in places.items():
+        if not isinstance(place, tuple | list) or len(place) != 3:
+            raise TypeError(
+                f"places[{name!r}] must be (site, tokens, rank), as (Site('resid_post', 2), "
+                f"'last', 1), got {place!r}"
+            )
+
+
+def place_jointly(model: TransformerBridge, places: Places, seed: int) -> IntervenedModel:
+    """A joint search where it begins, each variable's interchange reading its source.
+
+    Raises:
+        ValueError: a site that the model lacks; ranks at one place that sum to more than its width.
+    """
+    interchanges = _parts(model, places, seed)
+    return IntervenedModel(
+        model,
+        [
+            Placement(interchanges[name], site, on, source=name)
+            for name, (site, on, _) in places.items()
+        ],
+    )
+
+
+def found_jointly(
+    intervened: IntervenedModel, losses: pd.DataFrame, settings: dict[str, Any]
+) -> JointDASResult:
+    """What a joint search ended with: each part an interchange that is trained no more.
+
+    Args:
+        intervened: as `place_jointly` placed it, trained.
+        losses: of the training.
+        settings: what it was trained with.
+    """
+    found = [
+        Placement(
+            DistributedInterchange(placement.intervention.subspace),
+            placement.site,
+            placement.on,
+            source=placement.source,
+        )
+        for placement in intervened.placements
+    ]
+    return JointDASResult(IntervenedModel(intervened.model, found), losses, settings)
 
 
 class _PartialInterchange(Set):
@@ -166,9 +215,7 @@ class _PartialInterchange(Set):
         super().__init__(rows, OfSource(), {})
 
 
-def _parts(
-    model: TransformerBridge, places: Mapping[str, tuple[Site, On, int]], seed: int
-) -> dict[str, _PartialInterchange]:
+def _parts(model: TransformerBridge, places: Places, seed: int) -> dict[str, _PartialInterchange]:
     """For each variable its interchange; those at one place have parts of one basis."""
     together: dict[Any, list[str]] = {}
     for name, (site, on, rank) in places.items():

@@ -10,6 +10,7 @@ import numpy as np
 
 from reft_interp.causal.interchanges import interchange_rows
 from reft_interp.causal.rows import Pairs
+from reft_interp.runtime.sources import Sources, take_sources
 
 
 def resample(n: int, seed: int) -> list[int]:
@@ -42,6 +43,29 @@ def shuffled_labels(rows: Sequence[Mapping[str, Any]], seed: int) -> list[dict[s
     if offered:
         dealt = [of[place] for of, place in zip(choices, dealt, strict=True)]
     return [{**row, "answer": answer} for row, answer in zip(rows, dealt, strict=True)]
+
+
+def drawn_rows(
+    bases: Sequence[Mapping[str, Any]],
+    sources: Sources,
+    resampled: int | None,
+    shuffled: int | None,
+) -> tuple[Sequence[Mapping[str, Any]], Sources]:
+    """The rows that a search trains on.
+
+    Args:
+        bases: with the label as their answer.
+        sources: of each.
+        resampled: seed of pairs drawn again with replacement; None for those that there are.
+        shuffled: seed of labels dealt out again; None for the true ones.
+
+    Raises:
+        ValueError: as `shuffled_labels`.
+    """
+    if resampled is not None:
+        chosen = resample(len(bases), resampled)
+        bases, sources = [bases[i] for i in chosen], take_sources(sources, chosen)
+    return (bases if shuffled is None else shuffled_labels(bases, shuffled)), sources
 
 
 def shuffled_pairs(pairs: Pairs, variable: str, seed: int) -> list[dict[str, Any]]:

@@ -22,7 +22,19 @@ def task_accuracy(model: TransformerBridge, pairs: Counterfactuals) -> Accuracy:
 def check_does_task(
     model: TransformerBridge, pairs: Counterfactuals, minimum_accuracy: float | int
 ) -> None:
-    """Raise where pairs have several sources, or a model gets too few of the held-out bases right.
+    """Raise where pairs have several sources, or as `check_gets_bases_right`.
+
+    Raises:
+        ValueError: several sources; as `check_gets_bases_right`.
+    """
+    rows_of_one_source(pairs.test)
+    check_gets_bases_right(model, pairs, minimum_accuracy)
+
+
+def check_gets_bases_right(
+    model: TransformerBridge, pairs: Counterfactuals, minimum_accuracy: float | int
+) -> None:
+    """Raise where a model gets too few of the held-out bases right.
 
     It is not asked again where it was when the pairs were made, nor where a task was told to draw
     them without asking.
@@ -33,9 +45,8 @@ def check_does_task(
         minimum_accuracy: the share that it must get right; 0 asks nothing.
 
     Raises:
-        ValueError: several sources, it gets less, or `minimum_accuracy` is no share.
+        ValueError: it gets less, or `minimum_accuracy` is no share.
     """
-    rows_of_one_source(pairs.test)
     if not 0 <= minimum_accuracy <= 1:
         raise ValueError(f"minimum_accuracy must be between 0 and 1, got {minimum_accuracy}")
     if pairs.model_accuracy is None:

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import reft_interp as ri
-from reft_interp.causal.evidence import CONTROLS
+from reft_interp.causal.claim import CONTROLS
 from reft_interp.causal.readable_split import has_split
 from reft_interp.tasks import plantings
 
@@ -115,11 +115,28 @@ def test_the_summary_can_be_quoted(true):
     text = true.summary()
     for words in (
         "planted: one layer", "rank-1", "100.0% of 80 held-out pairs", "5 draws",
-        "shuffled labels", "untrained copy", "above the upper bounds of all controls",
+        "shuffled labels", "untrained copy",
+        "2 other seeds and 2 resamples of the training pairs give 100.0%, in subspaces whose",
     ):  # fmt: skip
         assert words in text
+    # The whole vector and the placebo are beside the claim, not below it.
+    assert text.endswith(
+        "The lower bound is above the upper bounds of no intervention, random subspaces, shuffled "
+        "labels and the untrained model."
+    )
     assert "holds: True" in str(true) and "holds: True" in true._repr_html_()
     assert true.plot().get_yticklabels()
+
+
+def test_the_summary_says_what_was_run_again(true):
+    hits = {name: draws for name, draws in true.hits.items() if "resampled" not in name}
+    seeds = dataclasses.replace(true, hits=hits, resampled=())
+    assert "2 other seeds give" in seeds.summary() and "resample" not in seeds.summary()
+    first = {"DAS": true.hits["DAS"][:1]}
+    samples = dataclasses.replace(true, hits=true.hits | first, found=true.found[:1])
+    assert ". 2 resamples of the training pairs give" in samples.summary()
+    alone = dataclasses.replace(seeds, hits=hits | first, found=true.found[:1])
+    assert "overlap" not in alone.summary() and "give" not in alone.summary().split("copy")[1]
 
 
 @pytest.mark.parametrize(
@@ -140,7 +157,7 @@ def test_evidence_is_of_one_source_and_says_so(planted, tiny):
     task = ri.tasks.hierarchical_equality()
     pairs = task.counterfactuals(None, ["left", "right"], n=12, own_sources=True)
     model, site = tiny("llama"), ri.Site("resid_post", 0)
-    several = r"pairs must have one source each, got several: left, right"
+    several = r"one source each, got several: left, right; .* gather_joint_evidence take"
     with pytest.raises(ValueError, match=several):
         ri.gather_evidence(model, pairs, site, "last")
     with pytest.raises(ValueError, match=several):

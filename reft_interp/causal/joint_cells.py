@@ -1,0 +1,94 @@
+"""Many joint searches over the same pairs, trained together, as `das_cells` trains single ones.
+
+Each ends where `fit_das_jointly` would take it alone.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from transformer_lens.model_bridge import TransformerBridge
+
+from reft_interp.causal.interchanges import interchange_rows
+from reft_interp.causal.joint_das import (
+    JointDASResult,
+    Places,
+    check_places,
+    found_jointly,
+    place_jointly,
+)
+from reft_interp.causal.rows import Pairs
+from reft_interp.causal.shuffling import drawn_rows
+from reft_interp.runtime.prepared import prepare_each
+from reft_interp.training import Cell, train_cells
+
+
+@dataclass(frozen=True)
+class JointCell:
+    """One joint search: as `fit_das_jointly` takes it, on pairs as `DASCell` draws them."""
+
+    places: Places
+    seed: int = 0
+    epochs: int = field(default=3, kw_only=True)
+    learning_rate: float = field(default=5e-3, kw_only=True)
+    batch_size: int = field(default=16, kw_only=True)
+    shuffled_labels: bool = field(default=False, kw_only=True)
+    resampled_pairs: int | None = field(default=None, kw_only=True)
+
+
+def fit_das_jointly_each(
+    model: TransformerBridge, pairs: Pairs, cells: Sequence[JointCell], *, progress: bool = True
+) -> list[JointDASResult]:
+    """`fit_das_jointly` for many cells over the same pairs, trained together.
+
+    Args:
+        model: the hooked model.
+        pairs: counterfactual rows with a source for each variable.
+        cells: the searches.
+        progress: show progress bars.
+
+    Returns:
+        A result for each cell, in their order.
+
+    Raises:
+        ValueError: as `fit_das_jointly`; labels that cannot be shuffled.
+    """
+    bases, sources = interchange_rows(pairs)
+    for cell in cells:
+        check_places(cell.places, sources)
+    placed = [place_jointly(model, cell.places, cell.seed) for cell in cells]
+    wanted = []
+    for cell, intervened in zip(cells, placed, strict=True):
+        shuffled = cell.seed if cell.shuffled_labels else None
+        wanted.append((intervened, *drawn_rows(bases, sources, cell.resampled_pairs, shuffled)))
+    prepared = prepare_each(wanted, progress=progress)
+    losses = train_cells(
+        [
+            Cell(
+                intervened,
+                rows,
+                epochs=cell.epochs,
+                learning_rate=cell.learning_rate,
+                batch_size=cell.batch_size,
+                seed=cell.seed,
+            )
+            for cell, intervened, rows in zip(cells, placed, prepared, strict=True)
+        ],
+        progress=progress,
+    )
+    return [
+        found_jointly(
+            intervened,
+            frame,
+            {
+                "ranks": {name: rank for name, (_, _, rank) in cell.places.items()},
+                "epochs": cell.epochs,
+                "learning_rate": cell.learning_rate,
+                "batch_size": cell.batch_size,
+                "seed": cell.seed,
+                "shuffled_labels": cell.shuffled_labels,
+                "resampled_pairs": cell.resampled_pairs,
+                "pairs": len(bases),
+            },
+        )
+        for cell, intervened, frame in zip(cells, placed, losses, strict=True)
+    ]
