@@ -15,7 +15,7 @@ import pandas as pd
 from jaxtyping import Bool
 
 from reft_interp.evaluation import Accuracy, Comparison, paired_difference
-from reft_interp.subspace import Subspace
+from reft_interp.subspace import Subspace, expected_overlap
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -194,8 +194,10 @@ def resampled(method: str) -> str:
 
 def closeness(found: Subspace | None, first: Subspace) -> dict[str, float]:
     """How close what was found is to the first seed's, and how close random subspaces are."""
-    line = {"overlap": np.nan, "largest angle": np.nan}
-    if found is not None:
-        line["overlap"] = found.overlap(first)
-        line["largest angle"] = float(found.principal_angles(first).max())
-    return {**line, "overlap at random": first.rank / first.width}
+    if found is None:
+        return dict.fromkeys(("overlap", "largest angle", "overlap at random"), np.nan)
+    return {
+        "overlap": found.overlap(first),
+        "largest angle": float(found.principal_angles(first).max()),
+        "overlap at random": expected_overlap((first.rank, found.rank), first.width),
+    }

@@ -76,7 +76,7 @@ class Evidence(Claim):
     def summary(self) -> str:
         """A paragraph that a paper could quote."""
         rank = self.subspace.rank
-        overlap = overlap_said(self.stability["overlap"].iloc[1:], rank / self.subspace.width)
+        overlap = overlap_said(self.stability.iloc[1:])
         return (
             f"In {self.model}, an interchange inside a rank-{rank} subspace found by {self.method} "
             f"at {self.site} on {self.on} gives the answer that {self.variable} of the source "

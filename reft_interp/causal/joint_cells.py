@@ -17,6 +17,7 @@ from reft_interp.causal.joint_das import (
     place_jointly,
 )
 from reft_interp.causal.rows import Pairs
+from reft_interp.causal.shared_tokens import check_apart
 from reft_interp.causal.shuffling import drawn_rows
 from reft_interp.runtime.prepared import prepare_each
 from reft_interp.training import Cell, train_cells
@@ -56,6 +57,8 @@ def fit_das_jointly_each(
     for cell in cells:
         check_places(cell.places, sources)
     placed = [place_jointly(model, cell.places, cell.seed) for cell in cells]
+    for intervened in placed:
+        check_apart(intervened, bases)
     wanted = []
     for cell, intervened in zip(cells, placed, strict=True):
         shuffled = cell.seed if cell.shuffled_labels else None

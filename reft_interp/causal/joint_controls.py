@@ -15,9 +15,6 @@ from reft_interp.interventions import (
     PlaceboInterchange,
 )
 from reft_interp.runtime import IntervenedModel, Placement
-from reft_interp.runtime.batching import Rows, encode
-from reft_interp.runtime.placement import select
-from reft_interp.sites import Site
 from reft_interp.subspace import Subspace
 
 Along = dict[str, Subspace]
@@ -74,31 +71,8 @@ def placebos(found: IntervenedModel, along: Along) -> IntervenedModel:
 
 
 def whole_vectors(found: IntervenedModel) -> IntervenedModel:
-    """Each variable's place swapped whole; only where `sharing` finds none."""
+    """Each variable's place swapped whole; only where `shared_tokens.sharing` finds none."""
     return _in_place(found, lambda _: Interchange())
-
-
-def sharing(found: IntervenedModel, rows: Rows) -> tuple[str, ...]:
-    """The variables that share a token of a site with others, where no swap of the whole vector
-    is of one source.
-
-    Args:
-        found: the interchanges, in place.
-        rows: the bases.
-    """
-    placements = found.placements
-    edited = [
-        set(zip(at.rows.tolist(), at.columns.tolist(), strict=True))
-        for at in select(placements, encode(found.model, rows))
-    ]
-    return tuple(
-        one.source
-        for i, one in enumerate(placements)
-        if any(
-            i != j and _meet(one.site, other.site) and edited[i] & edited[j]
-            for j, other in enumerate(placements)
-        )
-    )
 
 
 def _in_place(found: IntervenedModel, make: Callable[[Placement], Intervention]) -> IntervenedModel:
@@ -122,11 +96,3 @@ def _outside(subspace: Subspace, kept_out: Sequence[torch.Tensor]) -> Subspace:
         return subspace
     rows = Subspace.from_matrix(torch.cat(list(kept_out)))
     return Subspace.from_matrix(rows.remove(subspace.basis))
-
-
-def _meet(one: Site, other: Site) -> bool:
-    """Whether two sites have a coordinate in common."""
-    chosen = [(site.heads or site.neurons) for site in (one, other)]
-    if one.hook_name != other.hook_name:
-        return False
-    return None in chosen or not set(chosen[0] or ()).isdisjoint(chosen[1] or ())

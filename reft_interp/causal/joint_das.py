@@ -14,6 +14,7 @@ from transformer_lens.model_bridge import TransformerBridge
 from reft_interp.causal.das import DASResult
 from reft_interp.causal.interchanges import On, interchange_rows
 from reft_interp.causal.rows import Pairs
+from reft_interp.causal.shared_tokens import check_apart
 from reft_interp.evaluation import Accuracy, accuracy
 from reft_interp.interventions import DistributedInterchange
 from reft_interp.interventions.edits import Set
@@ -110,12 +111,14 @@ def fit_das_jointly(
     Raises:
         TypeError: a place is no site with its tokens and its rank.
         ValueError: no places; pairs without a source for each of their variables; a site that
-            the model lacks; ranks at one site and selection that sum to more than its width.
+            the model lacks; ranks at one site and selection that sum to more than its width;
+            places whose selections differ and are the same tokens.
     """
     check_arguments(epochs, {}, learning_rate=learning_rate, batch_size=batch_size)
     bases, sources = interchange_rows(pairs)
     check_places(places, sources)
     intervened = place_jointly(model, places, seed)
+    check_apart(intervened, bases)
     rows = PreparedRows(
         intervened, bases, sources, engine=engine, memory_budget=memory_budget, over=over
     )

@@ -97,10 +97,7 @@ class JointEvidence(Claim):
         """A paragraph that a paper could quote."""
         others = self.stability.query("run != 'seed 0'")
         overlaps = {
-            name: overlap_said(
-                others.loc[others["variable"] == name, "overlap"], first.rank / first.width
-            )
-            for name, first in self.subspaces.items()
+            name: overlap_said(others.loc[others["variable"] == name]) for name in self.subspaces
         }
         inside = joined(
             [

@@ -28,12 +28,12 @@ from reft_interp.causal.joint_controls import (
     placebos,
     random_interchanges,
     random_parts,
-    sharing,
     whole_vectors,
 )
 from reft_interp.causal.joint_das import Places, check_places, place_jointly
 from reft_interp.causal.joint_evidence import JointEvidence, alone
 from reft_interp.causal.rows import Pairs
+from reft_interp.causal.shared_tokens import sharing
 from reft_interp.causal.task_done import check_gets_bases_right, task_accuracy
 from reft_interp.evaluation import answers_correctly, prepared_correct
 from reft_interp.models import identify, untrained_copy

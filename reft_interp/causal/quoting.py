@@ -85,10 +85,13 @@ def verdict(claim: Claim) -> str:
     return f"The lower bound is above the upper bounds of {joined(above)}."
 
 
-def overlap_said(overlaps: pd.Series, at_random: float) -> str:
+def overlap_said(stability: pd.DataFrame) -> str:
     """The range of overlaps, those of nothing left out, beside what is expected by chance."""
-    known = overlaps.dropna().tolist()
-    return f"{_between(known, '.2f') if known else 'undefined'} (random: {at_random:.2f})"
+    known = stability[["overlap", "overlap at random"]].dropna()
+    if known.empty:
+        return "undefined"
+    found, at_random = (_between(known[name].tolist(), ".2f") for name in known)
+    return f"{found} (random: {at_random})"
 
 
 def joined(names: Sequence[str], last: str = " and ") -> str:

@@ -91,6 +91,15 @@ def test_seeds_and_resamples_find_the_same_place(true):
     assert true.gap == pytest.approx(0)
 
 
+def test_the_overlap_of_chance_is_that_of_the_ranks(true):
+    other = ri.DistributedInterchange(ri.Subspace.random(32, 8, seed=0))
+    frame = dataclasses.replace(true, resampled=(other, true.resampled[1])).stability
+    expected = frame.set_index("run")["overlap at random"]
+    assert expected["resampled pairs 0"] == pytest.approx(8 / 32)
+    drawn = [ri.Subspace.random(32, 8, seed=i).overlap(true.subspace) for i in range(1, 400)]
+    assert np.mean(drawn) == pytest.approx(8 / 32, abs=0.02)
+
+
 def test_effects_have_sizes(true):
     frame = true.effects.to_frame().set_index(["method", "measure"])
     moved = frame.loc[("DAS", "logit difference, change (nats)")]

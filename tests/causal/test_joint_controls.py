@@ -6,7 +6,8 @@ from torch.testing import assert_close
 from two_variables import SITE
 
 import reft_interp as ri
-from reft_interp.causal.joint_controls import placebos, random_parts, sharing
+from reft_interp.causal.joint_controls import placebos, random_parts
+from reft_interp.causal.shared_tokens import sharing
 
 
 @pytest.fixture(scope="module")

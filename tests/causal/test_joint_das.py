@@ -8,8 +8,9 @@ from torch.testing import assert_close
 from two_variables import ANSWERS, FIRST, LETTERS, SECOND, SITE, planted_model, values_of
 
 from reft_interp.causal import fit_das_jointly, interchange_rows
-from reft_interp.interventions import DistributedInterchange
-from reft_interp.runtime import IntervenedModel
+from reft_interp.causal.shared_tokens import check_apart
+from reft_interp.interventions import DistributedInterchange, Interchange
+from reft_interp.runtime import IntervenedModel, Placement
 from reft_interp.sites import Site
 
 pytestmark = pytest.mark.usefixtures("long_training")
@@ -133,3 +134,24 @@ def test_only_found_variables_can_be_asked_for(model):
     )
     with pytest.raises(ValueError, match="variable must be one of first, second, got 'third'"):
         found.of("third")
+
+
+def test_the_same_tokens_by_another_selection_are_refused(model):
+    rows = pairs(LETTERS, 8, seed=0)
+    places = {"first": (SITE, "last", 2), "second": (SITE, [-1], 2)}
+    with pytest.raises(ValueError, match=r"'first' .* and 'second' .* in 8 of 8 bases.*give both"):
+        fit_das_jointly(model, rows, places, epochs=1, progress=False)
+    elsewhere = {**places, "second": (Site("resid_post", 1), [-1], 2)}
+    fit_das_jointly(model, rows, elsewhere, epochs=1, progress=False)
+
+
+def test_tokens_that_meet_in_some_rows_are_warned_of(model):
+    placed = IntervenedModel(
+        model,
+        [
+            Placement(Interchange(), SITE, on, source=name)
+            for name, on in (("first", "f2"), ("second", "last"))
+        ],
+    )
+    with pytest.warns(UserWarning, match="have a token in common in 1 of 3 bases"):
+        check_apart(placed, ["A", "AB", "ABC"])  # each begins with <s>
