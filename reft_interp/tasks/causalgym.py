@@ -9,7 +9,7 @@ import json
 import os
 import random
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -61,7 +61,9 @@ class CausalGymTask:
     ) -> Counterfactuals:
         """Pairs that differ in the feature alone; the label is what the source should go on with.
 
-        Each pair is there in both directions. No base of test is one of train.
+        Each pair is there in both directions. No base of test is one of train: where the draw of
+        train leaves too few others, as of "cleft", a fifth of the values of the largest variable
+        that is not the feature are kept for test.
 
         Args:
             n_train: rows to train on; an even number.
@@ -81,9 +83,24 @@ class CausalGymTask:
             if n < 2 or n % 2:
                 raise ValueError(f"{name} must be an even number, at least 2, got {n}")
         rng = random.Random(f"causalgym {self.name} {seed}")
-        train = self._draw(rng, n_train, control, avoid=set())
-        seen = {row["base"] for row in train}
-        test = self._draw(rng, n_test, control, avoid=seen)
+        held_out = "the template is the same"
+        try:
+            train = self._draw(rng, n_train, control, self.values)
+            test = self._draw(rng, n_test, control, self.values, {row["base"] for row in train})
+        except _UsedUp as error:
+            if (largest := self._largest) is None:
+                raise
+            values = sorted(set(self.values[largest]))
+            kept = set(rng.sample(values, len(values) // 5))
+            of_train, of_test = (
+                {**self.values, largest: [v for v in values if (v in kept) == for_test]}
+                for for_test in (False, True)
+            )
+            if not kept:
+                raise error
+            train = self._draw(rng, n_train, control, of_train)
+            test = self._draw(rng, n_test, control, of_test)
+            held_out += f", {len(kept)} of the {len(values)} values of {largest} are in test alone"
         return Counterfactuals(
             train=Dataset.from_list(train),
             test=Dataset.from_list(test),
@@ -91,26 +108,33 @@ class CausalGymTask:
             seed=seed,
             generated=len(train) + len(test),
             kept=len(train) + len(test),
-            held_out="no base of test is in train; the template is the same",
+            held_out=f"no base of test is in train; {held_out}",
         )
 
     def _draw(
-        self, rng: random.Random, n: int, control: bool, avoid: set[str]
+        self,
+        rng: random.Random,
+        n: int,
+        control: bool,
+        values: Mapping[str, Any],
+        avoid: Collection[str] = (),
     ) -> list[dict[str, Any]]:
         rows: dict[tuple[str, str], dict[str, Any]] = {}
         while len(rows) < n:
             for _ in range(_TRIES):
-                one, other = self._pair(rng)
+                one, other = self._pair(rng, values)
                 texts = one["text"], other["text"]
-                if not avoid & set(texts) and texts not in rows:
+                if not any(text in avoid for text in texts) and texts not in rows:
                     rows[texts] = _row(one, other, self, control)
                     rows[texts[::-1]] = _row(other, one, self, control)
                     break
             else:
-                raise ValueError(f"{self.name} has no {n} different pairs: {len(rows)} were found")
+                raise _UsedUp(f"{self.name} has no {n} different pairs: {len(rows)} were found")
         return list(rows.values())
 
-    def _pair(self, rng: random.Random) -> tuple[dict[str, Any], dict[str, Any]]:
+    def _pair(
+        self, rng: random.Random, of: Mapping[str, Any]
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
         types = rng.sample(list(self.answers), 2)
         chosen: dict[str, int] = {}
         sides: list[dict[str, Any]] = [
@@ -122,14 +146,14 @@ class CausalGymTask:
             if variable is None:
                 values = ["", ""]
             elif variable in self.feature:
-                values = [rng.choice(self.values[variable][kind]) for kind in types]
+                values = [rng.choice(of[variable][kind]) for kind in types]
             else:
                 # `vp.verb` and `vp.cont` go together: they are drawn as one.
                 head = variable.split(".")[0] if "." in variable else None
-                at = chosen.get(head or "", rng.randrange(len(self.values[variable])))
+                at = chosen.get(head or "", rng.randrange(len(of[variable])))
                 if head is not None:
                     chosen[head] = at
-                values = [self.values[variable][at]] * 2
+                values = [of[variable][at]] * 2
             for side, value in zip(sides, values, strict=True):
                 piece = text.replace(f"{{{variable}}}", value)
                 start = len(side["text"])
@@ -137,6 +161,16 @@ class CausalGymTask:
                 if name in regions:
                     side["spans"][name] = [start, start + len(piece)]
         return sides[0], sides[1]
+
+    @cached_property
+    def _largest(self) -> str | None:
+        """The variable with most values, of those that are no feature and drawn by themselves."""
+        found = [
+            variable
+            for _, _, variable in self._pieces
+            if variable is not None and variable not in self.feature and "." not in variable
+        ]
+        return max(found, key=lambda one: len(set(self.values[one])), default=None)
 
     @cached_property
     def _pieces(self) -> list[tuple[str, str, str | None]]:
@@ -158,6 +192,10 @@ class CausalGymTask:
             values if isinstance(values, list) else [v for some in values.values() for v in some]
         )
         return any(not text.replace(f"{{{variable}}}", value).strip() for value in every)
+
+
+class _UsedUp(ValueError):
+    """A template gives no more different pairs."""
 
 
 def causalgym(file: str | os.PathLike[str]) -> dict[str, CausalGymTask]:

@@ -73,6 +73,31 @@ def test_the_control_task_has_the_same_sentences_and_other_words(task):
         assert {other["label"], other["base_answer"]} == set(CONTROL_ANSWERS)
 
 
+def test_values_are_kept_for_test_where_train_would_use_up_the_bases(tmp_path):
+    """Of one type there is one base a subject, all of which 200 rows of train would have."""
+    subjects = [f"worker {i}" for i in range(20)]
+    template = {
+        "templates": ["What the {subj} {verb} was"],
+        "label": "verb",
+        "result_prepend_space": False,
+        "labels": {"cleft": [" make"], "normal": [" for"]},
+        "variables": {
+            "subj": subjects,
+            "verb": {"cleft": ["did"], "normal": [f"made {i}" for i in range(30)]},
+        },
+    }
+    file = tmp_path / "templates.json"
+    file.write_text(json.dumps({"cleft": template}), encoding="utf-8")
+    pairs = causalgym(file)["cleft"].counterfactuals(400, 100)
+    train, test = (
+        {next(s for s in reversed(subjects) if f" {s} " in row["base"]) for row in rows_of(split)}
+        for split in (pairs.train, pairs.test)
+    )
+    assert (len(pairs.train), len(pairs.test)) == (400, 100)
+    assert not train & test and len(test) == 4 and pairs.seen == 0
+    assert "4 of the 20 values of subj are in test alone" in pairs.held_out
+
+
 def test_says_what_is_wrong(task, tmp_path):
     with pytest.raises(ValueError, match="n_train must be an even number, at least 2, got 3"):
         task.counterfactuals(3)
