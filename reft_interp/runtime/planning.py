@@ -71,14 +71,23 @@ def plan(
     return replay_plan(model, regions, FrozenRows(model, [regions], granted(model, budget)))
 
 
-def reason_against_replays(model: TransformerBridge, engine: Engine) -> str | None:
-    """Why nothing of this model is replayed; None if it can be.
+def check_engine(engine: Engine) -> None:
+    """Raise unless an engine is one that there is.
 
     Raises:
         ValueError: an unknown engine.
     """
     if engine not in ("auto", "full"):
         raise ValueError(f'engine must be "auto" or "full", got {engine!r}')
+
+
+def reason_against_replays(model: TransformerBridge, engine: Engine) -> str | None:
+    """Why nothing of this model is replayed; None if it can be.
+
+    Raises:
+        ValueError: an unknown engine.
+    """
+    check_engine(engine)
     if engine == "full":
         return "it was asked for"
     if not can_replay(model):

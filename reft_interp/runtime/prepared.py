@@ -24,6 +24,7 @@ from reft_interp.runtime.planning import (
     Engine,
     Plan,
     agrees,
+    check_engine,
     granted,
     reason_against_replaying,
     reason_against_replays,
@@ -68,7 +69,8 @@ class PreparedRows:
     Raises:
         ValueError: a row has no answer where it should, or with `over="choices"` no choices of
             one token each, as many in all rows; sources are missing, superfluous or not aligned;
-            a position selector finds nothing on a row. All rows are checked before any step.
+            a position selector finds nothing on a row; an unknown `engine` or `over`. All is
+            checked before any step.
     """
 
     def __init__(
@@ -84,6 +86,7 @@ class PreparedRows:
         answers: bool = True,
         max_length: int | None = None,
     ):
+        _check_names(engine, over)
         encoded = _Encoded(intervened.model, max_length)
         self._encode(intervened, encoded, rows, sources, over, answers)
         _fill([self], [intervened], batch_size, engine, memory_budget)
@@ -215,6 +218,7 @@ def prepare_each(
     """
     if not wanted:
         raise ValueError("wanted must hold at least one model with interventions, got none")
+    _check_names(engine, over)
     placed = [intervened for intervened, _, _ in wanted]
     encoded = _Encoded(common_model("wanted", placed))
     prepared = [
@@ -223,6 +227,12 @@ def prepare_each(
     ]
     _fill(prepared, placed, batch_size, engine, memory_budget, progress)
     return prepared
+
+
+def _check_names(engine: Engine, over: Over) -> None:
+    check_engine(engine)
+    if over not in ("vocabulary", "choices"):
+        raise ValueError(f'over must be "vocabulary" or "choices", got {over!r}')
 
 
 def preparation_errors(
