@@ -141,21 +141,22 @@ def _share_of_tokens(regions: RegionsOfRows) -> float:
 
 
 @torch.no_grad()
-def agrees(
+def disagreement(
     model: TransformerBridge,
     batch: TokenizedBatch,
     edits: Sequence[Edit],
     regions: Sequence[Region],
-) -> bool:
-    """Whether a replay of a batch gives what the plain run gives, up to the dtype's rounding."""
+) -> str | None:
+    """In what a replay of a batch differs from the plain run; None if in the dtype's rounding."""
     answered = bool((batch.answer_end > batch.prompt_end).all())
     at = answer_positions(model, batch) if answered else prompt_ends(batch)
     replayed, plain = replay(model, batch, edits, regions, at), run(model, batch, edits, at=at)
     # An intervention that gives NaN gives it in both.
     finite = plain.isfinite()
     if not torch.equal(replayed.isfinite(), finite):
-        return False
-    return difference(model, replayed[None].nan_to_num(), plain[None].nan_to_num()).ok
+        return "a replay gave NaN or infinity elsewhere than the plain run"
+    measured = difference(model, replayed[None].nan_to_num(), plain[None].nan_to_num())
+    return None if measured.ok else f"a replay did not give what the plain run gives: {measured}"
 
 
 def granted(model: TransformerBridge, budget: int | None) -> int:

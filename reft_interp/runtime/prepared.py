@@ -23,8 +23,8 @@ from reft_interp.runtime.placement import Placement, check_names
 from reft_interp.runtime.planning import (
     Engine,
     Plan,
-    agrees,
     check_engine,
+    disagreement,
     granted,
     reason_against_replaying,
     reason_against_replays,
@@ -291,26 +291,25 @@ def _fill(
     for one in replayed:
         one._frozen = frozen
     lowest = min(replayed, key=lambda one: one._regions.layer)
-    if not _agrees(intervened[list(prepared).index(lowest)], lowest):
-        warn(
-            "a replay did not give what the plain run gives; running in full, which is slower",
-            stacklevel=4,
-        )
+    told = _against_the_plain_run(intervened[list(prepared).index(lowest)], lowest)
+    if told is not None:
+        warn(f"{told}; running in full, which is slower", stacklevel=4)
         for one in replayed:
-            one.plan = Plan(False, "a replay did not give what the plain run gives")
+            one.plan = Plan(False, told)
             one._frozen = None
 
 
-def _agrees(intervened: IntervenedModel, prepared: PreparedRows) -> bool:
+def _against_the_plain_run(intervened: IntervenedModel, prepared: PreparedRows) -> str | None:
+    """What a replay of a few rows does that the plain run does not; None if nothing."""
     inputs = prepared.inputs(range(min(_CHECKED, len(prepared))))
     # Two runs under dropout differ, which says nothing of the replay.
     with evaluating(intervened):
         edits = intervened.edits(inputs["batch"], inputs["sources"], inputs["positions"])
         try:
-            return agrees(intervened.model, inputs["batch"], edits, inputs["frozen"])
-        except _FAILURES:
+            return disagreement(intervened.model, inputs["batch"], edits, inputs["frozen"])
+        except _FAILURES as error:
             # If the edits are at fault, the plain run will say so.
-            return False
+            return f"a replay failed with {type(error).__name__}: {error}"
 
 
 class _Encoded:
