@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+import psutil
 import torch
 from transformer_lens.model_bridge import TransformerBridge
 
@@ -177,10 +178,10 @@ def granted(model: TransformerBridge, budget: int | None) -> int:
 
 
 def free_memory(device: torch.device) -> int:
-    """Bytes that are free on a device, as its driver or the operating system says."""
+    """Bytes that are free on a device, as its driver or the operating system says.
+
+    Of the main memory that includes what the system keeps files in and gives back when asked.
+    """
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
-    try:
-        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (ValueError, OSError):
-        return 4 * 2**30
+    return psutil.virtual_memory().available
