@@ -17,6 +17,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from reft_interp.shapes import check_shape
 from reft_interp.whole_numbers import whole_number
 
 # Rows written in float32 and orthonormalised there are off by a few 1e-7 in each inner product.
@@ -56,8 +57,7 @@ class Subspace:
 
     def __post_init__(self):
         basis = self.basis.detach()
-        if basis.ndim != 2:
-            raise ValueError(f"basis must be a matrix [r, d], got shape {tuple(basis.shape)}")
+        check_shape("basis", basis, ("r", "d"))
         r, d = basis.shape
         if not 1 <= r <= d:
             raise ValueError(f"basis must have between 1 and {d} rows (its width), got {r}")
@@ -93,8 +93,8 @@ class Subspace:
         """The row space of `matrix`: its first row keeps its direction, and so on (QR).
 
         Raises:
-            ValueError: the rows are linearly dependent at their precision (the message says the
-                numerical rank), or not finite.
+            ValueError: `matrix` is no matrix, or its rows are linearly dependent at their precision
+                (the message says the numerical rank), or not finite.
         """
         rank = numerical_rank(matrix)
         if rank < matrix.shape[0]:
@@ -109,7 +109,11 @@ class Subspace:
 
     @classmethod
     def spanned_by(cls, matrix: Float[Tensor, "r d"]) -> "Subspace | None":
-        """The row space of `matrix` at its numerical rank; None where that rank is 0."""
+        """The row space of `matrix` at its numerical rank; None where that rank is 0.
+
+        Raises:
+            ValueError: `matrix` is no matrix, or has values that are not finite.
+        """
         rank = numerical_rank(matrix)
         if rank == 0:
             return None
@@ -137,15 +141,18 @@ class Subspace:
         """The first `rank` principal components of `activations`, centred.
 
         Raises:
-            ValueError: rank is not between 1 and the rank of the centred activations.
+            TypeError: rank is not a whole number.
+            ValueError: activations are no matrix, are not finite, or rank is not between 1 and the
+                rank of the centred activations.
         """
+        check_shape("activations", activations, ("n", "d"))
         if len(activations) < 2:
             raise ValueError(f"activations must have at least 2 rows, got {len(activations)}")
         values = in_float64(activations.detach())
         centred = values - values.mean(0)
         # What the mean leaves of rows that are all alike is rounding, not a component.
         constant = within_rounding(centred, values, activations.dtype).all()
-        available = 0 if constant else numerical_rank(centred)
+        available = 0 if constant else numerical_rank(centred, "activations")
         if check_rank(rank) > available:
             raise ValueError(
                 f"rank must be between 1 and {available} (the rank of the centred "
@@ -160,9 +167,11 @@ class Subspace:
         `from_pca`, the direction of their mean is among what they vary along.
 
         Raises:
-            ValueError: rank is not between 1 and the rank of the activations.
+            TypeError: rank is not a whole number.
+            ValueError: activations are no matrix, are not finite, or rank is not between 1 and the
+                rank of the activations.
         """
-        available = numerical_rank(activations)
+        available = numerical_rank(activations, "activations")
         if check_rank(rank) > available:
             raise ValueError(
                 f"rank must be between 1 and {available} (the rank of the activations, "
@@ -178,8 +187,11 @@ class Subspace:
         """The line from the mean of `negative` to the mean of `positive`.
 
         Raises:
-            ValueError: one side has no rows, or the means coincide.
+            ValueError: one side has no rows or is no matrix, their widths differ, or the means
+                coincide.
         """
+        check_shape("positive", positive, ("n", "d"))
+        check_shape("negative", negative, ("m", positive.shape[1]), "as wide as `positive`")
         if not len(positive) or not len(negative):
             raise ValueError(
                 f"positive and negative need a row each, got {len(positive)} and {len(negative)}"
@@ -288,17 +300,22 @@ class Subspace:
             )
 
 
-def numerical_rank(matrix: Float[Tensor, "r d"]) -> int:
+def numerical_rank(matrix: Float[Tensor, "r d"], called: str = "matrix") -> int:
     """How many singular values stand above rounding at the matrix's own precision.
 
     The threshold is NumPy's, largest singular value times max(r, d) times epsilon; for half
     precisions, where that can exceed 1, epsilon times the Frobenius norm, a bound on rounding.
 
+    Args:
+        matrix: what is asked about.
+        called: the argument's name, for messages.
+
     Raises:
-        ValueError: the matrix has values that are not finite.
+        ValueError: the matrix is none, or has values that are not finite.
     """
+    check_shape(called, matrix, ("r", "d"))
     if not torch.isfinite(matrix).all():
-        raise ValueError("matrix has values that are not finite")
+        raise ValueError(f"{called} has values that are not finite")
     values = torch.linalg.svdvals(in_float64(matrix.detach()))
     if values.numel() == 0:
         return 0

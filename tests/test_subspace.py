@@ -76,7 +76,7 @@ def test_holds_no_gradient():
     [
         (torch.eye(4)[:0], "between 1 and 4 rows .*got 0"),
         (torch.eye(4)[:, :2], "between 1 and 2 rows .*got 4"),
-        (torch.ones(4), r"must be a matrix \[r, d\], got shape \(4,\)"),
+        (torch.ones(4), r"basis must have shape \(r, d\), got \(4,\)"),
         (torch.eye(4, dtype=torch.int64), "must be floating point, got torch.int64"),
         (torch.tensor([[float("nan"), 1.0]]), "not finite"),
         (torch.tensor([[float("inf"), 1.0]]), "not finite"),
@@ -151,6 +151,31 @@ def test_rows_that_only_rounding_keeps_apart_are_dependent():
 def test_a_matrix_that_is_not_finite_is_refused(make):
     with pytest.raises(ValueError, match="not finite"):
         make(torch.tensor([[1.0, float("nan")]]))
+
+
+VECTOR, MATRIX, STACK = torch.ones(4), torch.eye(4), torch.ones(2, 3, 4)
+means = Subspace.from_difference_of_means
+
+
+@pytest.mark.usefixtures("no_type_checks")
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Subspace.from_matrix(VECTOR), r"matrix must have shape \(r, d\), got \(4,\)"),
+        (lambda: Subspace.from_matrix(STACK), r"matrix must have shape .*got \(2, 3, 4\)"),
+        (lambda: Subspace.spanned_by(VECTOR), r"matrix must have shape .*got \(4,\)"),
+        (lambda: Subspace.from_pca(VECTOR, 1), r"activations must have shape \(n, d\), got \(4,"),
+        (lambda: Subspace.from_pca(STACK, 1), r"activations must have shape .*got \(2, 3, 4\)"),
+        (lambda: Subspace.from_svd(VECTOR, 1), r"activations must have shape .*got \(4,\)"),
+        (lambda: Subspace.from_svd(STACK, 1), r"activations must have shape .*got \(2, 3, 4\)"),
+        (lambda: means(VECTOR, MATRIX), r"positive must have shape \(n, d\), got \(4,\)"),
+        (lambda: means(MATRIX, VECTOR), r"negative must have shape \(m, 4\), as .*got \(4,\)"),
+        (lambda: means(MATRIX, MATRIX[:, :1]), r"negative must have shape \(m, 4\), .*\(4, 1\)"),
+    ],
+)
+def test_what_is_no_matrix_is_refused_by_name(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
 
 
 def test_random_is_a_function_of_its_seed():

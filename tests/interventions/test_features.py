@@ -108,10 +108,35 @@ def test_says_what_does_not_fit():
         autoencoder(threshold=THRESHOLD, k=2)
     with pytest.raises(ValueError, match="k must be between 1 and 11"):
         autoencoder(k=12)
-    with pytest.raises(ValueError, match=r"decoder must have shape \(11, 6\)"):
+    with pytest.raises(ValueError, match=r"decoder must have shape \(11, 6\), the encoder's"):
         SparseAutoencoder(autoencoder().encoder, torch.zeros(WIDTH, FEATURES))
     with pytest.raises(ValueError, match="sparsity must be at least 0"):
         FeatureInterchange(autoencoder(), sparsity=-1)
+
+
+@pytest.mark.usefixtures("no_type_checks")
+@pytest.mark.parametrize(
+    ("weight", "given", "message"),
+    [
+        ((6,), {}, r"weight must have shape \(d, n\), width by features, got \(6,\)"),
+        (
+            (6, 11),
+            {"bias": torch.ones(1)},
+            r"bias must have shape \(11,\), one for each feature, got \(1,\)",
+        ),
+        (
+            (6, 11),
+            {"input_bias": torch.ones(1)},
+            r"input_bias must have shape \(6,\), .*got \(1,\)",
+        ),
+        ((6, 11), {"threshold": torch.ones(1)}, r"threshold must have shape \(11,\), .*got \(1,\)"),
+    ],
+)
+def test_nothing_of_an_encoder_is_broadcast(weight, given, message):
+    with pytest.raises(ValueError, match=message):
+        FeatureEncoder(torch.ones(weight), **given)
+    with pytest.raises(ValueError, match=r"bias must have shape \(6,\), .*got \(1,\)"):
+        SparseAutoencoder(autoencoder().encoder, torch.zeros(FEATURES, WIDTH), torch.ones(1))
 
 
 def saved(folder, config: str, **other) -> None:

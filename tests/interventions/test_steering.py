@@ -1,6 +1,7 @@
 """Given vectors and given coordinates."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -69,6 +70,19 @@ def test_a_clamp_reads_and_writes_its_subspace():
     assert edit.reads.principal_angles(subspace).max() < 1e-4
 
 
-def test_as_many_coordinates_as_directions():
-    with pytest.raises(ValueError, match=r"as many as .* directions \(3\), got 2"):
-        Clamp(Subspace.random(8, 3, seed=0), torch.ones(2))
+@pytest.mark.usefixtures("no_type_checks")
+@pytest.mark.parametrize("shape", [(2,), (3, 1), (3, 3), ()])
+def test_as_many_coordinates_as_directions(shape):
+    told = (
+        rf"coordinates must have shape \(3,\), one for each direction .*got {re.escape(str(shape))}"
+    )
+    with pytest.raises(ValueError, match=told):
+        Clamp(Subspace.random(8, 3, seed=0), torch.ones(shape))
+
+
+@pytest.mark.usefixtures("no_type_checks")
+@pytest.mark.parametrize("shape", [(1, 8), (8, 1), ()])
+def test_a_vector_has_one_axis(shape):
+    told = rf"vector must have shape \(d,\), got {re.escape(str(shape))}"
+    with pytest.raises(ValueError, match=told):
+        VectorAddition(torch.ones(shape))
