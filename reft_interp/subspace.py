@@ -13,15 +13,16 @@ from typing import SupportsIndex
 import numpy as np
 import torch
 from jaxtyping import Bool, Float
-from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
+from reft_interp.saved_files import read_notes, read_numbers, reading, write_tensors
 from reft_interp.shapes import check_shape
+from reft_interp.whole_files import replacing
 from reft_interp.whole_numbers import whole_number
 
 # Rows written in float32 and orthonormalised there are off by a few 1e-7 in each inner product.
 _TOLERANCE = 1e-4
+_FORMAT = "Subspace 1"
 
 
 def check_rank(rank: SupportsIndex, called: str = "rank") -> int:
@@ -268,20 +269,30 @@ class Subspace:
         return Subspace(self.basis.to(device))
 
     def save(self, path: str | Path) -> None:
-        """Write the basis to one safetensors file."""
-        save_file({"basis": self.basis.cpu()}, str(path), {"format": "Subspace 1"})
+        """Write the basis to one safetensors file, which is there whole or not at all.
+
+        Raises:
+            OSError: it cannot be written; what was there before stays.
+        """
+        with replacing(Path(path)) as beside:
+            write_tensors({"basis": self.basis.cpu()}, beside, {"format": _FORMAT})
 
     @classmethod
     def load(cls, path: str | Path) -> "Subspace":
         """Read what `save` wrote.
 
         Raises:
-            ValueError: the file holds no subspace.
+            FileNotFoundError: there is no such file.
+            ValueError: the file is damaged, holds no subspace, or is of another format.
         """
-        with safe_open(str(path), framework="pt") as file:
-            if "basis" not in file.keys():
-                raise ValueError(f"{path} holds no subspace: no tensor named 'basis'")
-            return cls(file.get_tensor("basis"))
+        path = Path(path)
+        tensors = read_numbers(path)
+        if "basis" not in tensors:
+            raise ValueError(f"{path} holds no subspace: no tensor named 'basis'")
+        if (found := read_notes(path).get("format")) != _FORMAT:
+            raise ValueError(f"{path} has format {found!r}; this version reads {_FORMAT!r}")
+        with reading(path, "basis"):
+            return cls(tensors["basis"])
 
     def _basis_like(self, h: Tensor) -> Tensor:
         return self.basis.to(device=h.device, dtype=h.dtype)

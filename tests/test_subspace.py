@@ -467,6 +467,36 @@ def test_a_file_without_a_subspace_is_refused(tmp_path):
         Subspace.load(tmp_path / "other.safetensors")
 
 
+@pytest.mark.parametrize(
+    ("held", "notes", "message"),
+    [
+        ({"basis": torch.eye(3)}, None, "found has format None; this version reads 'Subspace 1'"),
+        ({"basis": torch.eye(3)}, {"format": "Subspace 2"}, "found has format 'Subspace 2'"),
+        (
+            {"basis": 2 * torch.eye(3)},
+            {"format": "Subspace 1"},
+            "found cannot be read: basis: .*ort",
+        ),
+        ({"basis": torch.nan * torch.eye(3)}, {"format": "Subspace 1"}, "found: 9 of the 9 .*NaN"),
+    ],
+)
+def test_a_file_of_something_else_is_refused_by_its_name(tmp_path, held, notes, message):
+    save_file(held, str(tmp_path / "found"), notes)
+    with pytest.raises(ValueError, match=message):
+        Subspace.load(tmp_path / "found")
+
+
+def test_a_file_that_is_cut_short_is_refused_by_its_name(tmp_path):
+    file = tmp_path / "found"
+    random(8, 3).save(file)
+    for whole in (file.read_bytes(), b""):
+        file.write_bytes(whole[: len(whole) // 2])
+        with pytest.raises(ValueError, match="found is damaged or no safetensors file"):
+            Subspace.load(file)
+    with pytest.raises(FileNotFoundError):
+        Subspace.load(tmp_path / "nothing")
+
+
 def test_moving_keeps_the_values():
     subspace = random(8, 3)
     moved = subspace.to("cpu")

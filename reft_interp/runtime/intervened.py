@@ -24,7 +24,6 @@ from reft_interp.runtime.generation import When, generate
 from reft_interp.runtime.placement import Edit, Placement, select
 from reft_interp.runtime.planning import Engine, Plan, plan
 from reft_interp.runtime.running import is_causal, run
-from reft_interp.runtime.saved_config import reading
 from reft_interp.runtime.saving import CONFIG, load_placements, save_folder
 from reft_interp.runtime.sources import (
     EditedSource,
@@ -34,6 +33,7 @@ from reft_interp.runtime.sources import (
     readers_of,
     record_source,
 )
+from reft_interp.saved_files import reading
 from reft_interp.showing import Shown, show
 
 

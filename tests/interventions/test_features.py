@@ -181,7 +181,11 @@ def test_an_input_may_be_read_as_it_is(tmp_path):
             '{"architecture": "standard", "normalize_activations": "layer_norm"}',
             "normalize_activations is 'layer_norm', which is not supported",
         ),
-        ("{", "is damaged"),
+        ("{", "cfg.json is damaged"),
+        ("[]", "cfg.json is damaged: must be a mapping"),
+        ('{"architecture": "topk"}', "cfg.json is damaged: it lacks k"),
+        ('{"architecture": "topk", "k": "all"}', "'k' must be a whole number, got 'all'"),
+        ('{"architecture": "topk", "k": 99}', "the autoencoder: k must be between 1 and 11"),
     ],
 )
 def test_a_folder_that_cannot_be_read_is_refused(tmp_path, config, message):
@@ -190,4 +194,15 @@ def test_a_folder_that_cannot_be_read_is_refused(tmp_path, config, message):
         load_sae(tmp_path)
     (tmp_path / "cfg.json").unlink()
     with pytest.raises(FileNotFoundError, match=r"there is no cfg\.json"):
+        load_sae(tmp_path)
+
+
+@pytest.mark.usefixtures("no_type_checks")
+def test_weights_that_cannot_be_read_are_refused(tmp_path):
+    saved(tmp_path, '{"architecture": "standard"}', b_enc=torch.zeros(1))
+    with pytest.raises(ValueError, match=r"the autoencoder: bias must have shape \(11,\)"):
+        load_sae(tmp_path)
+    file = tmp_path / "sae_weights.safetensors"
+    file.write_bytes(file.read_bytes()[:50])
+    with pytest.raises(ValueError, match=r"sae_weights\.safetensors is damaged"):
         load_sae(tmp_path)
