@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from reft_interp.saved_files import read_notes, read_numbers, reading, write_tensors
+from reft_interp.saved_files import read_metadata, read_numbers, reading, write_tensors
 from reft_interp.shapes import check_shape
 from reft_interp.whole_files import replacing
 from reft_interp.whole_numbers import whole_number
@@ -289,7 +289,7 @@ class Subspace:
         tensors = read_numbers(path)
         if "basis" not in tensors:
             raise ValueError(f"{path} holds no subspace: no tensor named 'basis'")
-        if (found := read_notes(path).get("format")) != _FORMAT:
+        if (found := read_metadata(path).get("format")) != _FORMAT:
             raise ValueError(f"{path} has format {found!r}; this version reads {_FORMAT!r}")
         with reading(path, "basis"):
             return cls(tensors["basis"])

@@ -1,5 +1,6 @@
 """Subspaces against scipy, scikit-learn, closed forms and planted answers."""
 
+import os
 from functools import partial
 
 import numpy as np
@@ -459,6 +460,20 @@ def test_what_was_saved_is_loaded(tmp_path, dtype):
     subspace.save(tmp_path / "found.safetensors")
     loaded = Subspace.load(tmp_path / "found.safetensors")
     assert_close(loaded.basis, subspace.basis, rtol=0, atol=0)
+
+
+def test_a_file_is_replaced_whole_or_not_at_all(tmp_path, monkeypatch):
+    file, first = tmp_path / "found", random(8, 3)
+    first.save(file)
+
+    def fail(*_):
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(os, "replace", fail)
+    with pytest.raises(OSError, match="no space left"):
+        random(8, 3, seed=1).save(file)
+    assert_close(Subspace.load(file).basis, first.basis, rtol=0, atol=0)
+    assert list(tmp_path.iterdir()) == [file]
 
 
 def test_a_file_without_a_subspace_is_refused(tmp_path):
