@@ -54,6 +54,7 @@ class IntervenedModel(nn.Module):
         placements: one or several.
 
     Raises:
+        TypeError: what is no placement, as an intervention by itself.
         ValueError: no placement; a site that the model lacks; an intervention that is not as
             wide as its site.
     """
@@ -63,10 +64,16 @@ class IntervenedModel(nn.Module):
 
     def __init__(self, model: TransformerBridge, placements: Placement | Sequence[Placement]):
         super().__init__()
-        if isinstance(placements, Placement):
+        if isinstance(placements, Placement) or not isinstance(placements, Sequence):
             placements = [placements]
         if not placements:
             raise ValueError("placements must hold at least one placement, got none")
+        for given in placements:
+            if not isinstance(given, Placement):
+                raise TypeError(
+                    "placements must be Placement(intervention, site, on), which say where an "
+                    f"intervention happens and on which tokens, got {type(given).__name__}"
+                )
         # In a tuple, the bridge is no submodule: its weights stay out of parameters(),
         # state_dict() and .to().
         self._bridge = (model,)
@@ -165,7 +172,18 @@ class IntervenedModel(nn.Module):
         )
 
     def show(self, rows: Rows, placement: int = 0) -> Shown:
-        """The prompts with the tokens marked that a placement edits."""
+        """The prompts with the tokens marked that a placement edits.
+
+        Args:
+            rows: the prompts.
+            placement: its number in `placements`.
+
+        Raises:
+            IndexError: there is none of that number.
+        """
+        count = len(self.placements)
+        if not -count <= placement < count:
+            raise IndexError(f"placement must be between 0 and {count - 1}, got {placement}")
         batch = encode(self.model, rows)
         return show(batch, self.placements[placement].on(batch), self.model.tokenizer)
 

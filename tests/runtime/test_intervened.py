@@ -260,3 +260,19 @@ def test_explains_in_the_order_in_which_it_happens(tiny):
 def test_it_prints_as_what_is_done_where(tiny):
     placed = IntervenedModel(tiny("llama"), Placement(LoReFT(rank=2), Site("resid_post", 1), "l1"))
     assert repr(placed) == "IntervenedModel(tiny-llama: LoReFT at blocks.1.hook_resid_post on l1)"
+
+
+@pytest.mark.usefixtures("no_type_checks")
+@pytest.mark.parametrize("wrong", [LoReFT(4), [LoReFT(4)], "l1"])
+def test_an_intervention_by_itself_is_no_placement(tiny, wrong):
+    told = r"placements must be Placement\(intervention, site, on\), .*got (LoReFT|str)"
+    with pytest.raises(TypeError, match=told):
+        IntervenedModel(tiny("llama"), wrong)
+
+
+@pytest.mark.parametrize("number", [1, 9, -2])
+def test_a_placement_that_is_not_there_is_not_shown(tiny, number):
+    one = added(tiny("llama"))
+    assert str(one.show(["Paris"], -1)) == str(one.show(["Paris"]))
+    with pytest.raises(IndexError, match=f"placement must be between 0 and 0, got {number}"):
+        one.show(["Paris"], number)
