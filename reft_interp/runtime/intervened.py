@@ -196,6 +196,11 @@ class IntervenedModel(nn.Module):
             rows: with `prompt` and `answer`.
             engine: "full" forces the plain run.
             memory_budget: bytes that constants may take; 40 % of the free memory by default.
+
+        Raises:
+            TypeError: rows that are none.
+            ValueError: a row lacks its answer or what a placement selects; an unknown engine; a
+                negative budget.
         """
         return plan(self.model, self.placements, rows, engine=engine, budget=memory_budget)
 
@@ -214,6 +219,10 @@ class IntervenedModel(nn.Module):
                 full work is left; or why everything runs.
             engine: as for `plan`.
             memory_budget: as for `plan`.
+
+        Raises:
+            TypeError: as `plan`.
+            ValueError: as `plan`.
         """
         lines = []
         for placement in sorted(self.placements, key=lambda p: p.site.depth):

@@ -62,6 +62,11 @@ def plan(
         rows: with `prompt` and `answer`.
         engine: "full" forces the plain run.
         budget: bytes that constants may take; a share of the free memory by default.
+
+    Raises:
+        TypeError: rows that are none.
+        ValueError: a row lacks its answer or what a placement selects; an unknown engine; a
+            negative budget.
     """
     batch = encode(model, rows, answers=True)
     positions = select(placements, batch)
@@ -165,6 +170,9 @@ def granted(model: TransformerBridge, budget: int | None) -> int:
 
     Processes that torchrun or accelerate launched on a machine share its memory; those that share
     a model grant the same.
+
+    Raises:
+        ValueError: a negative budget.
     """
     if budget is None:
         device = device_of(model)
