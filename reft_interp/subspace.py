@@ -64,8 +64,7 @@ class Subspace:
             raise ValueError(f"basis must have between 1 and {d} rows (its width), got {r}")
         if not basis.is_floating_point():
             raise ValueError(f"basis must be floating point, got {basis.dtype}")
-        if not torch.isfinite(basis).all():
-            raise ValueError("basis has values that are not finite")
+        _check_finite("basis", basis)
         wide = basis.to(torch.promote_types(basis.dtype, torch.float32))
         error = (wide @ wide.T - torch.eye(r, dtype=wide.dtype, device=wide.device)).abs().max()
         if error > _TOLERANCE:
@@ -200,7 +199,10 @@ class Subspace:
         above, below = in_float64(positive.detach()), in_float64(negative.detach())
         difference = above.mean(0) - below.mean(0)
         if within_rounding(difference[None], torch.cat([above, below]), positive.dtype).all():
-            raise ValueError("the means of `positive` and `negative` coincide: no direction")
+            raise ValueError(
+                f"the means of `positive` ({len(positive)} rows) and `negative` ({len(negative)}) "
+                "coincide up to rounding, so that there is no direction from one to the other"
+            )
         return cls(_stored_like(positive, cls.from_matrix(difference[None]).basis))
 
     def coordinates(self, h: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch r"]:
@@ -325,8 +327,7 @@ def numerical_rank(matrix: Float[Tensor, "r d"], called: str = "matrix") -> int:
         ValueError: the matrix is none, or has values that are not finite.
     """
     check_shape(called, matrix, ("r", "d"))
-    if not torch.isfinite(matrix).all():
-        raise ValueError(f"{called} has values that are not finite")
+    _check_finite(called, matrix)
     values = torch.linalg.svdvals(in_float64(matrix.detach()))
     if values.numel() == 0:
         return 0
@@ -337,6 +338,16 @@ def numerical_rank(matrix: Float[Tensor, "r d"], called: str = "matrix") -> int:
         values.norm() * torch.finfo(given).eps,
     )
     return int((values > threshold).sum())
+
+
+def _check_finite(called: str, matrix: Float[Tensor, "r d"]) -> None:
+    bad = ~torch.isfinite(matrix)
+    if bad.any():
+        rows = bad.any(1).nonzero().flatten().tolist()
+        raise ValueError(
+            f"{called} must be finite, got {int(bad.sum())} of {bad.numel()} numbers that are not "
+            f"finite, the first in row {rows[0]}"
+        )
 
 
 def in_float64(tensor: Tensor) -> Tensor:

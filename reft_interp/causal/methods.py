@@ -214,10 +214,11 @@ class MaskSearch:
     name: str = "mask"
 
     def __post_init__(self) -> None:
-        given = [self.components, self.singular, self.basis, self.features]
-        if sum(one is not None for one in given) > 1:
+        bases = ("components", "singular", "basis", "features")
+        if len(given := [name for name in bases if getattr(self, name) is not None]) > 1:
             raise ValueError(
-                "components, singular, basis and features are different bases: give one of them"
+                "components, singular, basis and features are different bases: give one of them, "
+                f"got {' and '.join(given)}"
             )
         for name in ("components", "singular"):
             if (count := getattr(self, name)) is not None:

@@ -61,8 +61,11 @@ def answers_correctly(
             sources that are missing or superfluous.
     """
     listed = as_list(rows)
-    if any("answer" not in row for row in listed):
-        raise ValueError("rows must have an 'answer' to be scored against")
+    for i, row in enumerate(listed):
+        if "answer" not in row:
+            raise ValueError(
+                f"rows must have an 'answer' to be scored against; row {i} has only {sorted(row)}"
+            )
     if not have_choices(listed):
         return _greedy_matches(model, listed, sources, batch_size)
     said = predict_choices(model, listed, sources, batch_size=batch_size)

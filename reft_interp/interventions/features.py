@@ -61,7 +61,10 @@ class FeatureEncoder(nn.Module):
             if given is not None:
                 check_shape(name, given, (size,), why)
         if k is not None and threshold is not None:
-            raise ValueError("threshold and k are two activations: give one of them")
+            raise ValueError(
+                f"threshold and k are two activations: give one of them, got k={k} and a threshold "
+                f"of shape {tuple(threshold.shape)}"
+            )
         if k is not None and not 1 <= k <= count:
             raise ValueError(f"k must be between 1 and {count}, the features, got {k}")
         self.k = k

@@ -3,6 +3,7 @@
 Ablations, which set coordinates to nothing or to a mean, are in `ablation`.
 """
 
+from math import isfinite
 from typing import SupportsFloat
 
 import torch
@@ -24,13 +25,21 @@ class VectorAddition(Add):
         strength: α, any number.
 
     Raises:
-        ValueError: the vector is no vector, is zero or has values that are not finite.
+        ValueError: the vector is no vector, is zero or has values that are not finite; the
+            strength is not finite.
     """
 
     def __init__(self, vector: Num[Tensor, "d"], *, strength: SupportsFloat = 1.0):
         check_shape("vector", vector, ("d",))
-        if not torch.isfinite(vector).all() or not vector.any():
-            raise ValueError("vector must be finite and not zero")
+        if bad := int((~torch.isfinite(vector)).sum()):
+            raise ValueError(
+                f"vector must be finite and not zero, got one with {bad} of {len(vector)} numbers "
+                "that are NaN or infinite"
+            )
+        if not vector.any():
+            raise ValueError(f"vector must be finite and not zero, got {len(vector)} zeros")
+        if not isfinite(strength):
+            raise ValueError(f"strength must be finite, got {strength}")
         # Whole numbers and half precisions have no room for most strengths.
         vector = vector.to(torch.promote_types(vector.dtype, torch.float32))
         super().__init__(

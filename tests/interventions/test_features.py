@@ -104,7 +104,7 @@ def test_only_the_mask_is_trained():
 
 
 def test_says_what_does_not_fit():
-    with pytest.raises(ValueError, match="threshold and k are two activations"):
+    with pytest.raises(ValueError, match=r"give one of them, got k=2 and .* \(11,\)"):
         autoencoder(threshold=THRESHOLD, k=2)
     with pytest.raises(ValueError, match="k must be between 1 and 11"):
         autoencoder(k=12)

@@ -1,6 +1,7 @@
 """Given vectors and given coordinates."""
 
 import json
+import math
 import re
 
 import numpy as np
@@ -40,11 +41,22 @@ def test_a_vector_writes_its_line_and_reads_nothing(dtype):
 
 
 @pytest.mark.parametrize(
-    "vector", [torch.zeros(4), torch.tensor([1.0, torch.nan]), torch.tensor([1.0, torch.inf])]
+    ("vector", "message"),
+    [
+        (torch.zeros(4), "got 4 zeros"),
+        (torch.tensor([1.0, torch.nan]), "got one with 1 of 2 numbers that are NaN or infinite"),
+        (torch.tensor([1.0, torch.inf]), "got one with 1 of 2 numbers that are NaN or infinite"),
+    ],
 )
-def test_a_vector_without_a_direction_is_refused(vector):
-    with pytest.raises(ValueError, match="vector must be finite and not zero"):
+def test_a_vector_without_a_direction_is_refused(vector, message):
+    with pytest.raises(ValueError, match=f"vector must be finite and not zero, {message}"):
         VectorAddition(vector)
+
+
+@pytest.mark.parametrize("strength", [math.nan, -math.inf])
+def test_a_strength_that_is_no_number_is_refused(strength):
+    with pytest.raises(ValueError, match=f"strength must be finite, got {strength}"):
+        VectorAddition(torch.ones(4), strength=strength)
 
 
 def test_the_vector_is_a_copy():

@@ -178,7 +178,7 @@ def test_sources_are_asked_for_where_they_are_needed(tiny):
         swapped.logits(["The key"])
     with pytest.raises(ValueError, match="1 for 2 rows; one for each"):
         swapped.logits(["The key", "Paris"], ["The keys"])
-    with pytest.raises(ValueError, match="no intervention here takes a source"):
+    with pytest.raises(ValueError, match=r"no intervention here takes a source \(VectorAddition\)"):
         added(model).logits(["The key"], ["The keys"])
     assert added(model).read_sources(encode(model, ["The key"]), None) is None
 
