@@ -5,7 +5,6 @@ It holds no gradient: rows that are trained live inside an intervention (`interv
 start from a `Subspace` and are handed out as one.
 """
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import SupportsIndex
@@ -368,10 +367,21 @@ def within_rounding(
     return change.abs().amax(0) <= torch.finfo(dtype).eps * values.abs().amax(0)
 
 
-def expected_overlap(ranks: Iterable[int], width: int) -> float:
+def expected_overlap(p: int, q: int, width: int) -> float:
     """What `Subspace.overlap` is on average between random subspaces of two ranks in R^width.
 
     E‖R₁R₂ᵀ‖² = pq/d for independent Haar subspaces of ranks p and q, divided by min(p, q).
+
+    Args:
+        p: the rank of one.
+        q: the rank of the other.
+        width: d.
+
+    Raises:
+        TypeError: a rank is not a whole number.
+        ValueError: a rank is not between 1 and width.
     """
-    p, q = ranks
+    for called, rank in (("p", p), ("q", q)):
+        if check_rank(rank, called) > width:
+            raise ValueError(f"{called} must be between 1 and {width} (the width), got {rank}")
     return max(p, q) / width

@@ -397,9 +397,18 @@ def test_overlap_is_the_mean_squared_cosine():
 def test_random_subspaces_overlap_as_much_as_expected(p, q):
     draws = [random(12, p, 2 * i).overlap(random(12, q, 2 * i + 1)) for i in range(300)]
     error = np.std(draws) / 300**0.5
-    assert np.mean(draws) == pytest.approx(expected_overlap((p, q), 12), abs=4 * error + 1e-12)
+    assert np.mean(draws) == pytest.approx(expected_overlap(p, q, 12), abs=4 * error + 1e-12)
     if max(p, q) < 12:
         assert abs(np.mean(draws) - min(p, q) / 13) > 4 * error  # it could have been another
+
+
+@pytest.mark.parametrize(
+    ("p", "q", "message"),
+    [(0, 2, "p must be at least 1, got 0"), (2, 13, r"q must be between 1 and 12 .*, got 13")],
+)
+def test_no_overlap_is_expected_of_ranks_that_no_subspace_has(p, q, message):
+    with pytest.raises(ValueError, match=message):
+        expected_overlap(p, q, 12)
 
 
 @settings(deadline=None)  # the machine may be busy
