@@ -29,6 +29,7 @@ from reft_interp.report.markup import as_list
 from reft_interp.sites import Site
 from reft_interp.tasks import LabelledTask, NumberAgreement, number_naming, sst2
 from reft_interp.training import ReFTResult, fit_reft
+from reft_interp.whole_files import write_whole
 
 _RANK = 4
 _SITE = Site("resid_post", 12)
@@ -122,7 +123,7 @@ def run_demo(
     summary = _summary(interchange, learned, probes) | {"seconds": facts["seconds"], "run": facts}
     page = _page(counterfactuals, das, interchange, task, refts, learned, probes, facts)
     page.save(folder)
-    (folder / "summary.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
+    write_whole(folder / "summary.json", json.dumps(summary, indent=2) + "\n")
     console.print(f"The report is in {folder / 'report.html'} ({facts['seconds']:.0f} s)")
     return Demo(folder, summary)
 

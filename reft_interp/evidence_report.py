@@ -13,7 +13,7 @@ from reft_interp.report.markup import as_list
 from reft_interp.sites import Component, Site
 from reft_interp.tasks import NumberAgreement
 from reft_interp.training.in_place import check_arguments
-from reft_interp.whole_files import check_writable
+from reft_interp.whole_files import check_writable, write_whole
 
 
 def run_das(
@@ -107,7 +107,7 @@ def run_das(
         "selectivity": evidence.selectivity.to_dict("records"),
         "summary": evidence.summary(),
     }
-    (out / "evidence.json").write_text(json.dumps(held, indent=2) + "\n", encoding="utf-8")
+    write_whole(out / "evidence.json", json.dumps(held, indent=2) + "\n")
     console.print(f"\nThe report is in {page}")
     return evidence
 

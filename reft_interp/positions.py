@@ -22,7 +22,11 @@ Rounding = Literal["paper", "pyreft", "pyreft-but-last", "paired"]
 
 @dataclass(frozen=True)
 class FirstLast(PositionSelector):
-    """The first tokens and the last ones; see `first_last`."""
+    """The first tokens and the last ones; see `first_last`.
+
+    Raises:
+        ValueError: both are 0, one is below 0, or an unknown rounding.
+    """
 
     first: int = 0
     last: int = 0
@@ -85,7 +89,11 @@ class Every(PositionSelector):
 
 @dataclass(frozen=True)
 class Indices(PositionSelector):
-    """Tokens by number; negative numbers count from the end."""
+    """Tokens by number; negative numbers count from the end.
+
+    Raises:
+        ValueError: no number.
+    """
 
     at: tuple[int, ...]
 
@@ -95,6 +103,11 @@ class Indices(PositionSelector):
             raise ValueError("indices must hold at least one index, got none")
 
     def pick(self, row: Row) -> Iterable[int]:
+        """See `PositionSelector.pick`.
+
+        Raises:
+            ValueError: a number is out of range in the row.
+        """
         n = len(row)
         for i in self.at:
             if not -n <= i < n:
@@ -111,7 +124,11 @@ class Indices(PositionSelector):
 
 @dataclass(frozen=True)
 class Span(PositionSelector):
-    """A named span of the prompt; see `span`."""
+    """A named span of the prompt; see `span`.
+
+    Raises:
+        ValueError: no name, or spans of the answer, which has none.
+    """
 
     name: str
     all: bool = field(default=False, kw_only=True)
@@ -124,6 +141,11 @@ class Span(PositionSelector):
             raise ValueError('named spans lie in the prompt; use substring(..., of="answer")')
 
     def pick(self, row: Row) -> Iterable[int]:
+        """See `PositionSelector.pick`.
+
+        Raises:
+            ValueError: the row has no span of that name; the message says which it has.
+        """
         if self.name not in row.spans:
             known = ", ".join(sorted(row.spans)) or "none"
             words = ["first", "last", "every", *row.spans]
@@ -139,7 +161,11 @@ class Span(PositionSelector):
 
 @dataclass(frozen=True)
 class Substring(PositionSelector):
-    """A piece of text; see `substring`."""
+    """A piece of text; see `substring`.
+
+    Raises:
+        ValueError: no text.
+    """
 
     text: str
     all: bool = field(default=False, kw_only=True)
@@ -151,6 +177,11 @@ class Substring(PositionSelector):
             raise ValueError("text must be what to look for, got an empty string")
 
     def pick(self, row: Row) -> Iterable[int]:
+        """See `PositionSelector.pick`.
+
+        Raises:
+            ValueError: the text does not occur in the row, or not often enough.
+        """
         starts = [match.start() for match in re.finditer(re.escape(self.text), row.text)]
         if not -len(starts) <= self.occurrence < len(starts):
             found = "1 occurrence" if len(starts) == 1 else f"{len(starts)} occurrences"

@@ -158,6 +158,9 @@ class PositionSelector(ABC):
 
     With `edit`, a name, it selects only in rows that ask for the edit of that name
     (`{"prompt": ..., "edits": ["formal"]}`), and nothing in the others.
+
+    Raises:
+        ValueError: `edit` is no name, or `of` neither "prompt" nor "answer".
     """
 
     of: Part = field(default="prompt", kw_only=True)
@@ -174,7 +177,11 @@ class PositionSelector(ABC):
 
     @abstractmethod
     def pick(self, row: Row) -> Iterable[int]:
-        """Tokens of `row`, counted from 0, in any order."""
+        """Tokens of `row`, counted from 0, in any order.
+
+        Raises:
+            ValueError: the row lacks what is selected; the message shows the row.
+        """
 
     @property
     def counts_from_start(self) -> bool:

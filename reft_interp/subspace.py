@@ -5,7 +5,6 @@ It holds no gradient: rows that are trained live inside an intervention (`interv
 start from a `Subspace` and are handed out as one.
 """
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import SupportsIndex
@@ -13,14 +12,16 @@ from typing import SupportsIndex
 import numpy as np
 import torch
 from jaxtyping import Bool, Float
-from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
+from reft_interp.saved_files import read_metadata, read_numbers, reading, write_tensors
+from reft_interp.shapes import check_shape
+from reft_interp.whole_files import replacing
 from reft_interp.whole_numbers import whole_number
 
 # Rows written in float32 and orthonormalised there are off by a few 1e-7 in each inner product.
 _TOLERANCE = 1e-4
+_FORMAT = "Subspace 1"
 
 
 def check_rank(rank: SupportsIndex, called: str = "rank") -> int:
@@ -56,15 +57,13 @@ class Subspace:
 
     def __post_init__(self):
         basis = self.basis.detach()
-        if basis.ndim != 2:
-            raise ValueError(f"basis must be a matrix [r, d], got shape {tuple(basis.shape)}")
+        check_shape("basis", basis, ("r", "d"))
         r, d = basis.shape
         if not 1 <= r <= d:
             raise ValueError(f"basis must have between 1 and {d} rows (its width), got {r}")
         if not basis.is_floating_point():
             raise ValueError(f"basis must be floating point, got {basis.dtype}")
-        if not torch.isfinite(basis).all():
-            raise ValueError("basis has values that are not finite")
+        _check_finite("basis", basis)
         wide = basis.to(torch.promote_types(basis.dtype, torch.float32))
         error = (wide @ wide.T - torch.eye(r, dtype=wide.dtype, device=wide.device)).abs().max()
         if error > _TOLERANCE:
@@ -93,8 +92,8 @@ class Subspace:
         """The row space of `matrix`: its first row keeps its direction, and so on (QR).
 
         Raises:
-            ValueError: the rows are linearly dependent at their precision (the message says the
-                numerical rank), or not finite.
+            ValueError: `matrix` is no matrix, or its rows are linearly dependent at their precision
+                (the message says the numerical rank), or not finite.
         """
         rank = numerical_rank(matrix)
         if rank < matrix.shape[0]:
@@ -109,7 +108,11 @@ class Subspace:
 
     @classmethod
     def spanned_by(cls, matrix: Float[Tensor, "r d"]) -> "Subspace | None":
-        """The row space of `matrix` at its numerical rank; None where that rank is 0."""
+        """The row space of `matrix` at its numerical rank; None where that rank is 0.
+
+        Raises:
+            ValueError: `matrix` is no matrix, or has values that are not finite.
+        """
         rank = numerical_rank(matrix)
         if rank == 0:
             return None
@@ -137,15 +140,18 @@ class Subspace:
         """The first `rank` principal components of `activations`, centred.
 
         Raises:
-            ValueError: rank is not between 1 and the rank of the centred activations.
+            TypeError: rank is not a whole number.
+            ValueError: activations are no matrix, are not finite, or rank is not between 1 and the
+                rank of the centred activations.
         """
+        check_shape("activations", activations, ("n", "d"))
         if len(activations) < 2:
             raise ValueError(f"activations must have at least 2 rows, got {len(activations)}")
         values = in_float64(activations.detach())
         centred = values - values.mean(0)
         # What the mean leaves of rows that are all alike is rounding, not a component.
         constant = within_rounding(centred, values, activations.dtype).all()
-        available = 0 if constant else numerical_rank(centred)
+        available = 0 if constant else numerical_rank(centred, "activations")
         if check_rank(rank) > available:
             raise ValueError(
                 f"rank must be between 1 and {available} (the rank of the centred "
@@ -160,9 +166,11 @@ class Subspace:
         `from_pca`, the direction of their mean is among what they vary along.
 
         Raises:
-            ValueError: rank is not between 1 and the rank of the activations.
+            TypeError: rank is not a whole number.
+            ValueError: activations are no matrix, are not finite, or rank is not between 1 and the
+                rank of the activations.
         """
-        available = numerical_rank(activations)
+        available = numerical_rank(activations, "activations")
         if check_rank(rank) > available:
             raise ValueError(
                 f"rank must be between 1 and {available} (the rank of the activations, "
@@ -178,8 +186,11 @@ class Subspace:
         """The line from the mean of `negative` to the mean of `positive`.
 
         Raises:
-            ValueError: one side has no rows, or the means coincide.
+            ValueError: one side has no rows or is no matrix, their widths differ, or the means
+                coincide.
         """
+        check_shape("positive", positive, ("n", "d"))
+        check_shape("negative", negative, ("m", positive.shape[1]), "as wide as `positive`")
         if not len(positive) or not len(negative):
             raise ValueError(
                 f"positive and negative need a row each, got {len(positive)} and {len(negative)}"
@@ -187,7 +198,10 @@ class Subspace:
         above, below = in_float64(positive.detach()), in_float64(negative.detach())
         difference = above.mean(0) - below.mean(0)
         if within_rounding(difference[None], torch.cat([above, below]), positive.dtype).all():
-            raise ValueError("the means of `positive` and `negative` coincide: no direction")
+            raise ValueError(
+                f"the means of `positive` ({len(positive)} rows) and `negative` ({len(negative)}) "
+                "coincide up to rounding, so that there is no direction from one to the other"
+            )
         return cls(_stored_like(positive, cls.from_matrix(difference[None]).basis))
 
     def coordinates(self, h: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch r"]:
@@ -256,20 +270,30 @@ class Subspace:
         return Subspace(self.basis.to(device))
 
     def save(self, path: str | Path) -> None:
-        """Write the basis to one safetensors file."""
-        save_file({"basis": self.basis.cpu()}, str(path), {"format": "Subspace 1"})
+        """Write the basis to one safetensors file, which is there whole or not at all.
+
+        Raises:
+            OSError: it cannot be written; what was there before stays.
+        """
+        with replacing(Path(path)) as beside:
+            write_tensors({"basis": self.basis.cpu()}, beside, {"format": _FORMAT})
 
     @classmethod
     def load(cls, path: str | Path) -> "Subspace":
         """Read what `save` wrote.
 
         Raises:
-            ValueError: the file holds no subspace.
+            FileNotFoundError: there is no such file.
+            ValueError: the file is damaged, holds no subspace, or is of another format.
         """
-        with safe_open(str(path), framework="pt") as file:
-            if "basis" not in file.keys():
-                raise ValueError(f"{path} holds no subspace: no tensor named 'basis'")
-            return cls(file.get_tensor("basis"))
+        path = Path(path)
+        tensors = read_numbers(path)
+        if "basis" not in tensors:
+            raise ValueError(f"{path} holds no subspace: no tensor named 'basis'")
+        if (found := read_metadata(path).get("format")) != _FORMAT:
+            raise ValueError(f"{path} has format {found!r}; this version reads {_FORMAT!r}")
+        with reading(path, "basis"):
+            return cls(tensors["basis"])
 
     def _basis_like(self, h: Tensor) -> Tensor:
         return self.basis.to(device=h.device, dtype=h.dtype)
@@ -288,17 +312,21 @@ class Subspace:
             )
 
 
-def numerical_rank(matrix: Float[Tensor, "r d"]) -> int:
+def numerical_rank(matrix: Float[Tensor, "r d"], called: str = "matrix") -> int:
     """How many singular values stand above rounding at the matrix's own precision.
 
     The threshold is NumPy's, largest singular value times max(r, d) times epsilon; for half
     precisions, where that can exceed 1, epsilon times the Frobenius norm, a bound on rounding.
 
+    Args:
+        matrix: what is asked about.
+        called: the argument's name, for messages.
+
     Raises:
-        ValueError: the matrix has values that are not finite.
+        ValueError: the matrix is none, or has values that are not finite.
     """
-    if not torch.isfinite(matrix).all():
-        raise ValueError("matrix has values that are not finite")
+    check_shape(called, matrix, ("r", "d"))
+    _check_finite(called, matrix)
     values = torch.linalg.svdvals(in_float64(matrix.detach()))
     if values.numel() == 0:
         return 0
@@ -309,6 +337,16 @@ def numerical_rank(matrix: Float[Tensor, "r d"]) -> int:
         values.norm() * torch.finfo(given).eps,
     )
     return int((values > threshold).sum())
+
+
+def _check_finite(called: str, matrix: Float[Tensor, "r d"]) -> None:
+    bad = ~torch.isfinite(matrix)
+    if bad.any():
+        rows = bad.any(1).nonzero().flatten().tolist()
+        raise ValueError(
+            f"{called} must be finite, got {int(bad.sum())} of {bad.numel()} numbers that are not "
+            f"finite, the first in row {rows[0]}"
+        )
 
 
 def in_float64(tensor: Tensor) -> Tensor:
@@ -329,10 +367,21 @@ def within_rounding(
     return change.abs().amax(0) <= torch.finfo(dtype).eps * values.abs().amax(0)
 
 
-def expected_overlap(ranks: Iterable[int], width: int) -> float:
+def expected_overlap(p: int, q: int, width: int) -> float:
     """What `Subspace.overlap` is on average between random subspaces of two ranks in R^width.
 
     E‖R₁R₂ᵀ‖² = pq/d for independent Haar subspaces of ranks p and q, divided by min(p, q).
+
+    Args:
+        p: the rank of one.
+        q: the rank of the other.
+        width: d.
+
+    Raises:
+        TypeError: a rank is not a whole number.
+        ValueError: a rank is not between 1 and width.
     """
-    p, q = ranks
+    for called, rank in (("p", p), ("q", q)):
+        if check_rank(rank, called) > width:
+            raise ValueError(f"{called} must be between 1 and {width} (the width), got {rank}")
     return max(p, q) / width

@@ -1,5 +1,6 @@
 """Subspaces against scipy, scikit-learn, closed forms and planted answers."""
 
+import os
 from functools import partial
 
 import numpy as np
@@ -76,9 +77,9 @@ def test_holds_no_gradient():
     [
         (torch.eye(4)[:0], "between 1 and 4 rows .*got 0"),
         (torch.eye(4)[:, :2], "between 1 and 2 rows .*got 4"),
-        (torch.ones(4), r"must be a matrix \[r, d\], got shape \(4,\)"),
+        (torch.ones(4), r"basis must have shape \(r, d\), got \(4,\)"),
         (torch.eye(4, dtype=torch.int64), "must be floating point, got torch.int64"),
-        (torch.tensor([[float("nan"), 1.0]]), "not finite"),
+        (torch.tensor([[float("nan"), 1.0]]), "basis must be finite, got 1 of 2 .*in row 0"),
         (torch.tensor([[float("inf"), 1.0]]), "not finite"),
         (2 * torch.eye(4), "orthonormal rows: .* off by 3.0e.00.*from_matrix"),
         (torch.ones(2, 2) / 2**0.5, "orthonormal rows"),
@@ -149,8 +150,33 @@ def test_rows_that_only_rounding_keeps_apart_are_dependent():
 
 @pytest.mark.parametrize("make", [Subspace.from_matrix, Subspace.spanned_by, numerical_rank])
 def test_a_matrix_that_is_not_finite_is_refused(make):
-    with pytest.raises(ValueError, match="not finite"):
-        make(torch.tensor([[1.0, float("nan")]]))
+    with pytest.raises(ValueError, match=r"matrix must be finite, got 1 of 4 .*not finite.*row 1"):
+        make(torch.tensor([[1.0, 2.0], [1.0, float("nan")]]))
+
+
+VECTOR, MATRIX, STACK = torch.ones(4), torch.eye(4), torch.ones(2, 3, 4)
+means = Subspace.from_difference_of_means
+
+
+@pytest.mark.usefixtures("no_type_checks")
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Subspace.from_matrix(VECTOR), r"matrix must have shape \(r, d\), got \(4,\)"),
+        (lambda: Subspace.from_matrix(STACK), r"matrix must have shape .*got \(2, 3, 4\)"),
+        (lambda: Subspace.spanned_by(VECTOR), r"matrix must have shape .*got \(4,\)"),
+        (lambda: Subspace.from_pca(VECTOR, 1), r"activations must have shape \(n, d\), got \(4,"),
+        (lambda: Subspace.from_pca(STACK, 1), r"activations must have shape .*got \(2, 3, 4\)"),
+        (lambda: Subspace.from_svd(VECTOR, 1), r"activations must have shape .*got \(4,\)"),
+        (lambda: Subspace.from_svd(STACK, 1), r"activations must have shape .*got \(2, 3, 4\)"),
+        (lambda: means(VECTOR, MATRIX), r"positive must have shape \(n, d\), got \(4,\)"),
+        (lambda: means(MATRIX, VECTOR), r"negative must have shape \(m, 4\), as .*got \(4,\)"),
+        (lambda: means(MATRIX, MATRIX[:, :1]), r"negative must have shape \(m, 4\), .*\(4, 1\)"),
+    ],
+)
+def test_what_is_no_matrix_is_refused_by_name(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
 
 
 def test_random_is_a_function_of_its_seed():
@@ -221,7 +247,7 @@ def test_pca_refuses_more_components_than_there_are():
         Subspace.from_pca(flat, 0)
     with pytest.raises(ValueError, match="at least 2 rows, got 1"):
         Subspace.from_pca(flat[:1], 1)
-    with pytest.raises(ValueError, match="not finite"):
+    with pytest.raises(ValueError, match="activations must be finite, got 120 of 120"):
         Subspace.from_pca(flat * torch.nan, 1)
 
 
@@ -276,7 +302,7 @@ def test_a_small_difference_beside_one_huge_component_is_a_direction():
 
 def test_means_without_a_difference_are_refused():
     h = draw(10, 6)
-    with pytest.raises(ValueError, match="coincide"):
+    with pytest.raises(ValueError, match=r"`positive` \(10 rows\) and `negative` \(10\) coincide"):
         Subspace.from_difference_of_means(h, h.flip(0))
     with pytest.raises(ValueError, match="got 10 and 0"):
         Subspace.from_difference_of_means(h, h[:0])
@@ -371,9 +397,18 @@ def test_overlap_is_the_mean_squared_cosine():
 def test_random_subspaces_overlap_as_much_as_expected(p, q):
     draws = [random(12, p, 2 * i).overlap(random(12, q, 2 * i + 1)) for i in range(300)]
     error = np.std(draws) / 300**0.5
-    assert np.mean(draws) == pytest.approx(expected_overlap((p, q), 12), abs=4 * error + 1e-12)
+    assert np.mean(draws) == pytest.approx(expected_overlap(p, q, 12), abs=4 * error + 1e-12)
     if max(p, q) < 12:
         assert abs(np.mean(draws) - min(p, q) / 13) > 4 * error  # it could have been another
+
+
+@pytest.mark.parametrize(
+    ("p", "q", "message"),
+    [(0, 2, "p must be at least 1, got 0"), (2, 13, r"q must be between 1 and 12 .*, got 13")],
+)
+def test_no_overlap_is_expected_of_ranks_that_no_subspace_has(p, q, message):
+    with pytest.raises(ValueError, match=message):
+        expected_overlap(p, q, 12)
 
 
 @settings(deadline=None)  # the machine may be busy
@@ -436,10 +471,54 @@ def test_what_was_saved_is_loaded(tmp_path, dtype):
     assert_close(loaded.basis, subspace.basis, rtol=0, atol=0)
 
 
+def test_a_file_is_replaced_whole_or_not_at_all(tmp_path, monkeypatch):
+    file, first = tmp_path / "found", random(8, 3)
+    first.save(file)
+
+    def fail(*_):
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(os, "replace", fail)
+    with pytest.raises(OSError, match="no space left"):
+        random(8, 3, seed=1).save(file)
+    assert_close(Subspace.load(file).basis, first.basis, rtol=0, atol=0)
+    assert list(tmp_path.iterdir()) == [file]
+
+
 def test_a_file_without_a_subspace_is_refused(tmp_path):
     save_file({"weight": torch.eye(3)}, str(tmp_path / "other.safetensors"))
     with pytest.raises(ValueError, match=r"other.safetensors holds no subspace.*'basis'"):
         Subspace.load(tmp_path / "other.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("held", "notes", "message"),
+    [
+        ({"basis": torch.eye(3)}, None, "found has format None; this version reads 'Subspace 1'"),
+        ({"basis": torch.eye(3)}, {"format": "Subspace 2"}, "found has format 'Subspace 2'"),
+        (
+            {"basis": 2 * torch.eye(3)},
+            {"format": "Subspace 1"},
+            "found cannot be read: basis: .*ort",
+        ),
+        ({"basis": torch.nan * torch.eye(3)}, {"format": "Subspace 1"}, "found: 9 of the 9 .*NaN"),
+    ],
+)
+def test_a_file_of_something_else_is_refused_by_its_name(tmp_path, held, notes, message):
+    save_file(held, str(tmp_path / "found"), notes)
+    with pytest.raises(ValueError, match=message):
+        Subspace.load(tmp_path / "found")
+
+
+def test_a_file_that_is_cut_short_is_refused_by_its_name(tmp_path):
+    file = tmp_path / "found"
+    random(8, 3).save(file)
+    for whole in (file.read_bytes(), b""):
+        file.write_bytes(whole[: len(whole) // 2])
+        with pytest.raises(ValueError, match="found is damaged or no safetensors file"):
+            Subspace.load(file)
+    with pytest.raises(FileNotFoundError):
+        Subspace.load(tmp_path / "nothing")
 
 
 def test_moving_keeps_the_values():

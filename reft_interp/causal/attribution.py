@@ -79,11 +79,19 @@ class Attribution:
             ValueError: `full` has other sites, tokens or rows.
         """
         if (full.sites, full.on, full.patched.shape) != (self.sites, self.on, self.estimate.shape):
-            raise ValueError("full must be of the same sites, tokens and rows as the attribution")
+            raise ValueError(
+                "full must be of the same sites, tokens and rows as the attribution, "
+                f"{_cells(self.sites, self.on, self.estimate)}; got "
+                f"{_cells(full.sites, full.on, full.patched)}"
+            )
         moved = np.abs(full.patched - full.untouched).mean(-1).reshape(-1)
         places = [(site, on) for site in self.sites for on in self.on]
         wanted = {places[i] for i in np.argsort(-moved, kind="stable")[:n]}
         return len(wanted & set(self.best(n if keep is None else keep))) / n
+
+
+def _cells(sites: Sequence[Site], on: Sequence[str], of: Float[np.ndarray, "_ _ rows"]) -> str:
+    return f"{', '.join(map(str, sites))} on {', '.join(on)} in {of.shape[-1]} rows"
 
 
 def attribution_patching(

@@ -28,9 +28,21 @@ from reft_interp.causal.rows import (
     rows_of,
 )
 from reft_interp.models import identify
+from reft_interp.saved_files import check_fields, read_json, reading
 from reft_interp.whole_files import write_whole
 
 FORMAT_VERSION = 1
+
+_SAVED: dict[str, tuple[type, ...]] = {
+    "variable": (str,),
+    "seed": (int, type(None)),
+    "generated": (int,),
+    "kept": (int,),
+    "model_accuracy": (int, float, type(None)),
+    "model": (str, type(None)),
+    "held_out": (str,),
+    "hash": (str,),
+}
 
 REQUIRED_COLUMNS = ("base", "base_answer", "label", "choices", "base_spans")
 SOURCE_COLUMNS = ("source", "source_spans")
@@ -256,8 +268,8 @@ class Counterfactuals:
         """Read what `save` wrote.
 
         Raises:
-            ValueError: the folder is not one that `save` wrote, is of another version, or its
-                rows are not those that were saved.
+            ValueError: the folder is not one that `save` wrote, is damaged or of another version,
+                or its rows are not those that were saved.
         """
         folder = Path(folder)
         missing = [
@@ -270,15 +282,24 @@ class Counterfactuals:
                 f"folder must be one written by Counterfactuals.save, got {str(folder)!r} "
                 f"without {', '.join(missing)}"
             )
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        described = folder / "config.json"
+        config = read_json(described)
+        check_fields(described, config, {})
         if config.pop("format", None) != FORMAT_VERSION:
             raise ValueError(
-                f"{folder / 'config.json'}: format must be {FORMAT_VERSION}; the folder was "
+                f"{described}: format must be {FORMAT_VERSION}; the folder was "
                 "written by another version of this library"
             )
+        check_fields(described, config, _SAVED)
+        if unknown := set(config) - set(_SAVED):
+            raise ValueError(f"{described} is damaged: nobody reads {', '.join(sorted(unknown))}")
         expected = config.pop("hash")
-        splits = {name: _read_rows(folder / f"{name}.jsonl") for name in ("train", "test")}
-        loaded = cls(**splits, **config)
+        splits = {}
+        for name in ("train", "test"):
+            with reading(folder / f"{name}.jsonl", "the rows"):
+                splits[name] = _read_rows(folder / f"{name}.jsonl")
+        with reading(folder, "what it holds"):
+            loaded = cls(**splits, **config)
         if loaded.hash != expected:
             raise ValueError(
                 f"{folder}: the rows are not those that were saved (hash {loaded.hash[:12]}, "

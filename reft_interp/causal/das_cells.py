@@ -22,8 +22,9 @@ from reft_interp.runtime.planning import Engine
 from reft_interp.runtime.prepared import Over, PreparedRows, prepare_each
 from reft_interp.runtime.sources import Sources
 from reft_interp.sites import Site, check_site
-from reft_interp.subspace import Subspace
+from reft_interp.subspace import Subspace, check_rank
 from reft_interp.training import Cell, train_cells
+from reft_interp.training.hyperparameters import check_hyperparameters
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,8 @@ class DASCell:
             another sample of pairs would have led to.
 
     Raises:
-        TypeError: `site` is no Site.
+        TypeError: `site` is no Site; rank, epochs or batch_size are no whole number.
+        ValueError: rank is below 1; epochs, learning_rate or batch_size are not above 0.
     """
 
     site: Site
@@ -61,6 +63,13 @@ class DASCell:
 
     def __post_init__(self) -> None:
         check_site(self.site)
+        object.__setattr__(self, "rank", check_rank(self.rank))
+        check_hyperparameters(
+            epochs=self.epochs,
+            learning_rate=self.learning_rate,
+            batch_size=self.batch_size,
+            whole_epochs=True,
+        )
 
 
 def fit_das_each(

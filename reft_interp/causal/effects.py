@@ -82,6 +82,11 @@ def effects(
         interchanges: by name.
         site: where.
         on: which tokens of base and source.
+
+    Raises:
+        TypeError: `Counterfactuals` in place of one of its splits, or what is no list of rows.
+        ValueError: no rows, one that lacks a column (`base_answer` too) or is inconsistent, pairs
+            with several sources, a site that the model lacks, or tokens that a row does not have.
     """
     rows_of_one_source(pairs)
     placed = {

@@ -104,6 +104,11 @@ class PreparedPairs:
         on: which tokens of base and source.
         batch_size: pairs run at once.
         engine: "full" forces the plain run.
+
+    Raises:
+        TypeError: `Counterfactuals` in place of one of its splits, or what is no list of rows.
+        ValueError: no rows, one that is inconsistent, pairs with several sources, a site that the
+            model lacks, tokens that a pair does not have, or an unknown engine.
     """
 
     def __init__(
@@ -133,6 +138,9 @@ class PreparedPairs:
 
         Args:
             intervention: the interchange; None for the model without intervention.
+
+        Raises:
+            ValueError: an intervention of another width than the site.
         """
         if intervention is None:
             return accuracy(self.model, self.bases, batch_size=self._batch_size)
@@ -163,6 +171,12 @@ def interchange_accuracies(
         engine: "full" forces the plain run.
         memory_budget: bytes that constants may take; 40 % of the free memory by default.
         progress: show a progress bar.
+
+    Raises:
+        TypeError: `Counterfactuals` in place of one of its splits, or what is no list of rows.
+        ValueError: no rows, one that is inconsistent, pairs with several sources, a site that the
+            model lacks, tokens that a pair does not have, or no
+            interchanges.
     """
     scored = prepare_interchanges(
         model, pairs, interchanges, engine=engine, budget=memory_budget, progress=progress
@@ -182,7 +196,8 @@ def prepare_interchanges(
     """Each interchange in place, with the pairs prepared for it: what `evaluation` scores.
 
     Raises:
-        ValueError: no interchanges, or as `PreparedRows`.
+        TypeError: as `rows_of_one_source`.
+        ValueError: no interchanges, or as `rows_of_one_source` and `PreparedRows`.
     """
     if not interchanges:
         raise ValueError("interchanges must hold at least one, got none")
@@ -220,6 +235,12 @@ def interchange_accuracy(
         site: where.
         on: which tokens of base and source.
         batch_size: pairs run at once.
+
+    Raises:
+        TypeError: `Counterfactuals` in place of one of its splits, or what is no list of rows.
+        ValueError: no rows, one that is inconsistent, pairs with several sources, a site that the
+            model lacks, tokens that a pair does not have, or an
+            intervention of another width than the site.
     """
     prepared = PreparedPairs(model, pairs, site, on, batch_size=batch_size, engine="full")
     return prepared.score(intervention)

@@ -24,11 +24,13 @@ from reft_interp.interventions import (
     NonlinearInterchange,
     SparseAutoencoder,
 )
+from reft_interp.interventions.masks import check_sparsity
 from reft_interp.runtime import IntervenedModel, Placement
 from reft_interp.runtime.prepared import PreparedRows
 from reft_interp.sites import Site
 from reft_interp.subspace import Subspace, check_rank
 from reft_interp.training import train
+from reft_interp.training.hyperparameters import check_hyperparameters
 
 
 @runtime_checkable
@@ -101,6 +103,10 @@ class DAS:
             on the rows of kind "isolate", too, whose answer should stay what it was, and plain DAS
             on those of kind "cause" alone. `fit` and `compare_methods` train either on all rows
             that they are given, and refuse `isolate` where none is of that kind.
+
+    Raises:
+        TypeError: rank or batch_size are no whole number.
+        ValueError: rank is below 1; epochs, learning_rate or batch_size are not above 0.
     """
 
     rank: int = 1
@@ -113,6 +119,9 @@ class DAS:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "rank", check_rank(self.rank))
+        check_hyperparameters(
+            epochs=self.epochs, learning_rate=self.learning_rate, batch_size=self.batch_size
+        )
 
     def fit(self, model, pairs, variable, site, on) -> Intervention:
         if self.isolate:
@@ -143,6 +152,10 @@ class BoundlessDAS:
         learning_rate: of AdamW.
         batch_size: pairs a step.
         seed: of where the search begins, and of the order of pairs.
+
+    Raises:
+        TypeError: batch_size is no whole number.
+        ValueError: sparsity is negative; epochs, learning_rate or batch_size are not above 0.
     """
 
     sparsity: float = 1.0
@@ -151,6 +164,12 @@ class BoundlessDAS:
     batch_size: int = 16
     seed: int = 0
     name: str = "boundless DAS"
+
+    def __post_init__(self) -> None:
+        check_sparsity(self.sparsity)
+        check_hyperparameters(
+            epochs=self.epochs, learning_rate=self.learning_rate, batch_size=self.batch_size
+        )
 
     def fit(self, model, pairs, variable, site, on) -> Intervention:
         width = site.width(model)
@@ -176,6 +195,11 @@ class MaskSearch:
         batch_size: pairs a step.
         seed: of the order of pairs.
         name: what it is called in tables.
+
+    Raises:
+        TypeError: components, singular or batch_size are no whole number.
+        ValueError: several bases; components or singular are below 1; sparsity is negative;
+            epochs, learning_rate or batch_size are not above 0.
     """
 
     components: int | None = None
@@ -190,14 +214,19 @@ class MaskSearch:
     name: str = "mask"
 
     def __post_init__(self) -> None:
-        given = [self.components, self.singular, self.basis, self.features]
-        if sum(one is not None for one in given) > 1:
+        bases = ("components", "singular", "basis", "features")
+        if len(given := [name for name in bases if getattr(self, name) is not None]) > 1:
             raise ValueError(
-                "components, singular, basis and features are different bases: give one of them"
+                "components, singular, basis and features are different bases: give one of them, "
+                f"got {' and '.join(given)}"
             )
         for name in ("components", "singular"):
             if (count := getattr(self, name)) is not None:
                 object.__setattr__(self, name, check_rank(count, name))
+        check_sparsity(self.sparsity)
+        check_hyperparameters(
+            epochs=self.epochs, learning_rate=self.learning_rate, batch_size=self.batch_size
+        )
 
     def fit(self, model, pairs, variable, site, on) -> Intervention:
         if self.features is not None:
@@ -235,6 +264,11 @@ class NonlinearAlignment:
         learning_rate: of AdamW.
         batch_size: pairs a step.
         seed: of where the search begins, and of the order of pairs.
+
+    Raises:
+        TypeError: rank, hidden, depth or batch_size are no whole number.
+        ValueError: rank, hidden or depth are below 1; epochs, learning_rate or batch_size are not
+            above 0.
     """
 
     rank: int = 1
@@ -248,7 +282,11 @@ class NonlinearAlignment:
     beside_untrained = True
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "rank", check_rank(self.rank))
+        for name in ("rank", "hidden", "depth"):
+            object.__setattr__(self, name, check_rank(getattr(self, name), name))
+        check_hyperparameters(
+            epochs=self.epochs, learning_rate=self.learning_rate, batch_size=self.batch_size
+        )
 
     def fit(self, model, pairs, variable, site, on) -> Intervention:
         with torch.random.fork_rng():

@@ -2,7 +2,8 @@
 
 A hypothesis about how a network computes its answer is a causal model; what DAS and its relatives
 test is whether interchanges in the network do what interchanges here say (Geiger et al. 2021,
-arXiv:2106.02997). Here: the variables alone. Next door, `prompts` writes them as text.
+arXiv:2106.02997). Here: the variables alone. Above,
+`tasks.causal_task` writes them as text.
 """
 
 import inspect

@@ -45,7 +45,11 @@ class ReadingMethod(ABC):
 
     @abstractmethod
     def from_activations(self, held: Float[Tensor, "n d"], values: np.ndarray) -> Intervention:
-        """The interchange that it proposes, from activations and the variable's value in each."""
+        """The interchange that it proposes, from activations and the variable's value in each.
+
+        Raises:
+            ValueError: activations have no direction to find, or fewer than its rank asks for.
+        """
 
 
 @dataclass(frozen=True)
@@ -97,6 +101,12 @@ class LinearDiscriminant(ReadingMethod):
     name: str = "LDA"
 
     def from_activations(self, held: Float[Tensor, "n d"], values: np.ndarray) -> Intervention:
+        """As `ReadingMethod.from_activations`.
+
+        Raises:
+            ValueError: activations do not differ between values, the rank is above the values less
+                one, or the covariance within values has no inverse, as there are too few examples.
+        """
         means = _weighted_means(held, values)
         exact = in_float64(held)
         groups = [exact[torch.as_tensor(values == value)] for value in np.unique(values)]
@@ -136,6 +146,11 @@ class LogisticProbe(ReadingMethod):
     name: str = "logistic probe"
 
     def from_activations(self, held: Float[Tensor, "n d"], values: np.ndarray) -> Intervention:
+        """As `ReadingMethod.from_activations`.
+
+        Raises:
+            ValueError: activations do not differ, or the rank is above the values less one.
+        """
         centred = held.double() - held.double().mean(0)
         spread = centred.square().mean().sqrt()
         if spread == 0:

@@ -30,7 +30,13 @@ Model = TransformerBridge | IntervenedModel
 def accuracy(
     model: Model, rows: Rows, sources: Sources | None = None, *, batch_size: int = 64
 ) -> Accuracy:
-    """The share of rows that the model answers correctly (see `answers_correctly`)."""
+    """The share of rows that the model answers correctly (see `answers_correctly`).
+
+    Raises:
+        TypeError: rows that are none.
+        ValueError: no rows, a row without answer, an answer that is not among its choices, or
+            sources that are missing or superfluous.
+    """
     correct = answers_correctly(model, rows, sources, batch_size=batch_size)
     return Accuracy(hits=int(correct.sum()), n=len(correct))
 
@@ -50,11 +56,16 @@ def answers_correctly(
         batch_size: rows run at once.
 
     Raises:
-        ValueError: an answer is not among its choices.
+        TypeError: rows that are none.
+        ValueError: no rows, a row without answer, an answer that is not among its choices, or
+            sources that are missing or superfluous.
     """
     listed = as_list(rows)
-    if any("answer" not in row for row in listed):
-        raise ValueError("rows must have an 'answer' to be scored against")
+    for i, row in enumerate(listed):
+        if "answer" not in row:
+            raise ValueError(
+                f"rows must have an 'answer' to be scored against; row {i} has only {sorted(row)}"
+            )
     if not have_choices(listed):
         return _greedy_matches(model, listed, sources, batch_size)
     said = predict_choices(model, listed, sources, batch_size=batch_size)

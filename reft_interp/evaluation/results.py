@@ -67,7 +67,16 @@ class Comparison:
         return pd.DataFrame([_summary(name, draws) for name, draws in self.rows])
 
     def __getitem__(self, name: str) -> tuple[Accuracy, ...]:
-        return dict(self.rows)[name]
+        """What was measured for a name.
+
+        Raises:
+            KeyError: nothing was.
+        """
+        held = dict(self.rows)
+        if name not in held:
+            known = ", ".join(map(repr, held))
+            raise KeyError(f"nothing is named {name!r} here; there are {known}")
+        return held[name]
 
     def __str__(self) -> str:
         width = max(len(name) for name, _ in self.rows)

@@ -186,8 +186,16 @@ def _module(model, site: Site) -> str:
 
 def _check_model(intervened: IntervenedModel, model: PreTrainedModel) -> None:
     known = identify(intervened.model)
-    if not isinstance(model, PreTrainedModel) or model is intervened.model.original_model:
-        raise ValueError("model must be a plain transformers model, as from_pretrained gives it")
+    if not isinstance(model, PreTrainedModel):
+        raise ValueError(
+            "model must be a plain transformers model, as from_pretrained gives it, got "
+            f"{type(model).__name__}"
+        )
+    if model is intervened.model.original_model:
+        raise ValueError(
+            "model must be a plain transformers model of its own, as from_pretrained gives it, got "
+            f"the {type(model).__name__} that the interventions are placed in, which is hooked"
+        )
     config = model.config
     found = type(model).__name__, config.num_hidden_layers, config.hidden_size
     if found != (known.architecture, known.n_layers, known.d_model):

@@ -14,8 +14,8 @@ from huggingface_hub import ModelCard, ModelCardData, metadata_load, metadata_sa
 from yaml import YAMLError
 
 from reft_interp.models.embedded import HUB_NAME, NAME, PACKAGE
-from reft_interp.runtime.saved_config import check_fields
 from reft_interp.runtime.saving import read_config
+from reft_interp.saved_files import check_fields
 from reft_interp.training.classifier_saving import INTERVENTIONS, is_classifier
 from reft_interp.training.classifier_saving import read_config as read_classifier
 

@@ -3,13 +3,10 @@
 sae-lens itself does not install beside TransformerLens 4, and is not needed.
 """
 
-import json
 from pathlib import Path
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file
-
 from reft_interp.interventions import FeatureEncoder, SparseAutoencoder
+from reft_interp.saved_files import check_fields, read_json, read_numbers, reading
 
 _FILES = ("cfg.json", "sae_weights.safetensors")
 _ARCHITECTURES = ("standard", "jumprelu", "topk")
@@ -23,18 +20,16 @@ def load_sae(folder: str | Path) -> SparseAutoencoder:
 
     Raises:
         FileNotFoundError: the folder lacks one of the two files.
-        ValueError: a file is damaged; an architecture other than standard (ReLU), jumprelu and
-            topk, or activations that are normalised, reshaped or rescaled on the way.
+        ValueError: a file is damaged, or the two do not fit; an architecture other than standard
+            (ReLU), jumprelu and topk, or activations that are normalised, reshaped or rescaled on
+            the way.
     """
     config_path, tensors_path = (Path(folder) / name for name in _FILES)
     for path in (config_path, tensors_path):
         if not path.is_file():
             raise FileNotFoundError(f"{folder} holds no autoencoder: there is no {path.name} in it")
-    try:
-        config = json.loads(config_path.read_text(encoding="utf-8"))
-        tensors = load_file(str(tensors_path))
-    except (ValueError, SafetensorError) as error:
-        raise ValueError(f"{folder} is damaged: {error}") from error
+    config, tensors = read_json(config_path), read_numbers(tensors_path)
+    check_fields(config_path, config, {})
     kind = config.get("architecture")
     if kind not in _ARCHITECTURES:
         raise ValueError(
@@ -46,11 +41,14 @@ def load_sae(folder: str | Path) -> SparseAutoencoder:
     needed = ["W_enc", "b_enc", "W_dec", "b_dec", *(["threshold"] if kind == "jumprelu" else [])]
     if missing := [name for name in needed if name not in tensors]:
         raise ValueError(f"{tensors_path} is damaged: it lacks {', '.join(missing)}")
-    encoder = FeatureEncoder(
-        tensors["W_enc"],
-        tensors["b_enc"],
-        input_bias=tensors["b_dec"] if config.get("apply_b_dec_to_input", True) else None,
-        threshold=tensors["threshold"] if kind == "jumprelu" else None,
-        k=config["k"] if kind == "topk" else None,
-    )
-    return SparseAutoencoder(encoder, tensors["W_dec"], tensors["b_dec"])
+    if kind == "topk":
+        check_fields(config_path, config, {"k": (int,)})
+    with reading(Path(folder), "the autoencoder"):
+        encoder = FeatureEncoder(
+            tensors["W_enc"],
+            tensors["b_enc"],
+            input_bias=tensors["b_dec"] if config.get("apply_b_dec_to_input", True) else None,
+            threshold=tensors["threshold"] if kind == "jumprelu" else None,
+            k=config["k"] if kind == "topk" else None,
+        )
+        return SparseAutoencoder(encoder, tensors["W_dec"], tensors["b_dec"])

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from reft_interp.interventions.interchange import DistributedInterchange
 from reft_interp.interventions.steering import Clamp
+from reft_interp.shapes import check_shape
 from reft_interp.subspace import Subspace
 
 
@@ -33,9 +34,13 @@ class MeanAblation(Clamp):
     Args:
         subspace: R.
         mean: μ, a mean activation of the same site.
+
+    Raises:
+        ValueError: the mean is no vector, or not as wide as the subspace.
     """
 
     def __init__(self, subspace: Subspace, mean: Float[Tensor, "d"]):
+        check_shape("mean", mean, (subspace.width,), "the width of the subspace")
         super().__init__(subspace, subspace.coordinates(mean))
 
     @classmethod

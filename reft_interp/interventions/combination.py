@@ -79,7 +79,11 @@ class LinearCombination(Intervention):
 
     @property
     def subspace(self) -> Subspace:
-        """What any of the edits writes whose strength is not 0."""
+        """What any of the edits writes whose strength is not 0.
+
+        Raises:
+            ValueError: all strengths are 0, or an edit writes nothing or has no width yet.
+        """
         parts = [p.subspace for p, a in zip(self.parts, self.strengths, strict=True) if a]
         if not parts:
             raise ValueError("LinearCombination writes nothing: its strengths are all 0")

@@ -23,6 +23,13 @@ class Intervention(nn.Module):
 
     `LoReFT(rank=4)` does not know yet how wide the activations are: it is a template, and
     `for_width` makes an intervention of it. Placing a template at a site does that.
+
+    Args:
+        width: of the activations; None for a template.
+        arguments: what else `from_arguments` needs, by name.
+
+    Raises:
+        ValueError: a width below 1.
     """
 
     needs_source: bool = False
@@ -56,12 +63,20 @@ class Intervention(nn.Module):
 
     @property
     def subspace(self) -> Subspace:
-        """The row space of what is written."""
+        """The row space of what is written.
+
+        Raises:
+            ValueError: the width is not known yet, or nothing is written.
+        """
         raise NotImplementedError
 
     @property
     def reads(self) -> Subspace | None:
-        """The row space of what is read of h, at numerical rank; None where nothing is read."""
+        """The row space of what is read of h, at numerical rank; None where nothing is read.
+
+        Raises:
+            ValueError: the width is not known yet.
+        """
         raise NotImplementedError
 
     def anneal(self, progress: float) -> None:
@@ -81,7 +96,15 @@ class Intervention(nn.Module):
 
     @classmethod
     def from_arguments(cls, arguments: Mapping[str, Any]) -> "Intervention":
-        """An intervention of the saved shape, whose tensors `load_state_dict` then fills."""
+        """An intervention of the saved shape, whose tensors `load_state_dict` then fills.
+
+        Args:
+            arguments: as `arguments` gives them.
+
+        Raises:
+            TypeError: an argument that the class does not take, or one that is missing.
+            ValueError: a dtype that torch does not have, or what the constructor refuses.
+        """
         given = dict(arguments)
         if "dtype" in given:
             dtype = getattr(torch, str(given["dtype"]), None)
@@ -110,7 +133,12 @@ class Intervention(nn.Module):
         return self
 
     def check_input(self, base: Tensor, source: Tensor | None) -> None:
-        """Raise unless `base` and `source` are what `forward` takes."""
+        """Raise unless `base` and `source` are what `forward` takes.
+
+        Raises:
+            ValueError: the intervention is a template; `base` is not as wide as it is; a source is
+                missing, superfluous or of another shape.
+        """
         name = type(self).__name__
         if self.width is None:
             raise ValueError(
@@ -137,7 +165,11 @@ class WholeSpace(Intervention):
 
     @property
     def subspace(self) -> Subspace:
-        """All of R^d."""
+        """All of R^d.
+
+        Raises:
+            ValueError: the width is not known yet.
+        """
         if self.width is None:
             raise ValueError(
                 f"{type(self).__name__} does not know its width yet: place it at a site"
@@ -146,7 +178,7 @@ class WholeSpace(Intervention):
 
     @property
     def reads(self) -> Subspace:
-        """All of R^d."""
+        """All of R^d; raises as `subspace` does."""
         return self.subspace
 
 

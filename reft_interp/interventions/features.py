@@ -15,6 +15,7 @@ from reft_interp.interventions.edits import Add
 from reft_interp.interventions.masks import LearnedMask, SigmoidMask
 from reft_interp.interventions.rows import GivenRows
 from reft_interp.interventions.values import Value
+from reft_interp.shapes import check_shape
 from reft_interp.subspace import Subspace
 
 
@@ -31,7 +32,8 @@ class FeatureEncoder(nn.Module):
             arXiv:2406.04093); all by default.
 
     Raises:
-        ValueError: threshold and k together, or k not between 1 and the number of features.
+        ValueError: a tensor of another shape, threshold and k together, or k not between 1 and
+            the number of features.
     """
 
     weight: Tensor
@@ -49,9 +51,20 @@ class FeatureEncoder(nn.Module):
         k: int | None = None,
     ):
         super().__init__()
+        check_shape("weight", weight, ("d", "n"), "width by features")
         width, count = weight.shape
+        for name, given, size, why in (
+            ("bias", bias, count, "one for each feature"),
+            ("input_bias", input_bias, width, "the width of the activations"),
+            ("threshold", threshold, count, "one for each feature"),
+        ):
+            if given is not None:
+                check_shape(name, given, (size,), why)
         if k is not None and threshold is not None:
-            raise ValueError("threshold and k are two activations: give one of them")
+            raise ValueError(
+                f"threshold and k are two activations: give one of them, got k={k} and a threshold "
+                f"of shape {tuple(threshold.shape)}"
+            )
         if k is not None and not 1 <= k <= count:
             raise ValueError(f"k must be between 1 and {count}, the features, got {k}")
         self.k = k
@@ -89,7 +102,7 @@ class SparseAutoencoder:
         bias: what a reconstruction adds; zero by default.
 
     Raises:
-        ValueError: encoder and decoder are of another width or number of features.
+        ValueError: encoder, decoder and bias are of another width or number of features.
     """
 
     encoder: FeatureEncoder
@@ -97,11 +110,10 @@ class SparseAutoencoder:
     bias: Float[Tensor, "d"] | None = None
 
     def __post_init__(self) -> None:
-        if tuple(self.decoder.shape) != tuple(self.encoder.weight.shape)[::-1]:
-            raise ValueError(
-                f"decoder must have shape {tuple(self.encoder.weight.shape)[::-1]}, the encoder's "
-                f"the other way round, got {tuple(self.decoder.shape)}"
-            )
+        width, count = self.encoder.weight.shape
+        check_shape("decoder", self.decoder, (count, width), "the encoder's the other way round")
+        if self.bias is not None:
+            check_shape("bias", self.bias, (width,), "the width of the activations")
 
     @property
     def features(self) -> int:

@@ -4,6 +4,8 @@ While training the mask is soft and hardens as its temperature falls; afterwards
 swapped or is not. What is trained has a price for each coordinate, so that few are swapped.
 """
 
+from math import inf
+
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
@@ -85,6 +87,18 @@ class BoundaryMask(nn.Module):
         self.temperature.fill_(begin * (0.1 / begin) ** min(1.0, 1.5 * progress))
 
 
+def check_sparsity(sparsity: int | float) -> None:
+    """Raise unless a loss can grow by that.
+
+    Raises:
+        ValueError: it is negative, NaN or infinite.
+    """
+    if not sparsity >= 0:  # not so for NaN
+        raise ValueError(f"sparsity must be at least 0, got {sparsity}")
+    if sparsity == inf:
+        raise ValueError("sparsity must be finite, got inf")
+
+
 class LearnedMask:
     """What interventions share whose value has a mask that is trained, at a price.
 
@@ -94,8 +108,7 @@ class LearnedMask:
     value: Value
 
     def _set_sparsity(self, sparsity: int | float) -> None:
-        if sparsity < 0:
-            raise ValueError(f"sparsity must be at least 0, got {sparsity}")
+        check_sparsity(sparsity)
         self.sparsity = sparsity
 
     @property

@@ -3,6 +3,7 @@
 Ablations, which set coordinates to nothing or to a mean, are in `ablation`.
 """
 
+from math import isfinite
 from typing import SupportsFloat
 
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor
 from reft_interp.interventions.edits import Add, Set
 from reft_interp.interventions.rows import GivenRows, OrthonormalRows
 from reft_interp.interventions.values import Constant
+from reft_interp.shapes import check_shape
 from reft_interp.subspace import Subspace
 
 
@@ -23,12 +25,21 @@ class VectorAddition(Add):
         strength: α, any number.
 
     Raises:
-        ValueError: the vector is zero or has values that are not finite.
+        ValueError: the vector is no vector, is zero or has values that are not finite; the
+            strength is not finite.
     """
 
     def __init__(self, vector: Num[Tensor, "d"], *, strength: SupportsFloat = 1.0):
-        if not torch.isfinite(vector).all() or not vector.any():
-            raise ValueError("vector must be finite and not zero")
+        check_shape("vector", vector, ("d",))
+        if bad := int((~torch.isfinite(vector)).sum()):
+            raise ValueError(
+                f"vector must be finite and not zero, got one with {bad} of {len(vector)} numbers "
+                "that are NaN or infinite"
+            )
+        if not vector.any():
+            raise ValueError(f"vector must be finite and not zero, got {len(vector)} zeros")
+        if not isfinite(strength):
+            raise ValueError(f"strength must be finite, got {strength}")
         # Whole numbers and half precisions have no room for most strengths.
         vector = vector.to(torch.promote_types(vector.dtype, torch.float32))
         super().__init__(
@@ -50,15 +61,13 @@ class Clamp(Set):
         coordinates: c, one for each row of R.
 
     Raises:
-        ValueError: there are not as many coordinates as directions.
+        ValueError: coordinates are no vector of as many as there are directions.
     """
 
     def __init__(self, subspace: Subspace, coordinates: Float[Tensor, "r"]):
-        if len(coordinates) != subspace.rank:
-            raise ValueError(
-                f"coordinates must be as many as the subspace has directions ({subspace.rank}), "
-                f"got {len(coordinates)}"
-            )
+        check_shape(
+            "coordinates", coordinates, (subspace.rank,), "one for each direction of the subspace"
+        )
         super().__init__(
             OrthonormalRows(subspace, trainable=False, dtype=subspace.basis.dtype),
             Constant(coordinates),

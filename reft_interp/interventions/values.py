@@ -180,6 +180,10 @@ class Constant(Value):
 
 
 def check_activation(name: str) -> None:
-    """Raise unless transformers knows an activation of that name."""
+    """Raise unless transformers knows an activation of that name.
+
+    Raises:
+        ValueError: it does not; the message lists those that it knows.
+    """
     if name not in ACT2FN:
         raise ValueError(f"activation must be one of {sorted(ACT2FN)}, got {name!r}")

@@ -50,7 +50,7 @@ def overlap_beside_chance(
     low, high = np.quantile(sampled.mean(-1), [0.025, 0.975])
     return {
         "overlap": subspace.overlap(other),
-        "expected at random": expected_overlap(ranks, width),
+        "expected at random": expected_overlap(*ranks, width),
         "random low": float(low),
         "random high": float(high),
     }

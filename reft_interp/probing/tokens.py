@@ -9,6 +9,7 @@ from transformer_lens.tools.analysis import logit_readout
 
 from reft_interp.models.devices import device_of
 from reft_interp.models.spreading import is_spread
+from reft_interp.shapes import check_shape
 from reft_interp.subspace import Subspace
 
 
@@ -37,7 +38,14 @@ def promoted_tokens(
 
     Returns:
         Columns direction (from 1), sign ("+" or "−"), tokens (by falling logit).
+
+    Raises:
+        ValueError: directions of another width than the residual stream; no tokens asked for, or
+            more than there are.
     """
+    check_shape("directions", directions, ("r", model.cfg.d_model), "the width of the model")
+    if not 1 <= top <= model.cfg.d_vocab:
+        raise ValueError(f"top must be between 1 and {model.cfg.d_vocab}, the tokens, got {top}")
     rows = []
     for sign, factor in (("+", 1.0), ("−", -1.0)):
         for i, ids in enumerate(_top_tokens(model, factor * directions, top).tolist()):
@@ -58,6 +66,5 @@ def _top_tokens(
             there = next(model.ln_final.parameters()).device
             directions = model.ln_final(directions.to(there)[None])[0]
     read = logit_readout(model, directions, apply_ln=not spread, top_k=top)
-    if read.top_ids is None:
-        raise AssertionError("a readout with top_k has token ids")
+    assert read.top_ids is not None  # as top_k was given
     return read.top_ids

@@ -29,6 +29,10 @@ def activations(
 
     Returns:
         For each row, in the caller's order, its k selected tokens.
+
+    Raises:
+        TypeError: rows that are none.
+        ValueError: no rows, a site that the model lacks, or tokens that a row does not have.
     """
     (found,) = activations_each(model, rows, [(site, on)], batch_size=batch_size)
     return found
@@ -44,7 +48,9 @@ def activations_each(
     """`activations` at several places, read in the same runs.
 
     Raises:
-        ValueError: no places, or a site that the model lacks.
+        TypeError: rows that are none.
+        ValueError: no places, no rows, a site that the model lacks, or tokens that a row does not
+            have.
     """
     if not places:
         raise ValueError("places must hold at least one site with its tokens, got none")

@@ -43,7 +43,10 @@ def answer_loss(
     """
     at = answer_positions(model, batch)
     if recompute and frozen is not None:
-        raise ValueError("recompute: rows that are replayed on frozen constants cannot be")
+        raise ValueError(
+            "recompute: rows that are replayed on frozen constants, as these are, cannot be "
+            'recomputed: prepare them with engine="full", or leave recompute out'
+        )
 
     def result(unembed: bool) -> Tensor:
         if recompute:

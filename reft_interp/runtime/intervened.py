@@ -24,7 +24,6 @@ from reft_interp.runtime.generation import When, generate
 from reft_interp.runtime.placement import Edit, Placement, select
 from reft_interp.runtime.planning import Engine, Plan, plan
 from reft_interp.runtime.running import is_causal, run
-from reft_interp.runtime.saved_config import reading
 from reft_interp.runtime.saving import CONFIG, load_placements, save_folder
 from reft_interp.runtime.sources import (
     EditedSource,
@@ -34,6 +33,7 @@ from reft_interp.runtime.sources import (
     readers_of,
     record_source,
 )
+from reft_interp.saved_files import reading
 from reft_interp.showing import Shown, show
 
 
@@ -54,6 +54,7 @@ class IntervenedModel(nn.Module):
         placements: one or several.
 
     Raises:
+        TypeError: what is no placement, as an intervention by itself.
         ValueError: no placement; a site that the model lacks; an intervention that is not as
             wide as its site.
     """
@@ -63,10 +64,16 @@ class IntervenedModel(nn.Module):
 
     def __init__(self, model: TransformerBridge, placements: Placement | Sequence[Placement]):
         super().__init__()
-        if isinstance(placements, Placement):
+        if isinstance(placements, Placement) or not isinstance(placements, Sequence):
             placements = [placements]
         if not placements:
             raise ValueError("placements must hold at least one placement, got none")
+        for given in placements:
+            if not isinstance(given, Placement):
+                raise TypeError(
+                    "placements must be Placement(intervention, site, on), which say where an "
+                    f"intervention happens and on which tokens, got {type(given).__name__}"
+                )
         # In a tuple, the bridge is no submodule: its weights stay out of parameters(),
         # state_dict() and .to().
         self._bridge = (model,)
@@ -165,7 +172,18 @@ class IntervenedModel(nn.Module):
         )
 
     def show(self, rows: Rows, placement: int = 0) -> Shown:
-        """The prompts with the tokens marked that a placement edits."""
+        """The prompts with the tokens marked that a placement edits.
+
+        Args:
+            rows: the prompts.
+            placement: its number in `placements`.
+
+        Raises:
+            IndexError: there is none of that number.
+        """
+        count = len(self.placements)
+        if not -count <= placement < count:
+            raise IndexError(f"placement must be between 0 and {count - 1}, got {placement}")
         batch = encode(self.model, rows)
         return show(batch, self.placements[placement].on(batch), self.model.tokenizer)
 
@@ -178,6 +196,11 @@ class IntervenedModel(nn.Module):
             rows: with `prompt` and `answer`.
             engine: "full" forces the plain run.
             memory_budget: bytes that constants may take; 40 % of the free memory by default.
+
+        Raises:
+            TypeError: rows that are none.
+            ValueError: a row lacks its answer or what a placement selects; an unknown engine; a
+                negative budget.
         """
         return plan(self.model, self.placements, rows, engine=engine, budget=memory_budget)
 
@@ -196,6 +219,10 @@ class IntervenedModel(nn.Module):
                 full work is left; or why everything runs.
             engine: as for `plan`.
             memory_budget: as for `plan`.
+
+        Raises:
+            TypeError: as `plan`.
+            ValueError: as `plan`.
         """
         lines = []
         for placement in sorted(self.placements, key=lambda p: p.site.depth):

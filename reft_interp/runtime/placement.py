@@ -32,6 +32,7 @@ class Placement:
             selector's `edit`, and is saved with it.
 
     Raises:
+        TypeError: what is no intervention, or no site.
         ValueError: positions that cannot be read, a name with blanks in it, or another name than
             the selector has.
     """
@@ -54,6 +55,11 @@ class Placement:
             raise TypeError(
                 f"intervention must be an instance, got the class {intervention.__name__}: "
                 f"{intervention.__name__}(...) makes one"
+            )
+        if not isinstance(intervention, Intervention):
+            raise TypeError(
+                "intervention must be an Intervention, as LoReFT(rank=4), got "
+                f"{type(intervention).__name__}"
             )
         check_site(site)
         object.__setattr__(self, "intervention", intervention)

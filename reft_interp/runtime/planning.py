@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+import psutil
 import torch
 from transformer_lens.model_bridge import TransformerBridge
 
@@ -61,6 +62,11 @@ def plan(
         rows: with `prompt` and `answer`.
         engine: "full" forces the plain run.
         budget: bytes that constants may take; a share of the free memory by default.
+
+    Raises:
+        TypeError: rows that are none.
+        ValueError: a row lacks its answer or what a placement selects; an unknown engine; a
+            negative budget.
     """
     batch = encode(model, rows, answers=True)
     positions = select(placements, batch)
@@ -71,14 +77,23 @@ def plan(
     return replay_plan(model, regions, FrozenRows(model, [regions], granted(model, budget)))
 
 
-def reason_against_replays(model: TransformerBridge, engine: Engine) -> str | None:
-    """Why nothing of this model is replayed; None if it can be.
+def check_engine(engine: Engine) -> None:
+    """Raise unless an engine is one that there is.
 
     Raises:
         ValueError: an unknown engine.
     """
     if engine not in ("auto", "full"):
         raise ValueError(f'engine must be "auto" or "full", got {engine!r}')
+
+
+def reason_against_replays(model: TransformerBridge, engine: Engine) -> str | None:
+    """Why nothing of this model is replayed; None if it can be.
+
+    Raises:
+        ValueError: an unknown engine.
+    """
+    check_engine(engine)
     if engine == "full":
         return "it was asked for"
     if not can_replay(model):
@@ -132,21 +147,22 @@ def _share_of_tokens(regions: RegionsOfRows) -> float:
 
 
 @torch.no_grad()
-def agrees(
+def disagreement(
     model: TransformerBridge,
     batch: TokenizedBatch,
     edits: Sequence[Edit],
     regions: Sequence[Region],
-) -> bool:
-    """Whether a replay of a batch gives what the plain run gives, up to the dtype's rounding."""
+) -> str | None:
+    """In what a replay of a batch differs from the plain run; None if in the dtype's rounding."""
     answered = bool((batch.answer_end > batch.prompt_end).all())
     at = answer_positions(model, batch) if answered else prompt_ends(batch)
     replayed, plain = replay(model, batch, edits, regions, at), run(model, batch, edits, at=at)
     # An intervention that gives NaN gives it in both.
     finite = plain.isfinite()
     if not torch.equal(replayed.isfinite(), finite):
-        return False
-    return difference(model, replayed[None].nan_to_num(), plain[None].nan_to_num()).ok
+        return "a replay gave NaN or infinity elsewhere than the plain run"
+    measured = difference(model, replayed[None].nan_to_num(), plain[None].nan_to_num())
+    return None if measured.ok else f"a replay did not give what the plain run gives: {measured}"
 
 
 def granted(model: TransformerBridge, budget: int | None) -> int:
@@ -154,6 +170,9 @@ def granted(model: TransformerBridge, budget: int | None) -> int:
 
     Processes that torchrun or accelerate launched on a machine share its memory; those that share
     a model grant the same.
+
+    Raises:
+        ValueError: a negative budget.
     """
     if budget is None:
         device = device_of(model)
@@ -167,10 +186,10 @@ def granted(model: TransformerBridge, budget: int | None) -> int:
 
 
 def free_memory(device: torch.device) -> int:
-    """Bytes that are free on a device, as its driver or the operating system says."""
+    """Bytes that are free on a device, as its driver or the operating system says.
+
+    Of the main memory that includes what the system keeps files in and gives back when asked.
+    """
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
-    try:
-        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (ValueError, OSError):
-        return 4 * 2**30
+    return psutil.virtual_memory().available

@@ -23,7 +23,8 @@ from reft_interp.runtime.placement import Placement, check_names
 from reft_interp.runtime.planning import (
     Engine,
     Plan,
-    agrees,
+    check_engine,
+    disagreement,
     granted,
     reason_against_replaying,
     reason_against_replays,
@@ -68,7 +69,8 @@ class PreparedRows:
     Raises:
         ValueError: a row has no answer where it should, or with `over="choices"` no choices of
             one token each, as many in all rows; sources are missing, superfluous or not aligned;
-            a position selector finds nothing on a row. All rows are checked before any step.
+            a position selector finds nothing on a row; an unknown `engine` or `over`. All is
+            checked before any step.
     """
 
     def __init__(
@@ -84,6 +86,7 @@ class PreparedRows:
         answers: bool = True,
         max_length: int | None = None,
     ):
+        _check_names(engine, over)
         encoded = _Encoded(intervened.model, max_length)
         self._encode(intervened, encoded, rows, sources, over, answers)
         _fill([self], [intervened], batch_size, engine, memory_budget)
@@ -215,6 +218,7 @@ def prepare_each(
     """
     if not wanted:
         raise ValueError("wanted must hold at least one model with interventions, got none")
+    _check_names(engine, over)
     placed = [intervened for intervened, _, _ in wanted]
     encoded = _Encoded(common_model("wanted", placed))
     prepared = [
@@ -223,6 +227,12 @@ def prepare_each(
     ]
     _fill(prepared, placed, batch_size, engine, memory_budget, progress)
     return prepared
+
+
+def _check_names(engine: Engine, over: Over) -> None:
+    check_engine(engine)
+    if over not in ("vocabulary", "choices"):
+        raise ValueError(f'over must be "vocabulary" or "choices", got {over!r}')
 
 
 def preparation_errors(
@@ -281,26 +291,25 @@ def _fill(
     for one in replayed:
         one._frozen = frozen
     lowest = min(replayed, key=lambda one: one._regions.layer)
-    if not _agrees(intervened[list(prepared).index(lowest)], lowest):
-        warn(
-            "a replay did not give what the plain run gives; running in full, which is slower",
-            stacklevel=4,
-        )
+    told = _against_the_plain_run(intervened[list(prepared).index(lowest)], lowest)
+    if told is not None:
+        warn(f"{told}; running in full, which is slower", stacklevel=4)
         for one in replayed:
-            one.plan = Plan(False, "a replay did not give what the plain run gives")
+            one.plan = Plan(False, told)
             one._frozen = None
 
 
-def _agrees(intervened: IntervenedModel, prepared: PreparedRows) -> bool:
+def _against_the_plain_run(intervened: IntervenedModel, prepared: PreparedRows) -> str | None:
+    """What a replay of a few rows does that the plain run does not; None if nothing."""
     inputs = prepared.inputs(range(min(_CHECKED, len(prepared))))
     # Two runs under dropout differ, which says nothing of the replay.
     with evaluating(intervened):
         edits = intervened.edits(inputs["batch"], inputs["sources"], inputs["positions"])
         try:
-            return agrees(intervened.model, inputs["batch"], edits, inputs["frozen"])
-        except _FAILURES:
+            return disagreement(intervened.model, inputs["batch"], edits, inputs["frozen"])
+        except _FAILURES as error:
             # If the edits are at fault, the plain run will say so.
-            return False
+            return f"a replay failed with {type(error).__name__}: {error}"
 
 
 class _Encoded:

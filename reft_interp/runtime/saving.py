@@ -12,8 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 from warnings import warn
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformer_lens.model_bridge import TransformerBridge
 
@@ -21,7 +19,13 @@ from reft_interp.interventions import Intervention, build_intervention
 from reft_interp.models import identify
 from reft_interp.positions import parse_positions
 from reft_interp.runtime.placement import SOURCE, Placement
-from reft_interp.runtime.saved_config import MODEL, check_fields, reading
+from reft_interp.saved_files import (
+    check_fields,
+    read_json,
+    read_numbers,
+    reading,
+    write_tensors,
+)
 from reft_interp.sites import Site
 from reft_interp.whole_files import replacing
 
@@ -31,6 +35,13 @@ if TYPE_CHECKING:
 CONFIG = "config.json"
 TENSORS = "interventions.safetensors"
 _FORMAT = 1
+MODEL: dict[str, tuple[type, ...]] = {
+    "name": (str,),
+    "architecture": (str,),
+    "n_layers": (int,),
+    "d_model": (int,),
+}
+"""What is read of the model that something was saved for."""
 _FIELDS = {"model": (dict,), "interventions": (list,), "placements": (list,), "notes": (dict,)}
 _INTERVENTION = {"class": (str,), "arguments": (dict,)}
 _PLACEMENT = {"intervention": (int,), "site": (dict,), "positions": (str,)}
@@ -143,18 +154,6 @@ def load_placements(folder: str | Path, model: TransformerBridge) -> list[Placem
     return placements
 
 
-def write_tensors(tensors: Mapping[str, Tensor], file: Path) -> None:
-    """Write a safetensors file.
-
-    Raises:
-        OSError: it cannot be written, for instance as the disk is full; its folder is named.
-    """
-    try:
-        save_file(dict(tensors), str(file))
-    except SafetensorError as error:
-        raise OSError(f"cannot write the weights into {file.parent}: {error}") from error
-
-
 def read_tensors(folder: str | Path) -> dict[str, Tensor]:
     """The saved tensors of the interventions.
 
@@ -162,25 +161,6 @@ def read_tensors(folder: str | Path) -> dict[str, Tensor]:
         ValueError: the file is damaged, or a tensor holds NaN.
     """
     return read_numbers(Path(folder) / TENSORS)
-
-
-def read_numbers(path: Path) -> dict[str, Tensor]:
-    """The tensors of a safetensors file.
-
-    Raises:
-        ValueError: the file is damaged, or a tensor holds NaN.
-    """
-    try:
-        tensors = load_file(str(path))
-    except SafetensorError as error:
-        raise ValueError(f"{path} is damaged or no safetensors file: {error}") from error
-    for name, tensor in tensors.items():
-        if bad := int(tensor.isnan().sum()):
-            raise ValueError(
-                f"{path}: {bad} of the {tensor.numel()} numbers of {name!r} are NaN: what was "
-                "saved is the end of a training that broke down, or damaged"
-            )
-    return tensors
 
 
 def read_notes(folder: str | Path) -> dict[str, Any]:
@@ -205,10 +185,7 @@ def read_config(folder: Path) -> dict[str, Any]:
         ValueError: the file is damaged, or of another format.
     """
     path = folder / CONFIG
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:  # not JSON, or not text
-        raise ValueError(f"{path} is damaged: {error}") from error
+    config = read_json(path)
     if not isinstance(config, dict) or config.get("format") != _FORMAT:
         found = config.get("format") if isinstance(config, dict) else None
         raise ValueError(f"{path} has format {found!r}; this version reads {_FORMAT}")

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from transformer_lens.model_bridge import TransformerBridge
 
 from reft_interp.encoding import TokenizedBatch
+from reft_interp.models import identify
 from reft_interp.positions import Positions
 from reft_interp.runtime.batching import Rows, as_list
 from reft_interp.runtime.placement import SOURCE, Edit, Placement
@@ -87,7 +88,11 @@ def named_sources(
     readers = [p for p in placements if p.intervention.needs_source]
     if not readers:
         if sources is not None:
-            raise ValueError("sources were given, but no intervention here takes a source")
+            kinds = ", ".join(sorted({type(p.intervention).__name__ for p in placements}))
+            raise ValueError(
+                f"sources were given, but no intervention here takes a source ({kinds or 'none'}): "
+                "leave them out"
+            )
         return {}
     if sources is None:
         raise ValueError(
@@ -164,7 +169,11 @@ def record_source(
     if edited is None:
         return record(model, batch, at)
     if edited.intervened.model is not model:
-        raise ValueError("sources: an EditedSource must be of the model that reads it")
+        ours, theirs = identify(model).name, identify(edited.intervened.model).name
+        raise ValueError(
+            f"sources: an EditedSource must be of the model that reads it, which is {ours}; it is "
+            f"of {'another copy' if ours == theirs else 'the model'} {theirs}"
+        )
     with evaluating(edited.intervened):
         return record(model, batch, at, edited.edits(batch, rows))
 

@@ -24,6 +24,7 @@ from reft_interp.positions import parse_positions
 from reft_interp.sites import Site
 from reft_interp.subspace import Subspace
 from reft_interp.sweeps.das_sweep_run import SweepRun, cell_files
+from reft_interp.whole_files import write_whole
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -155,7 +156,7 @@ class Sweep:
         from reft_interp import plotting
 
         table, picture = self.folder / "table.csv", self.folder / "iia.png"
-        self.frame.to_csv(table, index=False)
+        write_whole(table, self.frame.to_csv(index=False))
         plotting.save_figure(self.plot(), picture)
         return table, picture
 

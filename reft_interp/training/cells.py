@@ -32,6 +32,8 @@ from reft_interp.runtime.joining import Share, joint_logits
 from reft_interp.runtime.prepared import PreparedRows
 from reft_interp.runtime.running import answer_positions, can_score_tokens, token_logits
 from reft_interp.training.collating import check_trainable
+from reft_interp.training.hyperparameters import check_hyperparameters
+from reft_interp.whole_numbers import whole_number
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,7 @@ class Cell:
             best weights; never by default.
 
     Raises:
+        TypeError: epochs, batch_size or warmup_steps are no whole number.
         ValueError: nothing to train; early stopping without evaluation rows; a number out of
             range.
     """
@@ -71,9 +74,17 @@ class Cell:
 
     def __post_init__(self) -> None:
         check_trainable(self.intervened)
-        for name in ("epochs", "batch_size", "learning_rate"):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"{name} must be above 0, got {getattr(self, name)}")
+        check_hyperparameters(
+            epochs=self.epochs,
+            learning_rate=self.learning_rate,
+            batch_size=self.batch_size,
+            whole_epochs=True,
+        )
+        steps = self.warmup_steps
+        if whole_number(steps, f"warmup_steps must be a whole number, got {steps!r}") < 0:
+            raise ValueError(f"warmup_steps must be at least 0, got {steps}")
+        if not self.max_grad_norm >= 0:  # not so for NaN
+            raise ValueError(f"max_grad_norm must be at least 0, got {self.max_grad_norm}")
         if self.patience is not None and (self.patience < 1 or self.evaluation_rows is None):
             raise ValueError(
                 f"patience must be at least 1 and needs evaluation_rows, got {self.patience}"

@@ -16,12 +16,12 @@ from transformer_lens.model_bridge import TransformerBridge
 
 from reft_interp.models import identify
 from reft_interp.runtime import IntervenedModel
-from reft_interp.runtime.saved_config import MODEL, check_fields, reading
-from reft_interp.runtime.saving import (
-    TENSORS,
-    check_model,
+from reft_interp.runtime.saving import MODEL, TENSORS, check_model, read_tensors
+from reft_interp.saved_files import (
+    check_fields,
+    read_json,
     read_numbers,
-    read_tensors,
+    reading,
     write_tensors,
 )
 from reft_interp.whole_files import replacing
@@ -143,10 +143,7 @@ def read_config(folder: str | Path) -> dict[str, Any]:
         if not (folder / name).is_file():
             raise FileNotFoundError(f"{folder} holds no saved classifier: there is no {name} in it")
     path = folder / CONFIG
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:  # not JSON, or not text
-        raise ValueError(f"{path} is damaged: {error}") from error
+    config = read_json(path)
     if not isinstance(config, dict) or config.get("kind") != _KIND:
         raise ValueError(f"{path} is no configuration of a classifier")
     if config.get("format") != _FORMAT:

@@ -25,6 +25,7 @@ from reft_interp.training.checkpoints import (
     refuse_other_training,
 )
 from reft_interp.training.folder_trainer import training_arguments
+from reft_interp.training.hyperparameters import check_hyperparameters
 from reft_interp.training.processes import check_processes, share_of
 from reft_interp.training.streaming import StreamedRows
 from reft_interp.training.trainer import InterventionTrainer
@@ -41,7 +42,7 @@ def check_arguments(
 
     Raises:
         TypeError: an argument that transformers' TrainingArguments does not know.
-        ValueError: no epochs, no rows a step, a learning rate below 0.
+        ValueError: epochs, rows a step or a learning rate that are not above 0.
     """
     known = {one.name for one in fields(TrainingArguments)} | set(signature(train).parameters)
     unknown = [name for name in arguments if name not in known]
@@ -53,11 +54,7 @@ def check_arguments(
             f"{unknown[0]!r} is neither an argument here nor one of transformers' "
             f"TrainingArguments{meant}"
         )
-    for name, number in (("epochs", epochs), ("batch_size", batch_size)):
-        if not number > 0:
-            raise ValueError(f"{name} must be above 0, got {number}")
-    if not learning_rate >= 0:  # not so for NaN
-        raise ValueError(f"learning_rate must be at least 0, got {learning_rate}")
+    check_hyperparameters(epochs=epochs, learning_rate=learning_rate, batch_size=batch_size)
 
 
 def train(

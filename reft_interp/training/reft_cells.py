@@ -16,6 +16,7 @@ from reft_interp.runtime.planning import Engine
 from reft_interp.runtime.prepared import Over, prepare_each
 from reft_interp.sites import Site
 from reft_interp.training.cells import Cell, train_cells
+from reft_interp.training.hyperparameters import check_hyperparameters
 from reft_interp.training.reft import ReFTResult, place_reft
 
 
@@ -32,6 +33,10 @@ class ReFTCell:
         epochs: passes over the rows.
         learning_rate: of AdamW, falling linearly to zero.
         batch_size: rows a step.
+
+    Raises:
+        TypeError: epochs or batch_size are no whole number.
+        ValueError: epochs, learning_rate or batch_size are not above 0.
     """
 
     intervention: Intervention
@@ -42,6 +47,14 @@ class ReFTCell:
     epochs: int = field(default=3, kw_only=True)
     learning_rate: float = field(default=4e-3, kw_only=True)
     batch_size: int = field(default=16, kw_only=True)
+
+    def __post_init__(self) -> None:
+        check_hyperparameters(
+            epochs=self.epochs,
+            learning_rate=self.learning_rate,
+            batch_size=self.batch_size,
+            whole_epochs=True,
+        )
 
 
 def fit_reft_each(

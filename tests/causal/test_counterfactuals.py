@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 import subprocess
 import sys
 
@@ -159,6 +160,41 @@ def test_loading_says_what_is_wrong(tmp_path):
         Counterfactuals.load(tmp_path)
     (tmp_path / "config.json").write_text('{"format": 99}', encoding="utf-8")
     with pytest.raises(ValueError, match="format must be 1"):
+        Counterfactuals.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda config: config.pop("hash"), "damaged: it lacks hash"),
+        (lambda config: config.pop("variable"), "damaged: it lacks variable"),
+        (lambda config: config.update(kept="two"), "'kept' must be a whole number, got 'two'"),
+        (lambda config: config.update(more=1), "damaged: nobody reads more"),
+        (lambda config: config.update(kept=7), "what it holds: kept must be the number of rows"),
+    ],
+)
+def test_a_damaged_configuration_is_told_with_its_file(tmp_path, change, message):
+    file = data().save(tmp_path) / "config.json"
+    config = json.loads(file.read_text(encoding="utf-8"))
+    change(config)
+    file.write_text(json.dumps(config), encoding="utf-8")
+    with pytest.raises(ValueError, match=f"{re.escape(str(tmp_path))}.*{message}"):
+        Counterfactuals.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("config.json", "[1, 2]", "damaged: must be a mapping, got"),
+        ("config.json", '{"format"', "damaged: Expecting"),
+        ("train.jsonl", '{"base": "The', "train.jsonl cannot be read: the rows: Unterminated"),
+        ("train.jsonl", "[1]", "train.jsonl cannot be read: the rows: "),
+        ("test.jsonl", '{"base": "The dog"}', "what it holds: test must have the column"),
+    ],
+)
+def test_a_damaged_file_is_told_by_its_name(tmp_path, name, text, message):
+    (data().save(tmp_path) / name).write_text(text, encoding="utf-8")
+    with pytest.raises(ValueError, match=f"{re.escape(str(tmp_path))}.*{message}"):
         Counterfactuals.load(tmp_path)
 
 

@@ -177,7 +177,7 @@ def test_a_mask_has_one_basis(planted):
     pairs = one.counterfactuals(24).train
     found = ri.MaskSearch(components=3, epochs=1).fit(one.model, pairs, "number", one.site, one.on)
     assert isinstance(found, ri.MaskedInterchange) and len(found.chosen) == 3
-    with pytest.raises(ValueError, match="give one of them"):
+    with pytest.raises(ValueError, match="give one of them, got components and basis"):
         ri.MaskSearch(components=3, basis=ri.Subspace(torch.eye(32)))
 
 

@@ -254,3 +254,9 @@ def test_log_probability_and_divergence_are_those_of_the_logits(tiny):
         q = edited.logits([row["prompt"]])[0, -1].double().softmax(-1)
         assert_allclose(divergence, float((p * (p / q).log()).sum()), atol=1e-5)
         assert divergence > 0.01
+
+
+def test_the_row_without_an_answer_is_named(tiny):
+    rows = [{"prompt": "The key", "answer": " is"}, {"prompt": "Paris"}]
+    with pytest.raises(ValueError, match=r"must have an 'answer' .*; row 1 has only \['prompt'\]"):
+        accuracy(tiny("llama"), rows)

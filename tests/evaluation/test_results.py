@@ -52,6 +52,12 @@ def comparison() -> Comparison:
     )
 
 
+def test_a_name_gives_what_was_measured_for_it(comparison):
+    assert comparison["DAS"] == (Accuracy(45, 60),)
+    with pytest.raises(KeyError, match="nothing is named 'das' here; there are 'DAS', 'random'"):
+        _ = comparison["das"]
+
+
 def test_several_draws_give_their_mean_and_range(comparison):
     low, high = wilson(45, 60)
     expected = pd.DataFrame(

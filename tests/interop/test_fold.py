@@ -161,12 +161,16 @@ def test_a_source_is_refused(tiny, tiny_parts):
     refused(tiny, tiny_parts, "gpt2", Interchange(), site, "every", "it reads a source")
 
 
+@pytest.mark.usefixtures("no_type_checks")
 def test_another_model_is_refused(tiny, tiny_parts):
     placement = Placement(trained()["LobiReFT"], Site("resid_post", 0), "every")
     intervened = IntervenedModel(tiny("llama"), placement)
     with pytest.raises(ValueError, match="GPT2LMHeadModel with 2 layers of width 32, but"):
         fold_into_weights(intervened, tiny_parts("gpt2")[0])
-    with pytest.raises(ValueError, match="a plain transformers model"):
+    with pytest.raises(ValueError, match=r"a plain transformers model.*got TransformerBridge"):
+        fold_into_weights(intervened, tiny("llama"))
+    told = "a plain transformers model of its own.*got the LlamaForCausalLM that .* placed in"
+    with pytest.raises(ValueError, match=told):
         fold_into_weights(intervened, tiny("llama").original_model)
 
 

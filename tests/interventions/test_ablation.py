@@ -1,5 +1,8 @@
 """Ablations: what is left in the subspace, and that nothing else changes."""
 
+import re
+
+import pytest
 import torch
 from torch.testing import assert_close
 
@@ -46,3 +49,12 @@ def test_ablations_keep_the_precision_of_their_subspace():
         assert edit.reads.principal_angles(SUBSPACE).max() < 1e-6
         rebuilt = type(edit).from_arguments(edit.arguments())
         assert rebuilt.arguments() == edit.arguments()
+
+
+@pytest.mark.usefixtures("no_type_checks")
+@pytest.mark.parametrize("shape", [(3, 8), (1, 8), (3,)])
+def test_a_mean_is_one_activation(shape):
+    """Three means at rank 3 have as many coordinates, in rows, as there are directions."""
+    told = rf"mean must have shape \(8,\), the width of the subspace, got {re.escape(str(shape))}"
+    with pytest.raises(ValueError, match=told):
+        MeanAblation(SUBSPACE, torch.ones(shape, dtype=torch.float64))

@@ -104,14 +104,39 @@ def test_only_the_mask_is_trained():
 
 
 def test_says_what_does_not_fit():
-    with pytest.raises(ValueError, match="threshold and k are two activations"):
+    with pytest.raises(ValueError, match=r"give one of them, got k=2 and .* \(11,\)"):
         autoencoder(threshold=THRESHOLD, k=2)
     with pytest.raises(ValueError, match="k must be between 1 and 11"):
         autoencoder(k=12)
-    with pytest.raises(ValueError, match=r"decoder must have shape \(11, 6\)"):
+    with pytest.raises(ValueError, match=r"decoder must have shape \(11, 6\), the encoder's"):
         SparseAutoencoder(autoencoder().encoder, torch.zeros(WIDTH, FEATURES))
     with pytest.raises(ValueError, match="sparsity must be at least 0"):
         FeatureInterchange(autoencoder(), sparsity=-1)
+
+
+@pytest.mark.usefixtures("no_type_checks")
+@pytest.mark.parametrize(
+    ("weight", "given", "message"),
+    [
+        ((6,), {}, r"weight must have shape \(d, n\), width by features, got \(6,\)"),
+        (
+            (6, 11),
+            {"bias": torch.ones(1)},
+            r"bias must have shape \(11,\), one for each feature, got \(1,\)",
+        ),
+        (
+            (6, 11),
+            {"input_bias": torch.ones(1)},
+            r"input_bias must have shape \(6,\), .*got \(1,\)",
+        ),
+        ((6, 11), {"threshold": torch.ones(1)}, r"threshold must have shape \(11,\), .*got \(1,\)"),
+    ],
+)
+def test_nothing_of_an_encoder_is_broadcast(weight, given, message):
+    with pytest.raises(ValueError, match=message):
+        FeatureEncoder(torch.ones(weight), **given)
+    with pytest.raises(ValueError, match=r"bias must have shape \(6,\), .*got \(1,\)"):
+        SparseAutoencoder(autoencoder().encoder, torch.zeros(FEATURES, WIDTH), torch.ones(1))
 
 
 def saved(folder, config: str, **other) -> None:
@@ -156,7 +181,11 @@ def test_an_input_may_be_read_as_it_is(tmp_path):
             '{"architecture": "standard", "normalize_activations": "layer_norm"}',
             "normalize_activations is 'layer_norm', which is not supported",
         ),
-        ("{", "is damaged"),
+        ("{", "cfg.json is damaged"),
+        ("[]", "cfg.json is damaged: must be a mapping"),
+        ('{"architecture": "topk"}', "cfg.json is damaged: it lacks k"),
+        ('{"architecture": "topk", "k": "all"}', "'k' must be a whole number, got 'all'"),
+        ('{"architecture": "topk", "k": 99}', "the autoencoder: k must be between 1 and 11"),
     ],
 )
 def test_a_folder_that_cannot_be_read_is_refused(tmp_path, config, message):
@@ -165,4 +194,15 @@ def test_a_folder_that_cannot_be_read_is_refused(tmp_path, config, message):
         load_sae(tmp_path)
     (tmp_path / "cfg.json").unlink()
     with pytest.raises(FileNotFoundError, match=r"there is no cfg\.json"):
+        load_sae(tmp_path)
+
+
+@pytest.mark.usefixtures("no_type_checks")
+def test_weights_that_cannot_be_read_are_refused(tmp_path):
+    saved(tmp_path, '{"architecture": "standard"}', b_enc=torch.zeros(1))
+    with pytest.raises(ValueError, match=r"the autoencoder: bias must have shape \(11,\)"):
+        load_sae(tmp_path)
+    file = tmp_path / "sae_weights.safetensors"
+    file.write_bytes(file.read_bytes()[:50])
+    with pytest.raises(ValueError, match=r"sae_weights\.safetensors is damaged"):
         load_sae(tmp_path)

@@ -1,6 +1,8 @@
 """Given vectors and given coordinates."""
 
 import json
+import math
+import re
 
 import numpy as np
 import pytest
@@ -39,11 +41,22 @@ def test_a_vector_writes_its_line_and_reads_nothing(dtype):
 
 
 @pytest.mark.parametrize(
-    "vector", [torch.zeros(4), torch.tensor([1.0, torch.nan]), torch.tensor([1.0, torch.inf])]
+    ("vector", "message"),
+    [
+        (torch.zeros(4), "got 4 zeros"),
+        (torch.tensor([1.0, torch.nan]), "got one with 1 of 2 numbers that are NaN or infinite"),
+        (torch.tensor([1.0, torch.inf]), "got one with 1 of 2 numbers that are NaN or infinite"),
+    ],
 )
-def test_a_vector_without_a_direction_is_refused(vector):
-    with pytest.raises(ValueError, match="vector must be finite and not zero"):
+def test_a_vector_without_a_direction_is_refused(vector, message):
+    with pytest.raises(ValueError, match=f"vector must be finite and not zero, {message}"):
         VectorAddition(vector)
+
+
+@pytest.mark.parametrize("strength", [math.nan, -math.inf])
+def test_a_strength_that_is_no_number_is_refused(strength):
+    with pytest.raises(ValueError, match=f"strength must be finite, got {strength}"):
+        VectorAddition(torch.ones(4), strength=strength)
 
 
 def test_the_vector_is_a_copy():
@@ -69,6 +82,19 @@ def test_a_clamp_reads_and_writes_its_subspace():
     assert edit.reads.principal_angles(subspace).max() < 1e-4
 
 
-def test_as_many_coordinates_as_directions():
-    with pytest.raises(ValueError, match=r"as many as .* directions \(3\), got 2"):
-        Clamp(Subspace.random(8, 3, seed=0), torch.ones(2))
+@pytest.mark.usefixtures("no_type_checks")
+@pytest.mark.parametrize("shape", [(2,), (3, 1), (3, 3), ()])
+def test_as_many_coordinates_as_directions(shape):
+    told = (
+        rf"coordinates must have shape \(3,\), one for each direction .*got {re.escape(str(shape))}"
+    )
+    with pytest.raises(ValueError, match=told):
+        Clamp(Subspace.random(8, 3, seed=0), torch.ones(shape))
+
+
+@pytest.mark.usefixtures("no_type_checks")
+@pytest.mark.parametrize("shape", [(1, 8), (8, 1), ()])
+def test_a_vector_has_one_axis(shape):
+    told = rf"vector must have shape \(d,\), got {re.escape(str(shape))}"
+    with pytest.raises(ValueError, match=told):
+        VectorAddition(torch.ones(shape))

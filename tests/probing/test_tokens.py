@@ -1,5 +1,6 @@
 """Promoted tokens, against the model's own unembedding."""
 
+import pytest
 import torch
 
 from reft_interp.probing.tokens import principal_axes, promoted_tokens
@@ -16,6 +17,16 @@ def test_a_direction_promotes_the_tokens_that_the_unembedding_says(tiny):
     assert frame.loc[frame["sign"] == "+", "tokens"].item() == "  ".join(expected)
     lowest = [repr(model.tokenizer.decode([t]))[1:-1] for t in (-logits).topk(3).indices.tolist()]
     assert frame.loc[frame["sign"] == "−", "tokens"].item() == "  ".join(lowest)
+
+
+@pytest.mark.usefixtures("no_type_checks")
+@pytest.mark.parametrize("top", [0, 10**6])
+def test_what_the_readout_cannot_give_is_refused(tiny, top):
+    model = tiny("llama")
+    with pytest.raises(ValueError, match=f"top must be between 1 and {model.cfg.d_vocab}.*{top}"):
+        promoted_tokens(model, torch.ones(1, 32), top=top)
+    with pytest.raises(ValueError, match=r"directions must have shape \(r, 32\), .*got \(32,\)"):
+        promoted_tokens(model, torch.ones(32))
 
 
 def test_principal_axes_are_ordered_span_the_subspace_and_point_to_the_mean():

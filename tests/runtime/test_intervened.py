@@ -178,7 +178,7 @@ def test_sources_are_asked_for_where_they_are_needed(tiny):
         swapped.logits(["The key"])
     with pytest.raises(ValueError, match="1 for 2 rows; one for each"):
         swapped.logits(["The key", "Paris"], ["The keys"])
-    with pytest.raises(ValueError, match="no intervention here takes a source"):
+    with pytest.raises(ValueError, match=r"no intervention here takes a source \(VectorAddition\)"):
         added(model).logits(["The key"], ["The keys"])
     assert added(model).read_sources(encode(model, ["The key"]), None) is None
 
@@ -260,3 +260,19 @@ def test_explains_in_the_order_in_which_it_happens(tiny):
 def test_it_prints_as_what_is_done_where(tiny):
     placed = IntervenedModel(tiny("llama"), Placement(LoReFT(rank=2), Site("resid_post", 1), "l1"))
     assert repr(placed) == "IntervenedModel(tiny-llama: LoReFT at blocks.1.hook_resid_post on l1)"
+
+
+@pytest.mark.usefixtures("no_type_checks")
+@pytest.mark.parametrize("wrong", [LoReFT(4), [LoReFT(4)], "l1"])
+def test_an_intervention_by_itself_is_no_placement(tiny, wrong):
+    told = r"placements must be Placement\(intervention, site, on\), .*got (LoReFT|str)"
+    with pytest.raises(TypeError, match=told):
+        IntervenedModel(tiny("llama"), wrong)
+
+
+@pytest.mark.parametrize("number", [1, 9, -2])
+def test_a_placement_that_is_not_there_is_not_shown(tiny, number):
+    one = added(tiny("llama"))
+    assert str(one.show(["Paris"], -1)) == str(one.show(["Paris"]))
+    with pytest.raises(IndexError, match=f"placement must be between 0 and 0, got {number}"):
+        one.show(["Paris"], number)

@@ -23,6 +23,12 @@ def test_reads_positions_as_they_are_written():
         Placement(LoReFT(2), site, "f3 and l1")
 
 
+@pytest.mark.usefixtures("no_type_checks")
+def test_what_is_no_intervention_is_refused():
+    with pytest.raises(TypeError, match=r"must be an Intervention, as LoReFT\(rank=4\), got str"):
+        Placement("LoReFT", Site("resid_post", 0), "l1")  # pyright: ignore[reportArgumentType]
+
+
 def test_a_template_gets_the_width_of_its_site(tiny):
     model = tiny("llama")
     built = Placement(LoReFT(2), Site("z", 1, heads=(0, 3)), "f1").built_for(model)

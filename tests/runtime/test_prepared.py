@@ -1,5 +1,7 @@
 """Rows whose constants are computed once."""
 
+import re
+
 import pytest
 import torch
 from torch import nn
@@ -128,9 +130,10 @@ def test_a_replay_that_fails_is_announced_and_not_used(make_tiny, error):
 
     expected = intervened.loss(ROWS)
     with model.hooks(fwd_hooks=[("blocks.1.hook_mlp_out", refuse_a_part)]):
-        with pytest.warns(UserWarning, match="did not give what the plain run gives; running in"):
+        told = f"a replay failed with {error.__name__}: a part of the text"
+        with pytest.warns(UserWarning, match=f"{told}; running in full"):
             prepared = PreparedRows(intervened, ROWS)
-        assert not prepared.plan.replays
+        assert str(prepared.plan) == f"full run: {told}"
         assert_close(intervened(**prepared.inputs(range(len(ROWS))))["loss"], expected)
 
 
@@ -144,9 +147,10 @@ def test_a_replay_that_goes_wrong_is_announced_and_not_used(make_tiny):
         return torch.where(torch.arange(stream.shape[1])[:, None] == 2, -5 * stream, stream)
 
     with model.hooks(fwd_hooks=[("blocks.1.hook_mlp_out", turn_third_column)]):
-        with pytest.warns(UserWarning, match="did not give what the plain run gives; running in"):
+        told = r"did not give what the plain run gives: largest difference \d.* \(tolerance .*\)"
+        with pytest.warns(UserWarning, match=f"{told}; running in full"):
             prepared = PreparedRows(intervened, ROWS)
-        assert not prepared.plan.replays
+        assert not prepared.plan.replays and re.search(told, prepared.plan.reason)
         assert prepared.inputs([0])["frozen"] is None
         inputs = prepared.inputs([0])
         assert_close(intervened(**inputs)["loss"], intervened.loss(ROWS[:1]))

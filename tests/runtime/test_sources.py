@@ -194,7 +194,8 @@ def test_an_edited_source_is_checked_when_it_is_made(tiny):
     with pytest.raises(ValueError, match="sources: 2 for 3 rows"):
         EditedSource(inner, LEFT, RIGHT[:2])
     other = IntervenedModel(tiny("gpt2"), Placement(Interchange(), LOW, "last"))
-    with pytest.raises(ValueError, match="an EditedSource must be of the model that reads it"):
+    told = "must be of the model that reads it, which is tiny-llama; it is of the model tiny-gpt2"
+    with pytest.raises(ValueError, match=told):
         inner.logits(ROWS, EditedSource(other, LEFT, RIGHT))
 
 

@@ -336,3 +336,17 @@ def test_what_is_no_sweep_is_refused(planted, pairs, tmp_path):
     with pytest.raises(ValueError, match="leave start out"):
         run(planted, pairs, [given], tmp_path)
     assert os.listdir(tmp_path) == [] and Path(tmp_path).is_dir()
+
+
+def test_a_table_is_replaced_whole_or_not_at_all(tmp_path, monkeypatch):
+    frame = pd.DataFrame({"cell": [0], "iia": [0.5], "error": [None]})
+    swept = ri.Sweep(tmp_path, frame, ri.Accuracy(1, 2))
+    (tmp_path / "table.csv").write_text("what was there")
+
+    def fail(*_):
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(os, "replace", fail)
+    with pytest.raises(OSError, match="no space left"):
+        swept.save()
+    assert (tmp_path / "table.csv").read_text() == "what was there"

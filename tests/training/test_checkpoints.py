@@ -124,7 +124,7 @@ def test_a_checkpoint_of_other_interventions_is_refused(tiny, make_tiny, saved):
 @pytest.mark.parametrize("writer", ["torch", "safetensors"])
 def test_a_full_disk_leaves_the_last_good_checkpoint(tiny, tmp_path, monkeypatch, writer):
     full = OSError(errno.ENOSPC, "No space left on device")
-    name = {"torch": "torch.save", "safetensors": "reft_interp.runtime.saving.save_file"}[writer]
+    name = {"torch": "torch.save", "safetensors": "reft_interp.saved_files.save_file"}[writer]
 
     def write(*args, **kwargs):
         raise full

@@ -15,8 +15,9 @@ from torch.testing import assert_close
 from transformers import RobertaConfig
 from transformers.models.roberta.modeling_roberta import RobertaClassificationHead
 
+from reft_interp import saved_files
 from reft_interp.interventions import Interchange, LoReFT
-from reft_interp.runtime import IntervenedModel, Placement, saving
+from reft_interp.runtime import IntervenedModel, Placement
 from reft_interp.sites import Site
 from reft_interp.subspace import Subspace
 from reft_interp.training import Classifier
@@ -290,7 +291,7 @@ def test_a_full_disk_leaves_the_classifier_that_was_there(tiny, tmp_path, monkey
         return write_text(file, *rest, **options)
 
     write_text = Path.write_text
-    monkeypatch.setattr(saving, "save_file", no_space(saving.save_file))
+    monkeypatch.setattr(saved_files, "save_file", no_space(saved_files.save_file))
     monkeypatch.setattr(Path, "write_text", no_space_for_text)
     with pytest.raises(OSError, match="No space left") as caught:
         after.save(tmp_path)

@@ -1,5 +1,7 @@
 """Mistakes that are told before anything runs, in the words of whoever made them."""
 
+from typing import Any
+
 import pytest
 
 import reft_interp as ri
@@ -39,3 +41,23 @@ def test_a_layer_alone_is_no_site(tiny):
     for site in (0, [0]):
         with pytest.raises(TypeError, match=r'site must be a Site, as Site\("resid_post", 8\)'):
             ri.fit_reft(tiny("llama"), rows, ri.LoReFT(1), site, "last")  # pyright: ignore
+
+
+@pytest.mark.usefixtures("no_type_checks")
+@pytest.mark.parametrize("name", ["over", "engine"])
+def test_a_misspelt_option_is_told_of_before_the_model_runs(tiny, monkeypatch, name):
+    def run(*args, **options):
+        raise AssertionError("the model ran")
+
+    model = tiny("llama")
+    pairs = [{"base": "The key", "source": "The keys", "label": " are"}]
+    rows = [{"prompt": "The key", "answer": " is"}]
+    monkeypatch.setattr(type(model), "forward", run)
+    wrong: dict[str, Any] = {name: "choice"}
+    for fit in (
+        lambda: ri.fit_das(model, pairs, SITE, "last", **wrong),
+        lambda: ri.fit_das_each(model, pairs, [ri.DASCell(SITE, "last")], **wrong),
+        lambda: ri.fit_reft(model, rows, ri.LoReFT(1), SITE, "last", **wrong),
+    ):
+        with pytest.raises(ValueError, match=f"{name} must be \"[a-z]*\" or .*, got 'choice'"):
+            fit()

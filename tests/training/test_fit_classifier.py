@@ -88,7 +88,7 @@ def test_takes_the_steps_of_adam_on_the_mean_loss_of_rows(hooked):
         "max_grad_norm": 0.0,
         "weight_decay": 0.1,
     }
-    start = fit(model, rows, max_steps=1, learning_rate=0.0, **options)
+    start = fit(model, rows, max_steps=1, learning_rate=1e-30, **options)
     found = fit(model, rows, epochs=3, warmup_ratio=0.3, **options)
     by_hand, labels = start.classifier, torch.tensor([row["label"] for row in rows])
     decayed = [p for name, p in by_hand.named_parameters() if not name.endswith("bias")]
