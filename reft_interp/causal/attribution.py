@@ -8,7 +8,7 @@ would lose.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -19,7 +19,7 @@ from tqdm.auto import tqdm
 from transformer_lens.model_bridge import TransformerBridge
 
 from reft_interp.causal.interchanges import On, rows_of_one_source
-from reft_interp.causal.patching import Patching
+from reft_interp.causal.patching import Patching, heatmap_of_places
 from reft_interp.causal.rows import Pairs
 from reft_interp.evaluation.predicting import choice_tokens
 from reft_interp.evaluation.results import mean_and_interval
@@ -28,6 +28,9 @@ from reft_interp.runtime.batching import by_length, encode
 from reft_interp.runtime.running import answer_starts, is_causal, record
 from reft_interp.selector import check_alignment
 from reft_interp.sites import Site
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 
 @dataclass(frozen=True)
@@ -54,6 +57,28 @@ class Attribution:
                     | {"low": low, "high": high, "size": size}
                 )
         return pd.DataFrame(lines)
+
+    def __str__(self) -> str:
+        return self.to_frame().to_string(index=False, float_format="{:.3f}".format)
+
+    def _repr_html_(self) -> str:
+        return self.to_frame().to_html(index=False, float_format="{:.3f}".format)
+
+    def plot(self, ax: "Axes | None" = None) -> "Axes":
+        """A heat map of the mean estimate: layers up, or sites down if they are of several
+        components, and selections of tokens across.
+
+        Args:
+            ax: where; a figure of its own by default.
+        """
+        return heatmap_of_places(
+            self.to_frame(),
+            self.sites,
+            "estimate",
+            "Attribution of",
+            "estimated change of logit difference",
+            ax,
+        )
 
     def best(self, n: int) -> list[tuple[Site, str]]:
         """The n cells with the largest size, largest first: what a screened sweep would run.

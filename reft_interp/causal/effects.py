@@ -66,6 +66,12 @@ class Effects:
                 )
         return pd.DataFrame(lines)
 
+    def __str__(self) -> str:
+        return self.to_frame().to_string(index=False, float_format="{:.3f}".format)
+
+    def _repr_html_(self) -> str:
+        return self.to_frame().to_html(index=False, float_format="{:.3f}".format)
+
 
 def effects(
     model: TransformerBridge,

@@ -73,32 +73,65 @@ class Patching:
                 )
         return pd.DataFrame(rows)
 
-    def plot(self) -> "Axes":
+    def __str__(self) -> str:
+        return self.to_frame().to_string(index=False, float_format="{:.3f}".format)
+
+    def _repr_html_(self) -> str:
+        return self.to_frame().to_html(index=False, float_format="{:.3f}".format)
+
+    def plot(self, ax: "Axes | None" = None) -> "Axes":
         """A heat map of the mean change over the rows of `to_change`: layers up, or sites down if
         they are of several components, and selections of tokens across.
+
+        Args:
+            ax: where; a figure of its own by default.
 
         Raises:
             ValueError: there is no such row.
         """
-        from reft_interp import plotting
-
         if not self.to_change.any():
             raise ValueError(
                 f"in all {len(self.untouched)} rows the untouched model prefers the label already: "
                 "there is no change to plot"
             )
-        frame = self.to_frame()
-        kinds = {(site.component, site.heads, site.neurons) for site in self.sites}
-        if len(kinds) == 1:
-            frame["layer"] = [site.layer for site in self.sites for _ in self.on]
-        return plotting.heatmap(
-            frame,
-            x="tokens",
-            y="layer" if len(kinds) == 1 else "site",
-            value="change",
-            title=f"Patching {', '.join(sorted({site.component for site in self.sites}))}",
-            value_label="change of logit difference",
+        return heatmap_of_places(
+            self.to_frame(), self.sites, "change", "Patching", "change of logit difference", ax
         )
+
+
+def heatmap_of_places(
+    frame: pd.DataFrame,
+    sites: Sequence[Site],
+    value: str,
+    what: str,
+    label: str,
+    ax: "Axes | None",
+) -> "Axes":
+    """Layers up, or sites down if they are of several components, and tokens across.
+
+    Args:
+        frame: one row a cell, sites first: site, tokens and the value.
+        sites: in the order of the frame.
+        value: column of the numbers.
+        what: was done at the sites, for the title.
+        label: what is measured, with its unit.
+        ax: where; a figure of its own by default.
+    """
+    from reft_interp import plotting
+
+    kinds = {(site.component, site.heads, site.neurons) for site in sites}
+    if len(kinds) == 1:
+        each = len(frame) // len(sites)
+        frame = frame.assign(layer=[site.layer for site in sites for _ in range(each)])
+    return plotting.heatmap(
+        frame,
+        x="tokens",
+        y="layer" if len(kinds) == 1 else "site",
+        value=value,
+        title=f"{what} {', '.join(sorted({site.component for site in sites}))}",
+        value_label=label,
+        ax=ax,
+    )
 
 
 def activation_patching(

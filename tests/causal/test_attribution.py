@@ -164,6 +164,15 @@ def test_recall_is_what_screening_keeps_of_the_full_sweep(tiny):
         screened.recall(ri.activation_patching(model, rows, sites[:1], on, progress=False), 1)
 
 
+def test_it_prints_its_table_and_draws_it():
+    sites = (ri.Site("resid_post", 0), ri.Site("resid_post", 1))
+    found = ri.Attribution(sites, ("last",), np.array([[[1.0, 2.0]], [[-3.0, 1.0]]]))
+    assert "1.500" in str(found) and "-1.000" in found._repr_html_()
+    ax = found.plot()
+    assert ax.get_title(loc="left") == "Attribution of resid_post" and ax.get_ylabel() == "Layer"
+    assert [float(text.get_text().replace("−", "-")) for text in ax.texts] == [-1.0, 1.5]
+
+
 def test_says_what_is_wrong(tiny):
     model, site = tiny("llama"), ri.Site("resid_post", 0)
     with pytest.raises(ValueError, match="sites and on must not be empty, got 0 and 1"):

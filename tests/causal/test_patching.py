@@ -1,5 +1,6 @@
 """Activation patching against a loop of hooked runs, one cell and one prompt at a time."""
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
@@ -85,6 +86,13 @@ def test_sites_of_one_component_are_layers_in_the_figure():
     ax = Patching(sites, ("last",), untouched, np.zeros((2, 1, 2))).plot()
     assert ax.get_ylabel() == "Layer" and ax.get_title(loc="left") == "Patching resid_post"
     assert [label.get_text() for label in ax.get_yticklabels()] == ["1", "0"]
+
+
+def test_it_prints_its_table_and_draws_where_asked():
+    found = patching([-1.0, -2.0], [1.5, 2.5])
+    assert "2.000" in str(found) and "2.000" in found._repr_html_()
+    _, ax = plt.subplots()
+    assert found.plot(ax) is ax and [float(text.get_text()) for text in ax.texts] == [2.0]
 
 
 def patching(untouched, change):
