@@ -16,12 +16,11 @@ import argparse
 import itertools
 import json
 import logging
-import os
 import sys
 import time
-from pathlib import Path
 
 import pandas as pd
+from data import data_folder
 
 import reft_interp as ri
 from reft_interp.causal.reading_methods import ReadingMethod, labelled_activations_each
@@ -95,11 +94,9 @@ def main() -> None:
     parser.add_argument("--every", type=int, default=1, help="of the layers, every so many")
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
-    if "REFT_INTERP_DATA" not in os.environ:
-        sys.exit("set REFT_INTERP_DATA to the folder that holds causalgym/")
+    templates = data_folder("causalgym/") / "causalgym" / "templates"
     logging.disable(logging.WARNING)
     model = ri.load_model("smollm2")
-    templates = Path(os.environ["REFT_INTERP_DATA"]) / "causalgym" / "templates"
     tasks = ri.tasks.causalgym(templates / "syntaxgym.json")
     layers = list(range(given.every - 1, model.cfg.n_layers, given.every))
     began, frames = time.perf_counter(), []

@@ -19,7 +19,6 @@ import argparse
 import json
 import logging
 import math
-import os
 import sys
 import tempfile
 import time
@@ -27,6 +26,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from data import data_folder
 from datasets import Dataset, disable_progress_bars
 from transformer_lens.model_bridge import TransformerBridge
 
@@ -172,11 +172,10 @@ def start(folders: str) -> tuple[Path, TransformerBridge]:
     Args:
         folders: what the folder of data must hold, for who has none.
     """
-    if "REFT_INTERP_DATA" not in os.environ:
-        sys.exit(f"set REFT_INTERP_DATA to the folder that holds {folders}")
+    data = data_folder(folders)
     logging.disable(logging.WARNING)
     disable_progress_bars()
-    return Path(os.environ["REFT_INTERP_DATA"]), ri.load_model("smollm2")
+    return data, ri.load_model("smollm2")
 
 
 def main() -> None:

@@ -13,10 +13,11 @@ the seconds.
 import argparse
 import json
 import logging
-import os
 import sys
 import time
 from pathlib import Path
+
+from data import data_folder
 
 import reft_interp as ri
 from reft_interp.plotting import save_figure
@@ -92,11 +93,9 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--figures", type=Path, help="a folder for a figure of each type and layer")
     given = parser.parse_args()
-    if "REFT_INTERP_DATA" not in os.environ:
-        sys.exit("set REFT_INTERP_DATA to the folder that holds ravel/")
+    folder = data_folder("ravel/") / "ravel"
     logging.disable(logging.WARNING)
     model = ri.load_model("smollm2")
-    folder = Path(os.environ["REFT_INTERP_DATA"]) / "ravel"
     print(json.dumps({kind: measure(model, folder, kind, given) for kind in given.types}))
 
 

@@ -13,16 +13,15 @@ accuracy (mean of the seeds), interval, parameters, seconds_per_step, and what l
 import argparse
 import json
 import logging
-import os
 import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import torch
+from data import data_folder
 from lora import LoRA
 from scipy.stats import t as student
 
@@ -146,10 +145,8 @@ def main() -> None:
     parser.add_argument("--test", type=int, default=None, help="test rows; all by default")
     given = parser.parse_args()
     logging.disable(logging.WARNING)
-    folder = os.environ.get("REFT_INTERP_DATA")
-    if not folder:
-        sys.exit("REFT_INTERP_DATA is not set: the folder that holds glue/sst2.train.tsv")
-    task: LabelledTask = sst2(Path(folder) / "glue", n_train=given.train, n_test=given.test)
+    folder = data_folder("glue/sst2.train.tsv")
+    task: LabelledTask = sst2(folder / "glue", n_train=given.train, n_test=given.test)
     if task.dev is None:
         sys.exit("the benchmark tunes on a development split, and this copy of SST-2 has none")
     model = load_model("smollm2")
