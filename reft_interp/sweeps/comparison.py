@@ -218,7 +218,7 @@ class MethodComparison:
         del shown["error"]
         said = "what is generated"
         if "head_parameters" in shown:
-            said = "the classes"
+            said = "what is predicted"
             shown["head_parameters"] = [_count(x) for x in shown["head_parameters"]]
         lines = [
             f"{self.suite}: {self.metric} of {said} [95 % over seeds and rows]; seconds "

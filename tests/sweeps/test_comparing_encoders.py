@@ -92,13 +92,14 @@ def test_methods_learn_what_is_readable_and_only_the_head_is_not_counted(bert, t
         p.numel() for p in bert.original_model.parameters()
     )
     assert not np.isnan(frame.loc["head alone", "memory"])
-    assert str(found).startswith("planted: accuracy of the classes [95 %") and "1,122" in str(found)
+    assert str(found).startswith("planted: accuracy of what is predicted [95 %")
+    assert "1,122" in str(found) and "head_parameters" in found._repr_html_()
     # What is on disk says what was tested.
     with pytest.raises(ValueError, match=r"LoReFT was trained with the head .*Classifier\.load"):
         found.load("LoReFT", bert)
     loaded = Classifier.load(found.trained_folder("LoReFT", 0), bert)
     outputs = found.runs[1]["runs"][0]["outputs"]["p"]
-    assert outputs == [WORDS[i] for i in loaded.predict(readable.tests["p"])]
+    assert outputs == [WORDS[int(i)] for i in loaded.predict(readable.tests["p"])]
     assert found.save()[1].stat().st_size > 1000
     with pytest.raises(ValueError, match=r"model must be a decoder, .*tiny-bert is an encoder"):
         found.probe(bert, readable)
@@ -124,7 +125,7 @@ def test_it_trains_what_fit_classifier_trains_in_as_many_steps(bert, small, tmp_
     for name, tensor in trained.state_dict().items():
         assert torch.equal(tensor, expected[name]), name
     (run,) = [run for one in found.runs if one["method"] == method.name for run in one["runs"]]
-    assert run["outputs"]["p"] == [WORDS[i] for i in by_itself.predict(small.tests["p"])]
+    assert run["outputs"]["p"] == [WORDS[int(i)] for i in by_itself.predict(small.tests["p"])]
     # The curve's last point is the cross-entropy of the classes, in nats a row.
     rows = small.development
     assert rows is not None
