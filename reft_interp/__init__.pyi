@@ -116,6 +116,7 @@ from .training import Cell as Cell
 from .training import Classifier as Classifier
 from .training import ClassifierResult as ClassifierResult
 from .training import FewShot as FewShot
+from .training import HeadAlone as HeadAlone
 from .training import LinearHead as LinearHead
 from .training import MostFrequentAnswer as MostFrequentAnswer
 from .training import ReFT as ReFT

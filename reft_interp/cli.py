@@ -224,6 +224,9 @@ def compare(
     rows: Annotated[int | None, typer.Option(help="Training rows at most.")] = None,
     test: Annotated[int | None, typer.Option(help="Rows of each test set at most.")] = None,
     development: Annotated[int, typer.Option(help="Rows to tune on.")] = 200,
+    max_length: Annotated[
+        int | None, typer.Option(help="Tokens after which an encoder's texts are cut.")
+    ] = None,
     probe: Annotated[
         bool,
         typer.Option("--probe", help="Ask what the ReFTs' subspaces encode, too, as a report."),
@@ -235,6 +238,8 @@ def compare(
     Names: LoReFT, DiReFT, NoReFT, ConsReFT, LobiReFT, RED, LoRA, DoRA, "LoRA and LoReFT", prefix
     tuning, prompt tuning, (IA)³, BitFit, linear head, few-shot prompt. The untouched model is
     always there. (Instructions are compared in Python, where a judge can be asked: `win_rate`.)
+    An encoder, as --model roberta-base, gets a classifier's head, and the table shows what the head
+    alone gives, and the most frequent answer.
 
     With `--probe` the folder gets a page, probe/report.html: whether the label can be read in each
     ReFT's subspace, whether seeds and methods write the same one, how much of LoRA's effect lies in
@@ -249,7 +254,8 @@ def compare(
         lambda: run_compare(
             suite, data, out, methods=[name.strip() for name in methods.split(",")], steps=steps,
             batch_size=batch_size, trials=trials, seeds=seeds, train=rows, test=test,
-            development=development, probe=probe, model=model, say=typer.echo,
+            development=development, max_length=max_length, probe=probe, model=model,
+            say=typer.echo,
         )
     )  # fmt: skip
 

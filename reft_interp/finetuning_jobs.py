@@ -7,6 +7,7 @@ from reft_interp.interventions import INTERVENTIONS, Intervention
 from reft_interp.models import identify, load_model
 from reft_interp.runtime import IntervenedModel
 from reft_interp.runtime.context import check_fit
+from reft_interp.runtime.running import is_causal
 from reft_interp.runtime.saving import read_model_name
 from reft_interp.sites import Site
 from reft_interp.sweeps import Budget, compare
@@ -88,6 +89,7 @@ def run_compare(
     train: int | None,
     test: int | None,
     development: int,
+    max_length: int | None,
     probe: bool,
     model: str,
     say: Say,
@@ -105,7 +107,9 @@ def run_compare(
     say(str(chosen))
     check_writable(out)
     bridge = load_model(model)
-    found = compare(bridge, chosen, methods, budget=budget, folder=out)
+    if probe and not is_causal(bridge):
+        raise ValueError(f"probe is of what decoders learn, and {model} is an encoder")
+    found = compare(bridge, chosen, methods, budget=budget, folder=out, max_length=max_length)
     say(str(found))
     table, picture = found.save()
     say(f"The table is in {table}, a figure in {picture}")

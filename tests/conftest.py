@@ -9,6 +9,7 @@ import os
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # before transformers is imported: no test downloads
 
 import functools
+import gc
 from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -136,6 +137,9 @@ def no_type_checks() -> Iterator[None]:
 @pytest.fixture(scope="module")
 def long_training() -> Iterator[None]:
     """For modules that train at length: type checks take longer than a tiny model does. What they
-    call is checked by shorter tests, and by the README's code."""
+    call is checked by shorter tests, and by the README's code. So does looking for garbage, as
+    each training does, among all that pytest and torch hold: here it looks among what is new."""
+    gc.freeze()
     with without_type_checks():
         yield
+    gc.unfreeze()

@@ -18,9 +18,9 @@ from transformer_lens.model_bridge import TransformerBridge
 from transformers.pytorch_utils import Conv1D
 
 from reft_interp.interop.plain_edits import check_plain_placements
-from reft_interp.interop.plain_finetuning import PlainFinetuned, PlainMethod
+from reft_interp.interop.plain_finetuning import PlainFinetuned, PlainMethod, copy_to_train
 from reft_interp.models import identify
-from reft_interp.models.plain import plain_copy
+from reft_interp.runtime.running import is_causal
 from reft_interp.training.reft_method import ReFT
 
 if TYPE_CHECKING:
@@ -56,10 +56,10 @@ class PEFT(PlainMethod):
 
     def adapt(self, model):
         config = copy.deepcopy(self.config)
-        config.task_type = "CAUSAL_LM"
+        config.task_type = "CAUSAL_LM" if is_causal(model) else "FEATURE_EXTRACTION"
         placements = () if self.reft is None else self.reft.placements(model)
         check_plain_placements(placements)
-        plain = plain_copy(model)
+        plain = copy_to_train(model)
         _fill_targets(config, model, plain)
         with warnings.catch_warnings():
             # gpt2's matrices lie the other way round, which peft sees and sets right.

@@ -17,9 +17,16 @@ from reft_interp.runtime.placement import Edit, Placement
 
 
 def blocks_of(plain: nn.Module, bridge: TransformerBridge) -> nn.Module:
-    """The blocks of a plain copy of the bridge's model, each a submodule by its number."""
-    mapping = bridge.adapter.component_mapping or {}
-    return plain.get_submodule(str(mapping["blocks"].name))
+    """The blocks of a plain copy of the bridge's model, each a submodule by its number.
+
+    Args:
+        plain: the copy, or the base model in it, which is all but the output layer.
+        bridge: says where blocks are.
+    """
+    name = str((bridge.adapter.component_mapping or {})["blocks"].name)
+    if getattr(plain, "base_model", None) is plain:
+        name = name.removeprefix(f"{plain.base_model_prefix}.")
+    return plain.get_submodule(name)
 
 
 def check_plain_placements(placements: Sequence[Placement]) -> None:

@@ -1,5 +1,6 @@
 """Train parameters of a plain copy of the model, as ReFT is trained: the same tokens, loss,
-batches and schedule, without the bridge's hooks.
+batches and schedule, without the bridge's hooks. Of an encoder they are trained with a
+classifier's head.
 
 Next door: `peft_methods`, and `plain_edits` for interventions beside what is trained here.
 """
@@ -8,18 +9,21 @@ import warnings
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-import torch
+from jaxtyping import Float
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from transformer_lens.model_bridge import TransformerBridge
+from transformers import PreTrainedModel
 from transformers.trainer_callback import PrinterCallback
 
 from reft_interp.encoding import IGNORED, TokenizedBatch
-from reft_interp.interop.plain_edits import edited
+from reft_interp.interop.adapted_classifier import AdaptedClassifier
+from reft_interp.interop.plain_edits import blocks_of, edited
 from reft_interp.models.devices import device_of
 from reft_interp.models.plain import plain_copy
 from reft_interp.runtime import IntervenedModel, Placement
@@ -27,6 +31,7 @@ from reft_interp.runtime.batching import encode
 from reft_interp.runtime.context import check_fit, check_room
 from reft_interp.runtime.generation import continuations
 from reft_interp.runtime.running import is_causal
+from reft_interp.training.class_finetuning import fit_classes, seeded
 from reft_interp.training.collating import RowsDataset, collate_rows
 from reft_interp.training.finetuning import Finetuned, FinetuningMethod, Fit, Schedule, TextRow
 from reft_interp.training.folder_trainer import training_arguments, use_one_copy
@@ -108,9 +113,41 @@ class PlainFinetuned(Finetuned, nn.Module):
             warnings.filterwarnings("ignore", "Position ids are not supported")
             return continuations(self.adapted, self._bridge[0].tokenizer, batch, **options)
 
+    def last_states(self, batch: TokenizedBatch) -> Float[Tensor, "batch pos d"]:
+        """What leaves the last block, tokens that peft put before the others included.
+
+        Raises:
+            ValueError: pairs of texts, which token types tell apart that peft leaves out.
+        """
+        given = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
+        if not self._aligned and batch.token_type_ids is not None and batch.token_type_ids.any():
+            raise ValueError(
+                f"peft leaves out token types where it puts prompts before a text, by which "
+                f"{self._bridge[0].cfg.model_name} tells two texts apart: prompts are learned on "
+                "single texts, or on encoders without token types (RoBERTa)"
+            )
+        if self._aligned and batch.token_type_ids is not None:
+            given["token_type_ids"] = batch.token_type_ids
+        found: list[Tensor] = []
+
+        def keep(module: nn.Module, inputs: Any, output: Any) -> None:
+            found.append(output[0] if isinstance(output, tuple) else output)
+
+        last = str(int(self._bridge[0].cfg.n_layers) - 1)
+        block = blocks_of(self._base(), self._bridge[0]).get_submodule(last)
+        with self._edited(batch):
+            handle = block.register_forward_hook(keep)  # after those that edit
+            try:
+                self.adapted(**given)
+            finally:
+                handle.remove()
+        return found[0]
+
+    def _base(self) -> nn.Module:
+        return getattr(self.adapted, "get_base_model", lambda: self.adapted)()
+
     def _edited(self, batch: TokenizedBatch) -> AbstractContextManager[None]:
-        base = getattr(self.adapted, "get_base_model", lambda: self.adapted)()
-        return edited(base, self._bridge[0], batch, self.placements)
+        return edited(self._base(), self._bridge[0], batch, self.placements)
 
     def groups(self, rows, size):
         if self._aligned:
@@ -140,23 +177,39 @@ class PlainMethod(FinetuningMethod):
     """What trains parameters of a plain copy of the model."""
 
     def fit(self, model, rows, schedule, *, development=None, measured_after=(), constants=None):
+        check_alone(self.name, "start it with python alone")
         if not is_causal(model):
-            raise ValueError(
-                f"{self.name} is trained on answers, and {model.cfg.model_name} is no decoder"
-            )
+            return fit_classes(
+                model, rows, schedule, partial(self._begin, model, schedule),
+                development=development, measured_after=measured_after, constants=constants,
+            )  # fmt: skip
         check_fit(model, rows, "rows", answers=True)
         check_fit(model, development or (), "development", answers=True)
-        check_alone(self.name, "start it with python alone")
         with peak_memory(device_of(model)) as peak:
-            with torch.random.fork_rng():
-                torch.manual_seed(schedule.seed)
+            with seeded(schedule.seed):
                 finetuned = self.adapt(model)
             curve = _train(finetuned, model, rows, schedule, development, measured_after)
         return Fit(finetuned, curve.seconds, 0.0, curve.points, peak.bytes)
 
+    def _begin(
+        self, model: TransformerBridge, schedule: Schedule, classes: int | None
+    ) -> AdaptedClassifier:
+        with seeded(schedule.seed):
+            adapted = self.adapt(model)
+        with seeded(schedule.seed):  # the head of this seed, whatever was drawn for the rest
+            return AdaptedClassifier(model, adapted, classes, max_length=schedule.max_length)
+
     def adapt(self, model: TransformerBridge) -> PlainFinetuned:
         """The model before training, with its trainable parameters."""
         raise NotImplementedError
+
+
+def copy_to_train(model: TransformerBridge) -> PreTrainedModel:
+    """The plain copy that is trained: of a decoder the whole, of an encoder all but the output
+    layer, which no classifier reads. An encoder's own dropout is off, as it is in the bridge."""
+    if is_causal(model):
+        return plain_copy(model)
+    return cast("PreTrainedModel", plain_copy(model, dropout=False).base_model)
 
 
 @dataclass(frozen=True, eq=False)
@@ -172,7 +225,7 @@ class BitFit(PlainMethod):
     candidates: tuple[float, ...] = (1e-3, 3e-3, 3e-4)
 
     def adapt(self, model):
-        plain = plain_copy(model)
+        plain = copy_to_train(model)
         biases = [name for name, _ in plain.named_parameters() if name.endswith("bias")]
         if not biases:
             raise ValueError(

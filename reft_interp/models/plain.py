@@ -15,7 +15,7 @@ _WRAPPED = "._original_component"
 """What the bridge adds to the names of the modules that it wraps."""
 
 
-def plain_copy(model: TransformerBridge) -> PreTrainedModel:
+def plain_copy(model: TransformerBridge, *, dropout: bool = True) -> PreTrainedModel:
     """A transformers model without hooks that computes what the bridge computes.
 
     Its parameters are the bridge's own tensors, so that it takes no memory: what is trained in it
@@ -23,6 +23,7 @@ def plain_copy(model: TransformerBridge) -> PreTrainedModel:
 
     Args:
         model: the bridge, which is left as it is.
+        dropout: whether it has the dropout of its configuration when it is trained.
 
     Returns:
         The model, in eval mode, its parameters frozen; attention is torch's own
@@ -39,6 +40,10 @@ def plain_copy(model: TransformerBridge) -> PreTrainedModel:
         )
     hooked = cast("PreTrainedModel", model.original_model)
     config = copy.deepcopy(hooked.config)
+    if not dropout:
+        for name, value in vars(config).items():
+            if "dropout" in name and isinstance(value, float):
+                setattr(config, name, 0.0)
     with init_empty_weights(include_buffers=False):
         plain = _make(type(hooked), config)
     held = {name.replace(_WRAPPED, ""): tensor for name, tensor in hooked.state_dict().items()}

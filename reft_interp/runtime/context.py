@@ -12,7 +12,12 @@ def context_length(model: TransformerBridge) -> int | None:
     """How many tokens the model can read at once, by its configuration; None for no limit."""
     config: Any = model.original_model.config
     most = getattr(config.get_text_config(), "max_position_embeddings", None)
-    return most if isinstance(most, int) and most > 0 else None
+    if not isinstance(most, int) or most <= 0:
+        return None
+    # RoBERTa's positions are counted from behind that of the padding: 512 of 514 are for tokens.
+    embedding = getattr(getattr(model, "pos_embed", None), "original_component", None)
+    padding = getattr(embedding, "padding_idx", None)
+    return most if padding is None else most - padding - 1
 
 
 def check_fit(
@@ -28,7 +33,7 @@ def check_fit(
 
     Args:
         model: whose tokenizer counts.
-        rows: with `prompt`, and `answer` where it counts.
+        rows: with `prompt`, and `answer` where it counts; an encoder's may have a `text_pair`.
         name: of the rows, in the message.
         answers: whether the answer is read after the prompt.
         max_new_tokens: generated after the prompt. They count where positions are learned (gpt2),
@@ -43,15 +48,16 @@ def check_fit(
         return
     room = most - _read_again(model, max_new_tokens)
     tokenizer: Any = model.tokenizer
-    special = tokenizer.num_special_tokens_to_add()
     for i, row in enumerate(rows):
         prompt, answer = row["prompt"], row.get("answer") if answers else ""
+        pair = row.get("text_pair")
+        special = tokenizer.num_special_tokens_to_add(pair=pair is not None)
         if not isinstance(prompt, str) or not isinstance(answer, str):
             continue  # said where rows are encoded
         # A token is hardly ever less than a byte: most rows are short enough without counting.
-        if len((prompt + answer).encode()) + special + 2 <= room:
+        if len((prompt + (pair or "") + answer).encode()) + special + 2 <= room:
             continue
-        of_prompt = len(tokenizer(prompt, verbose=False)["input_ids"])
+        of_prompt = len(tokenizer(prompt, pair, verbose=False)["input_ids"])
         of_answer = len(
             tokenizer(answer, add_special_tokens=False, verbose=False)["input_ids"]
         ) if answer else 0  # fmt: skip

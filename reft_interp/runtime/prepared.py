@@ -137,6 +137,11 @@ class PreparedRows:
         return len(self.rows)
 
     @property
+    def nbytes(self) -> int:
+        """Memory of the constants that are kept."""
+        return self.plan.nbytes
+
+    @property
     def first_block(self) -> int:
         """The first block that edits of these rows change."""
         return self._regions.layer

@@ -19,6 +19,7 @@ from reft_interp.interop.adapted_states import adapted_states
 from reft_interp.interop.plain_finetuning import REFT_FOLDER
 from reft_interp.runtime import IntervenedModel
 from reft_interp.runtime.batching import as_list
+from reft_interp.runtime.running import is_causal
 from reft_interp.runtime.saving import TENSORS
 from reft_interp.subspace import Subspace
 from reft_interp.sweeps import overlaps
@@ -74,9 +75,14 @@ def compare_subspaces(
         seed: of pairs, DAS, probes and random subspaces.
 
     Raises:
-        ValueError: no ReFT in the comparison was trained; it was run on another suite; one of the
-            others is of the same suite or of another model.
+        ValueError: an encoder; no ReFT in the comparison was trained; it was run on another suite;
+            one of the others is of the same suite or of another model.
     """
+    if not is_causal(model):
+        raise ValueError(
+            "model must be a decoder, which says the label in words that DAS and the tokens that "
+            f"directions promote are asked of; {model.cfg.model_name} is an encoder"
+        )
     if suite.name != comparison.suite:
         raise ValueError(
             f"suite must be the one that was compared on, {comparison.suite!r}, got {suite.name!r}"

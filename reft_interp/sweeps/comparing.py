@@ -7,14 +7,16 @@ from pathlib import Path
 from tqdm.auto import tqdm
 from transformer_lens.model_bridge import TransformerBridge
 
+from reft_interp.runtime.context import context_length
 from reft_interp.runtime.running import is_causal
 from reft_interp.sweeps.comparison import MethodComparison, summarize
 from reft_interp.sweeps.comparison_run import Budget, ComparisonRun
 from reft_interp.sweeps.named_methods import named_method
 from reft_interp.tasks.suites import Suite
+from reft_interp.training.class_finetuning import HeadAlone
 from reft_interp.training.finetuning import FinetuningMethod
 from reft_interp.training.processes import check_alone
-from reft_interp.training.prompting import Untouched
+from reft_interp.training.prompting import MostFrequentAnswer, Untouched
 
 
 def compare(
@@ -24,9 +26,14 @@ def compare(
     *,
     budget: Budget | None = None,
     folder: str | Path | None = None,
+    max_length: int | None = None,
     progress: bool = True,
 ) -> MethodComparison:
     """Train, tune and test methods on a suite: one table, the untouched model always in it.
+
+    A decoder answers in words. An encoder (BERT, RoBERTa) gets the head of `Classifier` on the
+    first token, as Wu et al. 2024 run GLUE (arXiv:2404.03592, section 4.5); the head is trained
+    beside whatever a method trains, and begins the same for all methods with the same seed.
 
     Every method trains on `suite.train` for the same number of steps; the one setting that is
     tuned (its learning rate) takes the value with the lowest loss on `suite.development` among as
@@ -35,8 +42,14 @@ def compare(
     many outputs no answer was found (`unparsed`), which is wrong, or a guess in a correlation. An
     error of one method is recorded in the table, and the others go on.
 
+    An encoder's answers are the rows' `choices`, the same in all of them, or scores where `label`
+    is a float (STS-B); what is tuned by, and measured, is the cross-entropy of the classes in nats
+    a row, or the squared error. In place of the untouched model, which says nothing without a head,
+    "head alone" (the head on its frozen states) and "most frequent answer" are always there. The
+    last step's weights are tested; `fit_classifier` keeps the best epoch's.
+
     Args:
-        model: a TransformerBridge, as `load_model` gives it.
+        model: a TransformerBridge, as `load_model` gives it: a decoder or an encoder.
         suite: as `tasks.suites.glue("sst2", folder)`; `suite.select(...)` makes it smaller.
         methods: names (see `named_methods.NAMES`; ReFTs have the suite's recipe), or methods:
             `ReFT(LoReFT(rank=8), layers=(8, 16), on="l4")`, `lora(16)`, `FewShot(4)`.
@@ -46,14 +59,16 @@ def compare(
             themselves (not by torchrun) share one, each with methods of its own. A finished one is
             read back by the same call, which then trains nothing. By default a folder that is
             temporary.
+        max_length: tokens after which an encoder's texts are cut, of a pair the longer one; the
+            paper's is 256 on GLUE. By default none is, and a row that is too long is an error.
         progress: show a progress bar.
 
     Raises:
-        ValueError: an encoder, which generates nothing; an unknown name, two methods of one name, a
-            suite without rows that are needed or with one that is too long for the model (a prompt
-            with its answer, or with the new tokens where positions are learned), a folder that
-            holds another comparison, or processes that torchrun or `accelerate launch` started
-            together.
+        ValueError: an unknown name, two methods of one name, one that generates text on an encoder,
+            a suite without rows that are needed or with one that is too long for the model (a
+            prompt with its answer, or with the new tokens where positions are learned; the texts of
+            an encoder), a suite whose answers are no classes on an encoder, a folder that holds
+            another comparison, or processes that torchrun or `accelerate launch` started together.
         TypeError: what is no suite, or a single method.
     """
     check_alone(
@@ -66,21 +81,37 @@ def compare(
             f"suite must be a Suite, got {type(suite).__name__}: tasks.suites.labelled_suite(task) "
             "makes one of rows with answers"
         )
-    if not is_causal(model):
-        raise ValueError(
-            f"model must be a decoder, as answers are generated; {model.cfg.model_name} is an "
-            "encoder, which is trained with fit_classifier(model, suite, ...)"
-        )
     if isinstance(methods, str | FinetuningMethod):
         raise TypeError(f"methods must be several, as [{methods!r}], got {methods!r}")
+    _check_max_length(model, max_length)
     budget = budget or Budget()
     given = [named_method(one, suite.recipe, model) if isinstance(one, str) else one
              for one in methods]  # fmt: skip
-    if not any(isinstance(method, Untouched) for method in given):
-        given = [Untouched(), *given]
+    for baseline in [Untouched] if is_causal(model) else [HeadAlone, MostFrequentAnswer]:
+        if not any(isinstance(method, baseline) for method in given):
+            given = [baseline(), *given]
+    for method in given:
+        method.check_model(model)
     where = Path(tempfile.mkdtemp(prefix="comparison-")) if folder is None else Path(folder)
-    run = ComparisonRun(model, suite, given, budget, where)
+    run = ComparisonRun(model, suite, given, budget, where, max_length)
     with tqdm(total=len(given), disable=not progress, desc=suite.name) as bar:
         run.run(bar)
     parameters = sum(p.numel() for p in model.original_model.parameters())
     return summarize(where, suite, run.finished(), parameters, budget.steps)
+
+
+def _check_max_length(model: TransformerBridge, max_length: int | None) -> None:
+    if max_length is None:
+        return
+    if is_causal(model):
+        raise ValueError(
+            f"max_length cuts an encoder's texts, and {model.cfg.model_name} is a decoder, whose "
+            "prompt ends with what is asked: truncate_prompts(model, rows, max_length, "
+            f'truncation_side="left") cuts those, got {max_length}'
+        )
+    most = context_length(model)
+    if max_length < 1 or (most is not None and max_length > most):
+        raise ValueError(
+            f"max_length must be between 1 and the {most} tokens that {model.cfg.model_name} can "
+            f"read, got {max_length}"
+        )

@@ -21,6 +21,8 @@ from reft_interp.runtime import IntervenedModel
 from reft_interp.sweeps.ablations import settings, varied
 from reft_interp.sweeps.folder import read_json
 from reft_interp.tasks.suites import Suite
+from reft_interp.training.class_finetuning import HeadAlone
+from reft_interp.training.classifier_saving import is_classifier
 from reft_interp.training.prompting import Untouched
 
 if TYPE_CHECKING:
@@ -36,7 +38,8 @@ class MethodComparison:
     """Methods on a suite, each with the same budget; written to a folder as it was found.
 
     `compare` makes it, and reads a finished one back from its folder, called again with the same
-    model, suite, methods and budget. `load` is for one of its trained ReFTs.
+    model, suite, methods and budget. `load` is for one of its trained ReFTs; one of an encoder is
+    `Classifier.load(found.trained_folder("LoReFT", 0), model)`, with its head.
     """
 
     folder: Path
@@ -45,13 +48,16 @@ class MethodComparison:
     frame: pd.DataFrame = field(repr=False)
     """One row a method and test set: method, dataset, score, low, high (95 %, over seeds and
     rows), unparsed (share of outputs in which no answer was found: they are wrong, and guesses in
-    a correlation), n (test rows), seeds, parameters, share (of the model's), memory (bytes above
-    what was held before, at the peak), seconds_per_step, preparation_seconds (once before the first
-    step: constants of the frozen model), seconds_to_target (of steps), file_bytes, chosen (the
-    tuned setting), error. What was not measured is NaN."""
+    a correlation), n (test rows), seeds, parameters (trained ones; on an encoder without those of
+    its head, as Wu et al. 2024 count), share (of the model's), head_parameters (of an encoder's
+    head, trained besides, as many for every method that trains; 0 on a decoder), memory (bytes
+    above what was held before, at the peak), seconds_per_step, preparation_seconds (once before the
+    first step: constants of the frozen model), seconds_to_target (of steps), file_bytes (the head
+    included), chosen (the tuned setting), error. What was not measured is NaN."""
     target: float
-    """Loss on the development rows (nats a token) that `seconds_to_target` is the training time
-    to: the lowest that every training reaches. It is measured after each quarter of the steps."""
+    """Loss on the development rows (nats a token; on an encoder as `compare` says) that
+    `seconds_to_target` is the training time to: the lowest that every training reaches. It is
+    measured after each quarter of the steps."""
     runs: Sequence[Mapping[str, Any]] = field(repr=False)
     """Each method's trials and runs, with all outputs, as they are on disk."""
 
@@ -64,10 +70,16 @@ class MethodComparison:
             seed: which of its trainings.
 
         Raises:
-            ValueError: no such method, or one whose ReFT was trained together with adapters.
+            ValueError: no such method, or one whose ReFT was trained together with adapters or with
+                a classifier's head.
             FileNotFoundError: it was not trained with this seed, or is no ReFT.
         """
         folder = self.trained_folder(method, seed)
+        if is_classifier(folder):
+            raise ValueError(
+                f"{method} was trained with the head of a classifier: "
+                f"Classifier.load({str(folder)!r}, model) has both"
+            )
         if (beside := folder / REFT_FOLDER).is_dir():
             raise ValueError(
                 f"{method} was trained with adapters, which a hooked model cannot hold: "
@@ -110,7 +122,7 @@ class MethodComparison:
         return compare_subspaces(self, model, suite, others=others)
 
     def plot(self, dataset: str | None = None, *, ax: "Axes | None" = None) -> "Axes":
-        """Score against trained parameters; what trains nothing is a line.
+        """Score against trained parameters without a head's; what trains no others is a line.
 
         Args:
             dataset: which test set; the mean over all by default, without intervals where there
@@ -151,7 +163,7 @@ class MethodComparison:
         """Score against one setting of ReFTs, for each kind of intervention; see `ablations`.
 
         Of each kind the first ReFT is shown, and those that differ from it in this setting alone;
-        a line is the untouched model.
+        a line is the untouched model, or the head alone on an encoder.
 
         Args:
             setting: "rank", "layers", "on" or "tied".
@@ -166,12 +178,13 @@ class MethodComparison:
         known = self._datasets(dataset)
         scores: Any = self.frame[self.frame["dataset"] == (dataset or known[0])]
         shown = varied(self.settings(), setting).merge(scores, on="method")
-        untouched = scores.loc[scores["method"] == Untouched.name, "score"]
+        untouched = scores[scores["method"].isin([Untouched.name, HeadAlone.name])]
         return plotting.grouped_intervals(
             shown.assign(**{setting: [f"{setting} {value}" for value in shown[setting]]}),
             value="score", label=setting, group="intervention",
-            reference=None if untouched.empty else float(untouched.iloc[0]),
-            reference_label=Untouched.name, xlabel=self.metric,
+            reference=None if untouched.empty else float(untouched["score"].iloc[0]),
+            reference_label=Untouched.name if untouched.empty else str(untouched["method"].iloc[0]),
+            xlabel=self.metric,
             title=f"{dataset or known[0]} by {setting}", ax=ax,
         )  # fmt: skip
 
@@ -196,15 +209,19 @@ class MethodComparison:
         return table, picture
 
     def __str__(self) -> str:
-        shown = self.frame.copy()
+        shown = self._shown()
         shown["parameters"] = [_count(x) for x in shown["parameters"]]
         shown["memory"] = [_size(x) for x in shown.pop("memory")]
         shown["file"] = [_size(x) for x in shown.pop("file_bytes")]
         shown["share"] = [f"{100 * x:.3f} %" if x == x else "" for x in shown["share"]]
         shown["chosen"] = [f"{x:g}" if x == x else "" for x in shown["chosen"].astype(float)]
         del shown["error"]
+        said = "what is generated"
+        if "head_parameters" in shown:
+            said = "what is predicted"
+            shown["head_parameters"] = [_count(x) for x in shown["head_parameters"]]
         lines = [
-            f"{self.suite}: {self.metric} of what is generated [95 % over seeds and rows]; seconds "
+            f"{self.suite}: {self.metric} of {said} [95 % over seeds and rows]; seconds "
             f"to a development loss of {self.target:.3f}",
             shown.astype(object)
             .where(shown.notna(), "")
@@ -217,7 +234,12 @@ class MethodComparison:
         return str(self)
 
     def _repr_html_(self) -> str:
-        return self.frame.to_html(index=False, float_format="{:.3f}".format)
+        return self._shown().to_html(index=False, float_format="{:.3f}".format)
+
+    def _shown(self) -> pd.DataFrame:
+        """The table, with the head's parameters where there is a head."""
+        has_head = bool((self.frame["head_parameters"] > 0).any())
+        return self.frame.drop(columns=[] if has_head else ["head_parameters"]).copy()
 
 
 def summarize(
@@ -240,11 +262,14 @@ def summarize(
             rows.append({"method": one["method"], "error": one["error"]})
             continue
         runs = one["runs"]
+        head = runs[0].get("head parameters", 0)  # a comparison on disk may be older
+        trained = runs[0]["parameters"] + head
         cost = {
             "seeds": len(runs),
             "parameters": runs[0]["parameters"],
             "share": runs[0]["parameters"] / parameters,
-            "memory": _most(run["memory"] for run in runs) if runs[0]["parameters"] else np.nan,
+            "head_parameters": head,
+            "memory": _most(run["memory"] for run in runs) if trained else np.nan,
             "seconds_per_step": float(np.mean([run["seconds"] for run in runs])) / steps or np.nan,
             "preparation_seconds": runs[0]["preparation seconds"],
             "seconds_to_target": _seconds_to(target, runs),
@@ -261,8 +286,8 @@ def summarize(
                  "high": high, "unparsed": float(unparsed), "n": len(split), **cost}
             )  # fmt: skip
     columns = (
-        "method dataset score low high unparsed n seeds parameters share memory seconds_per_step "
-        "preparation_seconds seconds_to_target file_bytes chosen error"
+        "method dataset score low high unparsed n seeds parameters share head_parameters memory "
+        "seconds_per_step preparation_seconds seconds_to_target file_bytes chosen error"
     ).split()
     frame = pd.DataFrame(rows, columns=columns).astype({"n": "Int64", "seeds": "Int64"})
     return MethodComparison(folder, suite.name, suite.metric.name, frame, target, found)

@@ -16,8 +16,10 @@ from transformer_lens.model_bridge import TransformerBridge
 
 from reft_interp.models import fingerprint, identify
 from reft_interp.runtime.context import check_fit
+from reft_interp.runtime.running import is_causal
 from reft_interp.sweeps.folder import Failures, claim, locked, read_json, write_json
 from reft_interp.tasks.suites import Suite
+from reft_interp.training.class_answers import ClassAnswers, class_answers
 from reft_interp.training.finetuning import (
     Constants,
     FinetuningMethod,
@@ -26,6 +28,7 @@ from reft_interp.training.finetuning import (
     end_of_text,
     plain_rows,
 )
+from reft_interp.training.labelled_rows import texts_of
 from reft_interp.whole_numbers import whole_number
 
 FORMAT_VERSION = 1
@@ -74,10 +77,11 @@ class ComparisonRun:
         methods: what is compared.
         budget: of each method.
         folder: where everything is written.
+        max_length: tokens after which an encoder's texts are cut.
 
     Raises:
         ValueError: two methods of one name; a suite without rows to train, tune or test on, or with
-            a row that the model cannot read whole.
+            a row that the model cannot read whole; on an encoder one without classes.
     """
 
     def __init__(
@@ -87,6 +91,7 @@ class ComparisonRun:
         methods: Sequence[FinetuningMethod],
         budget: Budget,
         folder: Path,
+        max_length: int | None = None,
     ):
         names = [method.name for method in methods]
         twice = sorted({name for name in names if names.count(name) > 1})
@@ -94,13 +99,13 @@ class ComparisonRun:
             raise ValueError(f"methods must have different names, {twice[0]!r} is there twice")
         _check_suite(suite, methods, budget)
         self.model, self.suite, self.methods = model, suite, list(methods)
-        self.budget, self.folder = budget, folder
-        end = end_of_text(model)
+        self.budget, self.folder, self.max_length = budget, folder, max_length
+        end = end_of_text(model) if is_causal(model) else ""
         self._train, self._development = (
             [{**row, "answer": row["answer"] + end} for row in (plain_rows(split) if split else [])]
             for split in (suite.train, suite.development)
         )
-        self._check_lengths()
+        self._check_rows()
         self._constants = Constants()
         self._failures = Failures(())
         self.description = {
@@ -110,15 +115,32 @@ class ComparisonRun:
             "suite": [suite.name, suite.hash, suite.max_new_tokens],
             "budget": asdict(budget),
             "methods": [method.describe() for method in methods],
+            **({} if max_length is None else {"max_length": max_length}),
         }
 
-    def _check_lengths(self) -> None:
+    def _check_rows(self) -> None:
+        if not is_causal(self.model):
+            self._check_classes()
+            return
         if any(method.varies for method in self.methods):
             check_fit(self.model, self._train, "suite: train", answers=True)
             check_fit(self.model, self._development, "suite: development", answers=True)
         for name, split in self.suite.tests.items():
             new = self.suite.max_new_tokens
             check_fit(self.model, plain_rows(split), f"suite: test {name}", max_new_tokens=new)
+
+    def _check_classes(self) -> None:
+        """Raise unless an encoder can read all rows, and tell their answers apart."""
+        named = {"train": self._train, "development": self._development}
+        named |= {f"test {name}": plain_rows(split) for name, split in self.suite.tests.items()}
+        answers: ClassAnswers | None = None
+        for name, rows in named.items():
+            if not rows:
+                continue
+            answers = class_answers(rows, f"suite: {name}", like=answers)
+            if self.max_length is None:
+                texts = texts_of(self.model, rows)
+                check_fit(self.model, texts, f"suite: {name}", advice="give max_length=, to cut it")
 
     def run(self, bar: "tqdm[Any]") -> None:
         """Finish what nobody else is at, until all is finished; what failed before is run again."""
@@ -222,6 +244,7 @@ class ComparisonRun:
             "seed": seed,
             "value": value,
             "parameters": trained.trained_parameters,
+            "head parameters": trained.head_parameters,
             "seconds": measured.fit.seconds,
             "preparation seconds": measured.fit.preparation_seconds,
             "test seconds": time.perf_counter() - began,
@@ -239,6 +262,7 @@ class ComparisonRun:
             self.budget.batch_size,
             warmup_ratio=self.budget.warmup_ratio,
             seed=seed,
+            max_length=self.max_length,
         )
         if value is not None:
             schedule = replace(schedule, learning_rate=value)

@@ -17,7 +17,9 @@ from reft_interp.interventions import (
     LoReFT,
     NoReFT,
 )
+from reft_interp.runtime.running import is_causal
 from reft_interp.tasks.suites import PAPER_RECIPES, Recipe
+from reft_interp.training.class_finetuning import HeadAlone
 from reft_interp.training.finetuning import FinetuningMethod
 from reft_interp.training.linear_head import LinearHead
 from reft_interp.training.prompting import FewShot, MostFrequentAnswer, Untouched
@@ -31,6 +33,7 @@ _OTHERS: dict[str, Callable[[], FinetuningMethod]] = {
     "few-shot prompt": FewShot,
     "most frequent answer": MostFrequentAnswer,
     "linear head": LinearHead,
+    "head alone": HeadAlone,
     "RED": lambda: ReFT(RED(), on="every", component="mlp_out", name="RED"),
     "LoRA": lora,
     "DoRA": dora,
@@ -52,12 +55,16 @@ def named_method(name: str, recipe: Recipe, model: TransformerBridge) -> Finetun
     warm-up and weight decay; the rows a step and how many steps are the budget's. The paper's own
     recipes were searched for other models and longer trainings: of those the learning rate is
     tried last and the schedule is the budget's, and in place of GLUE's positions, which are for
-    encoders, a ReFT has "f3+l3". A recipe that differs from the paper's in anything is followed:
-    its learning rate is tried first.
+    encoders, a ReFT of a decoder has "f3+l3". A recipe that differs from the paper's in anything is
+    followed, and so is GLUE's on an encoder: its learning rate is tried first.
+
+    On an encoder "linear head" is "head alone": its head is no linear one.
 
     Raises:
         ValueError: an unknown name.
     """
+    if name == LinearHead.name and not is_causal(model):
+        return HeadAlone()
     if name in _OTHERS:
         return _OTHERS[name]()
     if name == _BOTH:
@@ -77,8 +84,9 @@ def named_method(name: str, recipe: Recipe, model: TransformerBridge) -> Finetun
     # Layers are those of the paper's models, which may have more.
     listed = "all" if recipe.layers == "all" else [i for i in recipe.layers if i < depth]
     # GLUE's recipes are for encoders, which read the first token; decoders read the last.
-    of_paper = recipe in PAPER_RECIPES
-    positions = _OF_DECODERS if of_paper and recipe.decoding is None else recipe.positions
+    for_encoders = recipe.decoding is None
+    of_paper = recipe in PAPER_RECIPES and not (for_encoders and not is_causal(model))
+    positions = _OF_DECODERS if of_paper and for_encoders else recipe.positions
     usual = tuple(rate for rate in ReFT.candidates if rate != recipe.learning_rate)
     own = (recipe.learning_rate,)
     return ReFT(

@@ -2,12 +2,14 @@
 
 `collating` makes batches, `trainer` is the Trainer, `in_place` the call that runs it, `reft` the
 one call that most users need, `cells` trains many interventions together, `reft_cells` many ReFTs
-in one call, `fit_classifier` a classification head with interventions below it. `processes` shares
-a training among several; `checkpoints` and `failures` are for what goes wrong.
+in one call, `fit_classifier` a classification head with interventions below it, `class_finetuning`
+the same for so many steps. `processes` shares a training among several; `checkpoints` and
+`failures` are for what goes wrong.
 Interchanges that are trained on counterfactuals are in `causal`, on the same Trainer.
 """
 
 from reft_interp.training.cells import Cell, train_cells
+from reft_interp.training.class_finetuning import HeadAlone
 from reft_interp.training.classifier import Classifier
 from reft_interp.training.classifier_result import ClassifierResult
 from reft_interp.training.failures import TrainingStopped
@@ -26,6 +28,7 @@ __all__ = [
     "Classifier",
     "ClassifierResult",
     "FewShot",
+    "HeadAlone",
     "InterventionTrainer",
     "LinearHead",
     "MostFrequentAnswer",

@@ -107,6 +107,11 @@ class Classifier(nn.Module):
         """How many numbers are trained, those of the head among them."""
         return self.head_parameters + self.intervention_parameters
 
+    @property
+    def states_are_constant(self) -> bool:
+        """Whether what the head reads of a row stays what it is while it trains."""
+        return self.intervened is None
+
     def forward(self, rows: Rows) -> Float[Tensor, "batch outputs"]:
         """The head's outputs for some rows: a logit for each class, or one score.
 

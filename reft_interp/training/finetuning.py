@@ -1,15 +1,16 @@
 """Ways to adapt a frozen model to rows, behind one interface, so that they can be compared.
 
 Here: what a method is, how long it trains, and what it leaves behind. Next door: `reft_method`
-(interventions) and `prompting` (nothing is trained); `interop.peft_methods` has peft's.
+(interventions) and `prompting` (nothing is trained); `interop.peft_methods` has peft's. A decoder
+learns to answer in words; an encoder to tell classes apart, by `class_finetuning`.
 """
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Generic, Literal, Protocol, TypeVar, runtime_checkable
 
 import torch
 from transformer_lens.model_bridge import TransformerBridge
@@ -18,6 +19,7 @@ from reft_interp.models.devices import device_of
 from reft_interp.runtime import IntervenedModel
 from reft_interp.runtime.batching import Rows, as_list, by_length
 from reft_interp.runtime.prepared import PreparedRows
+from reft_interp.runtime.running import is_causal
 from reft_interp.training.memory import peak_memory
 
 _AT_ONCE = 32
@@ -29,7 +31,7 @@ TextRow = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Schedule:
-    """How long a method trains, and how fast.
+    """How long a method trains, how fast, and how much of each text it reads.
 
     Raises:
         ValueError: no steps, an empty batch, or a warm-up that is no share.
@@ -45,6 +47,8 @@ class Schedule:
     weight_decay: float = 0.0
     seed: int = 0
     """Of where the weights start, and of the order of rows."""
+    max_length: int | None = None
+    """Tokens after which an encoder's texts are cut; see `Classifier`."""
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch_size", "learning_rate"):
@@ -72,10 +76,13 @@ class Finetuned(ABC):
     """A model that a method has adapted."""
 
     trained_parameters: int
-    """How many numbers were trained."""
+    """How many numbers were trained, without those of a classifier's head."""
+    head_parameters: int = 0
+    """How many numbers of a classifier's head were trained beside them."""
 
     def loss(self, rows: Sequence[TextRow]) -> float:
-        """Cross-entropy of the answer tokens, in nats a token."""
+        """Cross-entropy of the answer tokens, in nats a token; of a classifier, that of the
+        classes, in nats a row, or the squared error of scores."""
         with torch.no_grad():
             sums = [self.summed_loss(rows, group) for group in by_length(rows, _AT_ONCE)]
         return sum(loss for loss, _ in sums) / sum(tokens for _, tokens in sums)
@@ -97,7 +104,8 @@ class Finetuned(ABC):
 
     @abstractmethod
     def summed_loss(self, rows: Sequence[TextRow], group: Sequence[int]) -> tuple[float, int]:
-        """Cross-entropy of the answers of some of the rows (nats), and how many tokens they have.
+        """Cross-entropy of the answers of some of the rows (nats), and how many tokens they have;
+        of a classifier, how many rows.
 
         Args:
             rows: all of them, which may be asked of again.
@@ -139,11 +147,24 @@ class Fit:
     prepared them. None where nothing is trained, or it cannot be known."""
 
 
+@runtime_checkable
+class Held(Protocol):
+    """Rows with what is constant about them."""
+
+    @property
+    def nbytes(self) -> int:
+        """Memory of the constants that are kept."""
+        ...
+
+
+H = TypeVar("H", bound=Held)
+
+
 @dataclass(frozen=True, eq=False)
-class Preparation:
+class Preparation(Generic[H]):
     """Rows with what is constant about them, and what that took."""
 
-    rows: PreparedRows
+    rows: H
     seconds: float
     peak: int | None
     """Bytes while they were prepared."""
@@ -156,7 +177,7 @@ class Preparation:
         """
         if peak is None or self.peak is None:
             return None
-        return max(self.peak, self.rows.plan.nbytes + peak)
+        return max(self.peak, self.rows.nbytes + peak)
 
 
 class Constants:
@@ -166,9 +187,11 @@ class Constants:
     """
 
     def __init__(self) -> None:
-        self._held: dict[Any, tuple[Any, Preparation]] = {}
+        self._held: dict[Any, tuple[Any, Preparation[Any]]] = {}
 
-    def of(self, intervened: IntervenedModel, rows: Sequence[TextRow], at_once: int) -> Preparation:
+    def of(
+        self, intervened: IntervenedModel, rows: Sequence[TextRow], at_once: int
+    ) -> Preparation[PreparedRows]:
         """The rows as they are prepared for these placements, whenever that was.
 
         Args:
@@ -176,15 +199,41 @@ class Constants:
             rows: what is prepared.
             at_once: rows that run together while they are prepared.
         """
-        where = tuple((str(p.site), p.on) for p in intervened.placements)
-        key = id(intervened.model), id(rows), where
+        return self.once(
+            intervened.model,
+            rows,
+            places(intervened),
+            lambda: PreparedRows(intervened, rows, batch_size=at_once),
+        )
+
+    def once(
+        self,
+        model: TransformerBridge,
+        rows: Sequence[TextRow],
+        where: Hashable,
+        prepare: Callable[[], H],
+    ) -> Preparation[H]:
+        """The rows as they are prepared, whenever that was.
+
+        Args:
+            model: the frozen one.
+            rows: what is prepared.
+            where: what else decides what is constant.
+            prepare: does it.
+        """
+        key = id(model), id(rows), where
         if key not in self._held:
-            with peak_memory(device_of(intervened.model)) as peak:
+            with peak_memory(device_of(model)) as peak:
                 began = time.perf_counter()
-                prepared = PreparedRows(intervened, rows, batch_size=at_once)
+                prepared = prepare()
                 seconds = time.perf_counter() - began
             self._held[key] = rows, Preparation(prepared, seconds, peak.bytes)
         return self._held[key][1]
+
+
+def places(intervened: IntervenedModel) -> Hashable:
+    """Which sites and tokens of a model are edited, however they are."""
+    return tuple((str(p.site), p.on) for p in intervened.placements)
 
 
 class FinetuningMethod(ABC):
@@ -197,6 +246,8 @@ class FinetuningMethod(ABC):
     """Which setting it is."""
     varies: bool = True
     """Whether another seed gives another result."""
+    only_for: Literal["decoders", "encoders"] | None = None
+    """Which models it adapts, where those are not both."""
 
     @abstractmethod
     def fit(
@@ -209,7 +260,8 @@ class FinetuningMethod(ABC):
         measured_after: Sequence[int] = (),
         constants: Constants | None = None,
     ) -> Fit:
-        """Train on rows with `prompt` and `answer`.
+        """Train on rows with `prompt` and `answer`; those of an encoder have classes besides, as
+        `class_answers` reads them.
 
         Args:
             model: a TransformerBridge, whose weights stay as they are.
@@ -219,6 +271,26 @@ class FinetuningMethod(ABC):
             measured_after: after which steps that is; the clock stands meanwhile.
             constants: kept from one training to the next.
         """
+
+    def check_model(self, model: TransformerBridge) -> None:
+        """Raise where the method is not for a model.
+
+        Raises:
+            ValueError: it is an encoder, and the method generates text; or it is a decoder, and
+                the method trains a classifier's head.
+        """
+        name, causal = model.cfg.model_name, is_causal(model)
+        if self.only_for == "decoders" and not causal:
+            raise ValueError(
+                f"methods: {self.name!r} is for decoders, and {name} is an encoder, which gives "
+                "no text: what its untouched states give is 'head alone', which compare always "
+                "puts beside the others"
+            )
+        if self.only_for == "encoders" and causal:
+            raise ValueError(
+                f"methods: {self.name!r} is for encoders, and {name} is a decoder, which answers "
+                "in words: 'linear head' is a readout of its last state"
+            )
 
     def describe(self) -> dict[str, Any]:
         """What makes it another method, as JSON."""

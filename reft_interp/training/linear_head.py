@@ -93,6 +93,7 @@ class LinearHead(FinetuningMethod):
     name: str = "linear head"
     tuned: Literal["learning rate", "C"] = "C"
     varies: bool = False  # the regression has one optimum, wherever it starts
+    only_for = "decoders"
 
     def fit(self, model, rows, schedule, **_: Any):
         answers = sorted({row["answer"] for row in rows})

@@ -1,7 +1,7 @@
 """Labelled rows with all that is constant about them while a classifier trains.
 
 With interventions that is what `PreparedRows` holds; without, the hidden state that the head
-reads, since nothing below it changes.
+reads, since nothing below it changes. Where the model's own weights are adapted, nothing is.
 """
 
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ import torch
 
 from reft_interp.encoding import IGNORED
 from reft_interp.models.devices import device_of
-from reft_interp.runtime.batching import Rows
+from reft_interp.runtime.batching import Rows, encode
 from reft_interp.runtime.planning import Engine
 from reft_interp.runtime.prepared import PreparedRows
 from reft_interp.training.classifier import Classifier
@@ -58,9 +58,11 @@ class PreparedLabels:
         kind = torch.float32 if classifier.classes is None else torch.long
         self.labels = torch.tensor(labels, dtype=kind, device=device_of(classifier.model))
         self._states = self._prepared = None
-        if classifier.intervened is None:
+        # Not the classifier: what is trained in it goes when the training does.
+        self._model, self._texts, self._max_length = classifier.model, texts, classifier.max_length
+        if classifier.states_are_constant:
             self._states = classifier.states(rows)
-        else:
+        elif classifier.intervened is not None:
             self._prepared = PreparedRows(
                 classifier.intervened,
                 texts,
@@ -76,16 +78,28 @@ class PreparedLabels:
     @property
     def plan(self) -> str:
         """What runs in each step, and why."""
-        if self._prepared is None:
+        if self._states is not None:
             return "the head alone: hidden states are constants, computed once"
+        if self._prepared is None:
+            return "full run: the model itself is adapted"
         return str(self._prepared.plan)
+
+    @property
+    def nbytes(self) -> int:
+        """Memory of the constants that are kept."""
+        if self._states is not None:
+            return self._states.nbytes
+        return 0 if self._prepared is None else self._prepared.nbytes
 
     def inputs(self, rows: Sequence[int]) -> dict[str, Any]:
         """Some of the rows, in that order, as the classifier's trainer takes them."""
         labels = self.labels[list(rows)]
-        if self._prepared is None:
-            assert self._states is not None
+        if self._states is not None:
             return {"labels": labels, "states": self._states[list(rows)]}
+        if self._prepared is None:
+            texts = [self._texts[i] for i in rows]
+            batch = encode(self._model, texts, max_length=self._max_length)
+            return {"labels": labels, "batch": batch}
         inputs = self._prepared.inputs(rows)
         return {"labels": labels} | {
             name: inputs[name] for name in ("batch", "positions", "frozen")

@@ -58,6 +58,7 @@ class Untouched(FinetuningMethod):
 
     name: str = "untouched"
     varies = False
+    only_for = "decoders"
 
     def fit(self, model, rows, schedule, **_):
         return Fit(Prompted(model))
@@ -74,6 +75,7 @@ class FewShot(FinetuningMethod):
 
     examples: int = 4
     name: str = "few-shot prompt"
+    only_for = "decoders"
 
     def __post_init__(self) -> None:
         if self.examples < 1:

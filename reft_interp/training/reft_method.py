@@ -2,9 +2,9 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, Literal, SupportsIndex
 
-import torch
 from transformer_lens.model_bridge import TransformerBridge
 
 from reft_interp.encoding import IGNORED
@@ -12,7 +12,9 @@ from reft_interp.interventions import Intervention
 from reft_interp.models.devices import device_of
 from reft_interp.positions import FirstLast, PositionSelector, parse_positions
 from reft_interp.runtime import IntervenedModel, Placement
+from reft_interp.runtime.running import is_causal
 from reft_interp.sites import Component, Site
+from reft_interp.training.class_finetuning import begin_classifier, fit_classes, seeded
 from reft_interp.training.finetuning import (
     Constants,
     Finetuned,
@@ -59,7 +61,8 @@ class IntervenedFinetuned(Finetuned):
 class ReFT(FinetuningMethod):
     """Interventions on the prompt's tokens, trained by cross-entropy of the answer.
 
-    Wu et al. 2024 (arXiv:2404.03592), section 3.
+    Wu et al. 2024 (arXiv:2404.03592), section 3. On an encoder they are trained together with a
+    classifier's head, by cross-entropy of the classes (section 4.5).
 
     Args:
         intervention: a template, as `LoReFT(rank=4)`.
@@ -97,9 +100,13 @@ class ReFT(FinetuningMethod):
     def fit(self, model, rows, schedule, *, development=None, measured_after=(), constants=None):
         constants = constants or Constants()
         schedule = replace(schedule, **self._own_schedule)
-        with torch.random.fork_rng():
-            torch.manual_seed(schedule.seed)
+        with seeded(schedule.seed):
             intervened = IntervenedModel(model, self.placements(model))
+        if not is_causal(model):
+            return fit_classes(
+                model, rows, schedule, partial(begin_classifier, intervened, schedule),
+                development=development, measured_after=measured_after, constants=constants,
+            )  # fmt: skip
         # Without gradient, so many take no more memory than a step does.
         once = constants.of(intervened, rows, 2 * schedule.batch_size)
         finetuned = IntervenedFinetuned(intervened, constants)

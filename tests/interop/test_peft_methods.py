@@ -272,11 +272,6 @@ def test_new_tokens_that_learned_positions_leave_no_room_for_are_refused(tiny):
         lora(2).adapt(tiny("gpt2")).generate(ROWS, batch_size=2, max_new_tokens=128)
 
 
-def test_encoders_are_refused(tiny):
-    with pytest.raises(ValueError, match="LoRA is trained on answers"):
-        lora(2).fit(tiny("bert"), ROWS, Schedule(1))
-
-
 def test_what_makes_a_method_another_one_is_json(tiny):
     assert lora(2).describe() != lora(4).describe()
     assert PlainFinetuned(tiny("llama"), plain_copy(tiny("llama"))).trained_parameters == 0

@@ -33,3 +33,14 @@ def test_it_takes_no_memory_and_requires_no_gradient(tiny):
     assert {p.data_ptr() for p in plain.parameters()} <= held
     assert not any(p.requires_grad for p in plain.parameters())
     assert identify(bridge).n_layers == len(plain.model.layers)
+
+
+def test_its_dropout_is_that_of_the_configuration_or_none(tiny):
+    bridge = tiny("bert")
+    batch = encode(bridge, PROMPTS)
+    with torch.random.fork_rng():
+        for dropout in (True, False):
+            plain = plain_copy(bridge, dropout=dropout).train()
+            one, other = (plain(input_ids=batch.input_ids).logits for _ in range(2))
+            assert torch.equal(one, other) is not dropout
+    assert bridge.original_model.config.hidden_dropout_prob > 0

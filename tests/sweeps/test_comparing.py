@@ -356,11 +356,6 @@ def test_new_tokens_count_where_positions_are_learned(tiny):
     compare(tiny("llama"), too_many, [], budget=budget, progress=False)
 
 
-def test_an_encoder_is_sent_to_fit_classifier(tiny):
-    with pytest.raises(ValueError, match=r"model must be a decoder, .*tiny-bert .*fit_classifier"):
-        compare(tiny("bert"), suite(), ["LoReFT", "LoRA"], progress=False)
-
-
 @pytest.mark.parametrize(
     ("given", "said"),
     [

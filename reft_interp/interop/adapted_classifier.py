@@ -1,0 +1,79 @@
+"""A classifier on a plain copy of an encoder whose own parameters, or adapters, are trained.
+
+Next door: `plain_finetuning` makes the copy. Classifiers of interventions in a bridge are in
+`training.classifier`.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from jaxtyping import Float
+from safetensors.torch import save_file
+from torch import Tensor
+from transformer_lens.model_bridge import TransformerBridge
+
+from reft_interp.encoding import TokenizedBatch
+from reft_interp.positions import Positions
+from reft_interp.runtime.frozen import Region
+from reft_interp.runtime.running import prompt_starts
+from reft_interp.training.classifier import Classifier
+from reft_interp.training.classifier_saving import HEAD
+
+if TYPE_CHECKING:
+    from reft_interp.interop.plain_finetuning import PlainFinetuned
+
+
+class AdaptedClassifier(Classifier):
+    """The head of a `Classifier`, on what leaves the last block of an adapted encoder.
+
+    Args:
+        bridge: the encoder as it is, which gives the tokenizer.
+        adapted: a plain copy of it without the output layer.
+        classes: how many there are; None for a single score.
+        max_length: tokens after which texts are cut.
+    """
+
+    def __init__(
+        self,
+        bridge: TransformerBridge,
+        adapted: "PlainFinetuned",
+        classes: int | None,
+        *,
+        max_length: int | None = None,
+    ):
+        super().__init__(bridge, classes, max_length=max_length)
+        self.adapted = adapted
+
+    @property
+    def states_are_constant(self) -> bool:
+        return False
+
+    @property
+    def intervention_parameters(self) -> int:
+        """How many numbers are trained without the head."""
+        return self.adapted.trained_parameters
+
+    def state(
+        self,
+        batch: TokenizedBatch,
+        positions: Sequence[Positions] | None = None,
+        frozen: Sequence[Region] | None = None,
+    ) -> Float[Tensor, "batch d"]:
+        """The hidden states that the head reads of a batch, which runs in full.
+
+        Args:
+            batch: the texts.
+            positions: not used: they are selected anew.
+            frozen: not used: nothing is constant.
+        """
+        width = batch.input_ids.shape[1]
+        # Tokens of peft's own stand before those of the text.
+        return prompt_starts(batch).read(self.adapted.last_states(batch)[:, -width:])
+
+    def save(self, folder: str | Path, notes: Mapping[str, Any] | None = None) -> None:
+        """Write `head.safetensors` beside what was adapted, which peft's own files hold, or
+        `model.safetensors`."""
+        self.adapted.save(folder)
+        held = {name: tensor.detach().cpu() for name, tensor in self.head.state_dict().items()}
+        save_file(held, Path(folder) / HEAD)
