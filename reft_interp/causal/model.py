@@ -55,6 +55,7 @@ class CausalModel:
         mechanisms: Mapping[str, Callable[..., Any]],
     ):
         self.domains = {name: _domain(name, values) for name, values in domains.items()}
+        self._own = {name: {one: one for one in domain} for name, domain in self.domains.items()}
         self.mechanisms = dict(mechanisms)
         if not self.domains:
             raise ValueError("domains must name at least one variable, got none")
@@ -117,7 +118,7 @@ class CausalModel:
             do: variables held at a value, whatever their parents (an intervention).
 
         Returns:
-            A complete setting.
+            A complete setting. Of values that are equal, as True and 1, those of the domain.
 
         Raises:
             ValueError: an input is missing, a name is no variable, a computed variable is given
@@ -231,19 +232,20 @@ class CausalModel:
     def _computed(self, name: str, setting: Setting) -> Any:
         given = {parent: setting[parent] for parent in self.parents[name]}
         value = self.mechanisms[name](**given)
-        if value in self.domains[name]:
-            return value
-        return self._inside(f"the mechanism of {name!r}, given {given},", name, value)
+        return self._inside(f"the mechanism of {name!r}", name, value, given)
 
-    def _inside(self, argument: str, name: str, value: Any) -> Any:
-        domain = self.domains[name]
-        if value not in domain:
+    def _inside(self, argument: str, name: str, value: Any, given: Setting | None = None) -> Any:
+        """The value as the domain has it: True where the domain has 1 would be another text."""
+        try:
+            return self._own[name][value]
+        except (KeyError, TypeError):  # a list, say, is no key
+            domain = self.domains[name]
             shown = ", ".join(map(repr, domain[:8])) + (", ..." if len(domain) > 8 else "")
+            told = "" if given is None else f", given {given},"
             raise ValueError(
-                f"{argument} gives {name!r} the value {value!r}, which is not in its domain "
+                f"{argument}{told} gives {name!r} the value {value!r}, which is not in its domain "
                 f"({shown})"
-            )
-        return value
+            ) from None
 
     @staticmethod
     def _check_names(argument: str, given: Mapping[str, Any], known: Sequence[str]) -> None:

@@ -83,6 +83,21 @@ def test_parents_come_first_and_are_read_off_the_mechanisms():
     assert repr(model) == "CausalModel(a, b, late(a, b))"
 
 
+def test_of_equal_values_a_variable_has_that_of_its_domain():
+    model = CausalModel(
+        {"a": [0, 1], "b": range(9), "both": [0, 1], "half": range(5)},
+        # `and` gives 0, False or True; division 0.0, 1.0, ...
+        {"both": lambda a, b: a and b > 4, "half": lambda b: b / 2 if b % 2 == 0 else 0},
+    )
+    found = [*model.settings(), model.run({"a": True, "b": 8.0}, do={"both": 1.0})]
+    found.append(model.interchange({"a": 0, "b": 1}, {"both": {**found[0], "both": True}}))
+    assert {type(value) for setting in found for value in setting.values()} == {int}
+    assert {setting["both"] for setting in found} == {0, 1}
+    assert found[-1]["both"] == 1 and found[-2]["half"] == 4
+    truth = CausalModel({"x": [0, 1], "y": [False, True]}, {"y": lambda x: x})
+    assert truth.run({"x": 1})["y"] is True
+
+
 def test_a_default_binds_a_value_and_is_no_parent():
     table = {0: 1, 1: 0}
     model = CausalModel({"x": [0, 1], "y": [0, 1]}, {"y": lambda x, table=table: table[x]})
