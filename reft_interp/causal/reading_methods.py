@@ -15,6 +15,7 @@ from transformer_lens.model_bridge import TransformerBridge
 
 from reft_interp.causal.interchanges import On, rows_of_one_source
 from reft_interp.causal.rows import Pairs
+from reft_interp.causal.variable_values import SIDES, names_in, value_text
 from reft_interp.interventions import DistributedInterchange, Intervention
 from reft_interp.runtime.activations import activations_each
 from reft_interp.sites import Site
@@ -180,10 +181,10 @@ def labelled_activations_each(
     """
     rows_of_one_source(pairs)
     rows = list(cast("Sequence[Mapping[str, Any]]", pairs))
-    names = [] if variable is None else variable.split(" and ")
+    names = [] if variable is None else names_in(variable, rows)
     prompts: dict[str, tuple[dict[str, Any], str]] = {}
     for i, row in enumerate(rows):
-        for side in ("base", "source"):
+        for side in SIDES:
             missing = [name for name in names if f"{side}_{name}" not in row]
             if missing:
                 raise ValueError(
@@ -191,7 +192,7 @@ def labelled_activations_each(
                     "value, which methods that read activations look for; it has "
                     f"{sorted(row)}"
                 )
-            value = " ".join(str(row[f"{side}_{name}"]) for name in names)
+            value = value_text(row, side, names) if names else ""
             prompt = {"prompt": row[side], "spans": row.get(f"{side}_spans")}
             prompts[row[side]] = prompt, value
     said = [value for _, value in prompts.values()]

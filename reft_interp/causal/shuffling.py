@@ -10,6 +10,7 @@ import numpy as np
 
 from reft_interp.causal.interchanges import interchange_rows
 from reft_interp.causal.rows import Pairs
+from reft_interp.causal.variable_values import SIDES, names_in, value_text
 
 
 def resample(n: int, seed: int) -> list[int]:
@@ -52,7 +53,8 @@ def shuffled_pairs(pairs: Pairs, variable: str, seed: int) -> list[dict[str, Any
     Args:
         pairs: counterfactual rows.
         variable: whose values are in `base_<variable>` and `source_<variable>`; several names are
-            joined by " and ", and their values are dealt together.
+            joined by " and ", where no column has the whole name, and their values are dealt
+            together.
         seed: of the draw.
 
     Raises:
@@ -62,18 +64,18 @@ def shuffled_pairs(pairs: Pairs, variable: str, seed: int) -> list[dict[str, Any
     labelled = shuffled_labels(interchange_rows(pairs)[0], seed)
     for row, base in zip(rows, labelled, strict=True):
         row["label"] = base["answer"]
-    names = variable.split(" and ")
-    sides = ("base", "source")
-    if any(f"{side}_{name}" not in row for row in rows for side in sides for name in names):
+    names = names_in(variable, rows)
+    if any(f"{side}_{name}" not in row for row in rows for side in SIDES for name in names):
         return rows
     values = {
-        row[side]: [row[f"{side}_{name}"] for name in names] for row in rows for side in sides
+        row[side]: (value_text(row, side, names), [row[f"{side}_{name}"] for name in names])
+        for row in rows
+        for side in SIDES
     }
-    held = list(values.values())
-    said = [" ".join(map(str, value)) for value in held]
+    said, held = zip(*values.values(), strict=True)
     dealt = dict(zip(values, (held[of] for of in _deal(said, seed)), strict=True))
     for row in rows:
-        for side in sides:
+        for side in SIDES:
             row |= {f"{side}_{n}": v for n, v in zip(names, dealt[row[side]], strict=True)}
     return rows
 
