@@ -24,7 +24,8 @@ from pathlib import Path
 import pandas as pd
 
 import reft_interp as ri
-from reft_interp.causal.reading_methods import ReadingMethod, labelled_activations_each
+from reft_interp.causal.labelled_activations import labelled_activations_each
+from reft_interp.causal.reading_methods import ReadingMethod
 
 READING: dict[str, ReadingMethod] = {
     "difference of means": ri.DifferenceOfMeans(),

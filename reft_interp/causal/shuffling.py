@@ -48,7 +48,8 @@ def shuffled_labels(rows: Sequence[Mapping[str, Any]], seed: int) -> list[dict[s
 def shuffled_pairs(pairs: Pairs, variable: str, seed: int) -> list[dict[str, Any]]:
     """Pairs whose labels, and whose variable's values where they have them, were dealt out again.
 
-    A prompt has one value, in however many pairs it is.
+    A prompt keeps having one value, in however many pairs it is; one whose values differ with its
+    spans, as where two templates give one text, has as many as before.
 
     Args:
         pairs: counterfactual rows.
@@ -67,16 +68,18 @@ def shuffled_pairs(pairs: Pairs, variable: str, seed: int) -> list[dict[str, Any
     names = names_in(variable, rows)
     if any(f"{side}_{name}" not in row for row in rows for side in SIDES for name in names):
         return rows
-    values = {
-        row[side]: (value_text(row, side, names), [row[f"{side}_{name}"] for name in names])
-        for row in rows
-        for side in SIDES
-    }
-    said, held = zip(*values.values(), strict=True)
-    dealt = dict(zip(values, (held[of] for of in _deal(said, seed)), strict=True))
+    values: dict[tuple[str, str], list[Any]] = {}
     for row in rows:
         for side in SIDES:
-            row |= {f"{side}_{n}": v for n, v in zip(names, dealt[row[side]], strict=True)}
+            prompt = row[side], value_text(row, side, names)
+            values[prompt] = [row[f"{side}_{name}"] for name in names]
+    held = list(values.values())
+    places = _deal([said for _, said in values], seed)
+    dealt = {prompt: held[of] for prompt, of in zip(values, places, strict=True)}
+    for row in rows:
+        for side in SIDES:
+            new = dealt[row[side], value_text(row, side, names)]
+            row |= {f"{side}_{name}": value for name, value in zip(names, new, strict=True)}
     return rows
 
 

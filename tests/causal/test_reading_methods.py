@@ -1,7 +1,7 @@
 """Methods that read activations, on activations whose answer is known; `test_methods` has models.
 
-Truth: closed forms of planted means, scikit-learn where nothing is shrunk, that names of values
-say nothing, and the embedding of a token.
+Truth: closed forms of planted means, scikit-learn where nothing is shrunk, and that names of values
+say nothing.
 """
 
 import numpy as np
@@ -11,7 +11,7 @@ from sklearn.covariance import LedoitWolf
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
 import reft_interp as ri
-from reft_interp.causal.reading_methods import ReadingMethod, labelled_activations
+from reft_interp.causal.reading_methods import ReadingMethod
 
 READERS = (ri.DifferenceOfMeans, ri.LinearDiscriminant, ri.LogisticProbe)
 
@@ -124,36 +124,3 @@ def test_too_few_examples_to_shrink_are_said():
     held[2:, 1] = 5
     with pytest.raises(ValueError, match=r"LDA: activations within a value .* 4 examples are too"):
         ri.LinearDiscriminant().from_activations(held, np.array(list("aabb")))
-
-
-NOUNS = ("key", "doors", "cabinet", "author", "cars", "film", "drink", "book")
-
-
-def named_rows(values: dict[str, tuple[str, ...]]) -> list[dict]:
-    """Each prompt beside the next; of each name the value that a prompt of that number has."""
-    rows = []
-    for i, noun in enumerate(NOUNS):
-        j = (i + 1) % len(NOUNS)
-        row = {"base": f"The {noun} near", "source": f"The {NOUNS[j]} near", "label": " is"}
-        for name, of in values.items():
-            row |= {f"base_{name}": of[i], f"source_{name}": of[j]}
-        rows.append(row)
-    return rows
-
-
-def test_joined_values_are_as_many_as_there_are_whatever_blanks_they_hold(tiny):
-    of = {"v": ("a", "a b") * 4, "u": ("c", "c", "b c", "b c") * 2}
-    model, rows, site = tiny("gpt2"), named_rows(of), ri.Site("resid_post", 0)
-    _, values = labelled_activations(model, rows, "v and u", site, "last")
-    # Four pairs, of which two would read "a b c" with a blank between.
-    assert len(set(values)) == len(set(zip(*of.values(), strict=True))) == 4
-    found = ri.DifferenceOfMeans().fit(model, rows, "v and u", site, "last")
-    assert found.subspace.rank == 3
-
-
-def test_a_column_of_ones_own_may_hold_the_word_that_joins(tiny):
-    rows = named_rows({"salt and pepper": ("a", "b") * 4})
-    _, values = labelled_activations(
-        tiny("gpt2"), rows, "salt and pepper", ri.Site("resid_post", 0), "last"
-    )
-    assert values.tolist() == ["a", "b"] * 4
