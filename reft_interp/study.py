@@ -18,6 +18,7 @@ from reft_interp.sweeps import grid
 from reft_interp.tasks import NumberAgreement
 
 NUMBER_AGREEMENT = "number agreement"
+_NUMBERS = ("learning_rate", "screen", "minimum_accuracy")
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,8 @@ class Study:
         seed: of the pairs.
         screen: share of the places (sites and tokens) that are searched, those where swapping the
             whole vector should move the answer most (see `screen_cells`); 1 for all.
+        minimum_accuracy: share of prompts that the model must get right without an intervention,
+            where pairs are made and before they are searched (see `sweep`).
 
     Raises:
         ValueError: a value that no study can have.
@@ -60,6 +63,7 @@ class Study:
     batch_size: int = 16
     seed: int = 0
     screen: int | float = 1
+    minimum_accuracy: int | float = 0.7
 
     def __post_init__(self) -> None:
         for name in ("model", "counterfactuals"):
@@ -91,7 +95,7 @@ class Study:
                 _check_whole(f"each of {name}", one, least)
         for name, least in (("pairs", 1), ("epochs", 1), ("batch_size", 1), ("seed", 0)):
             _check_whole(name, getattr(self, name), least)
-        for name in ("learning_rate", "screen"):
+        for name in _NUMBERS:
             given = getattr(self, name)
             if isinstance(given, bool) or not isinstance(given, int | float):
                 raise ValueError(f"{name} must be a number, got {given!r}")
@@ -99,6 +103,10 @@ class Study:
             raise ValueError(f"learning_rate must be above 0, got {self.learning_rate}")
         if not 0 < self.screen <= 1:
             raise ValueError(f"screen must be above 0 and at most 1, got {self.screen}")
+        if not 0 <= self.minimum_accuracy <= 1:
+            raise ValueError(
+                f"minimum_accuracy must be between 0 and 1, got {self.minimum_accuracy}"
+            )
 
     @classmethod
     def read(cls, file: str | Path) -> "Study":
@@ -123,7 +131,7 @@ class Study:
                 f"{path}: {unknown[0]!r} is no key of a study; they are {', '.join(known)}"
             )
         # YAML takes 5e-3 for text; with a dot, 5.0e-3, it would be a number.
-        for name in ("learning_rate", "screen"):
+        for name in _NUMBERS:
             with suppress(ValueError):
                 if isinstance(held.get(name), str):
                     held[name] = float(held[name])
@@ -135,7 +143,12 @@ class Study:
     def make_pairs(self, model: TransformerBridge) -> Counterfactuals:
         """The counterfactuals: made for the model, or read."""
         if self.counterfactuals == NUMBER_AGREEMENT:
-            return NumberAgreement().counterfactuals(model, n=self.pairs, seed=self.seed)
+            return NumberAgreement().counterfactuals(
+                model,
+                n=self.pairs,
+                seed=self.seed,
+                minimum_accuracy=float(self.minimum_accuracy),
+            )
         return Counterfactuals.load(self.counterfactuals)
 
     def cells(self, model: TransformerBridge) -> list[DASCell]:

@@ -73,6 +73,12 @@ def test_pairs_are_read_from_a_folder(tmp_path):
     assert study.make_pairs(planting.model).hash == pairs.hash
 
 
+def test_pairs_are_made_of_a_model_that_gets_as_much_right_as_is_asked(tiny):
+    study = Study(pairs=60, minimum_accuracy=1)
+    with pytest.raises(ValueError, match=r"share of 1.0 of the prompts right \(minimum_accuracy\)"):
+        study.make_pairs(tiny("llama"))
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -90,6 +96,8 @@ def test_pairs_are_read_from_a_folder(tmp_path):
         ("ranks: []", "ranks must be a list of at least one"),
         ("heads: many", 'heads must be a list of numbers, or "all", got'),
         ("screen: 0.0", "screen must be above 0 and at most 1, got 0"),
+        ("minimum_accuracy: 70", "minimum_accuracy must be between 0 and 1, got 70"),
+        ("minimum_accuracy: null", "minimum_accuracy must be a number, got None"),
         ("layers: 3", 'layers must be a list of numbers, or "all", got 3'),
         ("ranks: 4", "ranks must be a list of at least one, got 4"),
         ("ranks: [1.5]", "each of ranks must be a whole number, at least 1, got 1.5"),
