@@ -138,6 +138,33 @@ def test_what_is_no_model_is_refused(domains, mechanisms, match):
         CausalModel(domains, mechanisms)
 
 
+@pytest.mark.usefixtures("no_type_checks")
+@pytest.mark.parametrize(
+    ("domain", "match"),
+    [
+        ({1, 2}, r"'x' must be a list of its values, got {1, 2}, which has another order in each"),
+        (frozenset("a"), r"'x' must be a list .* which has another order in each run"),
+        ("abc", "'x' must be a list of its values, got 'abc', which is one text"),
+        (3, "'x' must be a list of its values, got 3"),
+        ([[1], [2]], r"'x' has \[1\], which cannot be looked up; .* make it a tuple"),
+    ],
+)
+def test_a_domain_is_a_list_of_values(domain, match):
+    with pytest.raises(TypeError, match=f"domains: {match}"):
+        CausalModel({"x": domain, "y": [0, 1]}, {"y": lambda x: 0})
+
+
+def test_a_mechanism_that_fails_is_named_with_what_it_was_given():
+    with pytest.raises(
+        ValueError, match=r"mechanism of 'y', given {'x': 0}, raises ZeroDivisionError: "
+    ) as raised:
+        CausalModel({"x": [1, 0], "y": [0, 1]}, {"y": lambda x: 1 // x})
+    assert isinstance(raised.value.__cause__, ZeroDivisionError)
+    for value in (np.array([0, 1]), [0]):
+        with pytest.raises(ValueError, match=r"mechanism of 'y', given {'x': 0}, gives 'y' the"):
+            CausalModel({"x": [0, 1], "y": [0, 1]}, {"y": lambda x, value=value: value})
+
+
 def test_mechanisms_must_name_their_parents():
     domains = {"x": [0], "y": [0]}
     with pytest.raises(TypeError, match=r"takes \*values"):
