@@ -3,6 +3,7 @@
 `reft-interp sweep study.yaml` runs one.
 """
 
+import math
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, fields
@@ -13,6 +14,7 @@ import yaml
 from transformer_lens.model_bridge import TransformerBridge
 
 from reft_interp.causal import Counterfactuals, DASCell, screen_cells
+from reft_interp.positions import PositionSelector, parse_positions
 from reft_interp.sites import Component, Site
 from reft_interp.sweeps import grid
 from reft_interp.tasks import NumberAgreement
@@ -76,7 +78,8 @@ class Study:
                 raise ValueError(f"{name} must be a list of at least one, got {given!r}")
         for name in ("layers", "heads"):
             given = getattr(self, name)
-            if given not in ("all", None) and (not _is_list(given) or not given):
+            unset = name == "heads" and given is None
+            if not unset and given != "all" and (not _is_list(given) or not given):
                 raise ValueError(f'{name} must be a list of numbers, or "all", got {given!r}')
         for one in self.components:
             if one not in get_args(Component):
@@ -93,14 +96,19 @@ class Study:
             given = getattr(self, name)
             for one in given if _is_list(given) else ():
                 _check_whole(f"each of {name}", one, least)
+        selectors = [_selector(one) for one in self.tokens]
+        for name in ("components", "layers", "heads", "tokens", "ranks", "seeds"):
+            given = getattr(self, name)
+            if _is_list(given):
+                _check_once(name, given, selectors if name == "tokens" else given)
         for name, least in (("pairs", 1), ("epochs", 1), ("batch_size", 1), ("seed", 0)):
             _check_whole(name, getattr(self, name), least)
         for name in _NUMBERS:
             given = getattr(self, name)
             if isinstance(given, bool) or not isinstance(given, int | float):
                 raise ValueError(f"{name} must be a number, got {given!r}")
-        if not self.learning_rate > 0:
-            raise ValueError(f"learning_rate must be above 0, got {self.learning_rate}")
+        if not 0 < self.learning_rate < math.inf:
+            raise ValueError(f"learning_rate must be above 0 and finite, got {self.learning_rate}")
         if not 0 < self.screen <= 1:
             raise ValueError(f"screen must be above 0 and at most 1, got {self.screen}")
         if not 0 <= self.minimum_accuracy <= 1:
@@ -190,6 +198,24 @@ class Study:
 
 def _is_list(given: Any) -> bool:
     return isinstance(given, Sequence) and not isinstance(given, str)
+
+
+def _selector(token: Any) -> PositionSelector:
+    try:
+        return parse_positions(token)
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"each of tokens must be a position selector, got {token!r}: {error}"
+        ) from error
+
+
+def _check_once(name: str, given: Sequence[Any], meant: Sequence[Any]) -> None:
+    """Raise where two of what is given mean the same, so that one cell would be there twice."""
+    for i, one in enumerate(meant):
+        if one in meant[:i]:
+            raise ValueError(
+                f"{name} must have each of its values once, got {given[i]!r} twice in {[*given]}"
+            )
 
 
 def _check_whole(name: str, given: Any, least: int) -> None:
