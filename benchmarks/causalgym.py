@@ -23,7 +23,8 @@ import pandas as pd
 from data import data_folder
 
 import reft_interp as ri
-from reft_interp.causal.reading_methods import ReadingMethod, labelled_activations_each
+from reft_interp.causal.labelled_activations import labelled_activations_each
+from reft_interp.causal.reading_methods import ReadingMethod
 
 READING: dict[str, ReadingMethod] = {
     "difference of means": ri.DifferenceOfMeans(),

@@ -60,6 +60,12 @@ def das(
         int,
         typer.Option(help="How many searches, and as many with each control's labels or model."),
     ] = 3,
+    minimum_accuracy: Annotated[
+        float,
+        typer.Option(
+            min=0, max=1, help="Share of prompts that the model must get right; else it stops."
+        ),
+    ] = 0.7,
     out: Annotated[Path, typer.Option(help="Folder for the report; made if needed.")] = Path("das"),
     model: Annotated[
         str, typer.Option(help="A hub name, a folder, a GGUF file, or smollm2.")
@@ -91,6 +97,7 @@ def das(
             epochs=epochs,
             learning_rate=learning_rate,
             batch_size=batch_size,
+            minimum_accuracy=minimum_accuracy,
         )
     )
 
@@ -116,6 +123,7 @@ def sweep(
     seeds: [0, 1]
     epochs: 3
     screen: 1.0                         # share of the places that are searched
+    minimum_accuracy: 0.7               # share of prompts that the model must get right
 
     With `components: [z]` and `heads: all`, every attention head is searched by itself. Every
     finished cell is on disk at once. Several processes may run the same sweep.
@@ -130,7 +138,8 @@ def sweep(
         check_writable(out)
         bridge = load_model(plan.model)
         pairs = plan.make_pairs(bridge)
-        found = run_sweep(bridge, pairs, plan.screened_cells(bridge, pairs), out)
+        cells = plan.screened_cells(bridge, pairs)
+        found = run_sweep(bridge, pairs, cells, out, minimum_accuracy=plan.minimum_accuracy)
         typer.echo(str(found))
         table, picture = found.save()
         typer.echo(f"The table is in {table}, a heat map in {picture}")

@@ -31,6 +31,7 @@ def run_das(
     epochs: int = 3,
     learning_rate: float = 5e-3,
     batch_size: int = 16,
+    minimum_accuracy: float = 0.7,
     console: Console | None = None,
 ) -> Evidence:
     """Gather evidence, and write `report.html`, `evidence.json` and the interchange.
@@ -49,6 +50,8 @@ def run_das(
         epochs: passes over the pairs.
         learning_rate: of AdamW.
         batch_size: pairs a step.
+        minimum_accuracy: share of prompts that the model must get right without an intervention,
+            where pairs are made and before they are searched.
         console: where the result is printed.
 
     Raises:
@@ -71,7 +74,9 @@ def run_das(
         given = Counterfactuals.load(counterfactuals)
     bridge = load_model(model)
     site.check(bridge)
-    data = given or NumberAgreement().counterfactuals(bridge, n=pairs, seed=seed)
+    data = given or NumberAgreement().counterfactuals(
+        bridge, n=pairs, seed=seed, minimum_accuracy=minimum_accuracy
+    )
     console.print(str(data), highlight=False)
     evidence = gather_evidence(
         bridge,
@@ -84,6 +89,7 @@ def run_das(
         learning_rate=learning_rate,
         batch_size=batch_size,
         seed=seed,
+        minimum_accuracy=minimum_accuracy,
     )
     console.print(str(evidence), highlight=False)
     console.print(f"\n{evidence.summary()}", highlight=False)

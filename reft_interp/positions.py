@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, fields, replace
 from difflib import get_close_matches
+from functools import cache
 from typing import Any, Literal, SupportsIndex, get_args
 
 from reft_interp.selector import Part, PositionSelector, Row
@@ -45,6 +46,7 @@ class FirstLast(PositionSelector):
             )
 
     def pick(self, row: Row) -> Iterable[int]:
+        _check_no_such_span(self, row)
         n = len(row) - (self.rounding == "pyreft-but-last")
         most_first, most_last = n, n
         if self.rounding in ("pyreft", "pyreft-but-last"):
@@ -81,6 +83,7 @@ class Every(PositionSelector):
     """Every token."""
 
     def pick(self, row: Row) -> Iterable[int]:
+        _check_no_such_span(self, row)
         return range(len(row))
 
     def _head(self) -> str:
@@ -276,7 +279,8 @@ def parse_positions(on: str | SupportsIndex | Sequence[int] | PositionSelector) 
             "span:NAME" (or any other single word: the name of a span), 'substring:"TEXT"'; each
             with the selector's options behind it: `of=answer`, `all`, `occurrence=-1`,
             `rounding=pyreft`, `edit=NAME` (only in rows that ask for the edit of that name). An
-            index, a list of them, or a selector will do as well.
+            index, a list of them, or a selector will do as well. A span that is called as one of
+            these words is written "span:last"; "last" selects nothing in a row that has it.
 
     Raises:
         ValueError: the text cannot be read.
@@ -292,6 +296,29 @@ def parse_positions(on: str | SupportsIndex | Sequence[int] | PositionSelector) 
     if isinstance(on, Sequence):
         return indices(*on)
     return indices(on)
+
+
+@cache
+def read_otherwise(name: str) -> PositionSelector | None:
+    """What a name is read as where that is not the span of this name, as "last" or "f3" are not."""
+    try:
+        selector = parse_positions(name)
+    except ValueError:  # so it is at least not taken for other tokens
+        return None
+    return None if isinstance(selector, Span) else selector
+
+
+def _check_no_such_span(selector: FirstLast | Every, row: Row) -> None:
+    """Raise if a row has a span that the selector, as text, may have been meant to name."""
+    if selector.of == "answer":
+        return
+    for name in row.spans:
+        other = read_otherwise(name)
+        if other is not None and other._head() == selector._head():
+            raise ValueError(
+                f"{selector}: {name!r} means these tokens, but is a span's name, too, in {row}; "
+                f"write ri.span({name!r}) for the span, or give it another name"
+            )
 
 
 def _index(value: SupportsIndex) -> int:

@@ -3,6 +3,7 @@
 `reft-interp sweep study.yaml` runs one.
 """
 
+import math
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, fields
@@ -13,11 +14,13 @@ import yaml
 from transformer_lens.model_bridge import TransformerBridge
 
 from reft_interp.causal import Counterfactuals, DASCell, screen_cells
+from reft_interp.positions import PositionSelector, parse_positions
 from reft_interp.sites import Component, Site
 from reft_interp.sweeps import grid
 from reft_interp.tasks import NumberAgreement
 
 NUMBER_AGREEMENT = "number agreement"
+_NUMBERS = ("learning_rate", "screen", "minimum_accuracy")
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,8 @@ class Study:
         seed: of the pairs.
         screen: share of the places (sites and tokens) that are searched, those where swapping the
             whole vector should move the answer most (see `screen_cells`); 1 for all.
+        minimum_accuracy: share of prompts that the model must get right without an intervention,
+            where pairs are made and before they are searched (see `sweep`).
 
     Raises:
         ValueError: a value that no study can have.
@@ -60,6 +65,7 @@ class Study:
     batch_size: int = 16
     seed: int = 0
     screen: int | float = 1
+    minimum_accuracy: int | float = 0.7
 
     def __post_init__(self) -> None:
         for name in ("model", "counterfactuals"):
@@ -72,7 +78,8 @@ class Study:
                 raise ValueError(f"{name} must be a list of at least one, got {given!r}")
         for name in ("layers", "heads"):
             given = getattr(self, name)
-            if given not in ("all", None) and (not _is_list(given) or not given):
+            unset = name == "heads" and given is None
+            if not unset and given != "all" and (not _is_list(given) or not given):
                 raise ValueError(f'{name} must be a list of numbers, or "all", got {given!r}')
         for one in self.components:
             if one not in get_args(Component):
@@ -89,16 +96,25 @@ class Study:
             given = getattr(self, name)
             for one in given if _is_list(given) else ():
                 _check_whole(f"each of {name}", one, least)
+        selectors = [_selector(one) for one in self.tokens]
+        for name in ("components", "layers", "heads", "tokens", "ranks", "seeds"):
+            given = getattr(self, name)
+            if _is_list(given):
+                _check_once(name, given, selectors if name == "tokens" else given)
         for name, least in (("pairs", 1), ("epochs", 1), ("batch_size", 1), ("seed", 0)):
             _check_whole(name, getattr(self, name), least)
-        for name in ("learning_rate", "screen"):
+        for name in _NUMBERS:
             given = getattr(self, name)
             if isinstance(given, bool) or not isinstance(given, int | float):
                 raise ValueError(f"{name} must be a number, got {given!r}")
-        if not self.learning_rate > 0:
-            raise ValueError(f"learning_rate must be above 0, got {self.learning_rate}")
+        if not 0 < self.learning_rate < math.inf:
+            raise ValueError(f"learning_rate must be above 0 and finite, got {self.learning_rate}")
         if not 0 < self.screen <= 1:
             raise ValueError(f"screen must be above 0 and at most 1, got {self.screen}")
+        if not 0 <= self.minimum_accuracy <= 1:
+            raise ValueError(
+                f"minimum_accuracy must be between 0 and 1, got {self.minimum_accuracy}"
+            )
 
     @classmethod
     def read(cls, file: str | Path) -> "Study":
@@ -123,7 +139,7 @@ class Study:
                 f"{path}: {unknown[0]!r} is no key of a study; they are {', '.join(known)}"
             )
         # YAML takes 5e-3 for text; with a dot, 5.0e-3, it would be a number.
-        for name in ("learning_rate", "screen"):
+        for name in _NUMBERS:
             with suppress(ValueError):
                 if isinstance(held.get(name), str):
                     held[name] = float(held[name])
@@ -135,7 +151,12 @@ class Study:
     def make_pairs(self, model: TransformerBridge) -> Counterfactuals:
         """The counterfactuals: made for the model, or read."""
         if self.counterfactuals == NUMBER_AGREEMENT:
-            return NumberAgreement().counterfactuals(model, n=self.pairs, seed=self.seed)
+            return NumberAgreement().counterfactuals(
+                model,
+                n=self.pairs,
+                seed=self.seed,
+                minimum_accuracy=float(self.minimum_accuracy),
+            )
         return Counterfactuals.load(self.counterfactuals)
 
     def cells(self, model: TransformerBridge) -> list[DASCell]:
@@ -177,6 +198,24 @@ class Study:
 
 def _is_list(given: Any) -> bool:
     return isinstance(given, Sequence) and not isinstance(given, str)
+
+
+def _selector(token: Any) -> PositionSelector:
+    try:
+        return parse_positions(token)
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"each of tokens must be a position selector, got {token!r}: {error}"
+        ) from error
+
+
+def _check_once(name: str, given: Sequence[Any], meant: Sequence[Any]) -> None:
+    """Raise where two of what is given mean the same, so that one cell would be there twice."""
+    for i, one in enumerate(meant):
+        if one in meant[:i]:
+            raise ValueError(
+                f"{name} must have each of its values once, got {given[i]!r} twice in {[*given]}"
+            )
 
 
 def _check_whole(name: str, given: Any, least: int) -> None:

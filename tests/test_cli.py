@@ -66,10 +66,11 @@ def test_das_trains_as_it_is_told(planted, monkeypatch):
     words = ["das", "--layer", str(planting.site.layer), "--on", "last", "--out", str(folder / "r")]
     words += ["--counterfactuals", str(folder / "pairs"), "--component", planting.site.component]
     words += ["--epochs", "2", "--learning-rate", "0.01", "--batch-size", "40", "--seeds", "1"]
-    said = CliRunner().invoke(app, [*words, "--seed", "5"])
+    said = CliRunner().invoke(app, [*words, "--seed", "5", "--minimum-accuracy", "0.25"])
     assert said.exit_code == 0, said.output
     assert told == {
         "rank": 1, "seeds": 1, "epochs": 2, "learning_rate": 0.01, "batch_size": 40, "seed": 5,
+        "minimum_accuracy": 0.25,
     }  # fmt: skip
     found = ri.DASResult.load(folder / "r" / "interchange", planting.model)
     # 80 pairs, 40 a step, twice.
@@ -91,9 +92,40 @@ def test_sweep_writes_a_table_and_goes_on(planted):
     assert (folder / "s" / "iia.png").stat().st_size > 1000
 
 
+def test_what_a_model_must_get_right_can_be_told(tmp_path, tiny, monkeypatch):
+    """Of a model that does not know the answers, nothing is asked."""
+    rows = [
+        {"base": base, "source": source, "base_answer": " is", "label": " a"}
+        for base, source in (("The key", "The doors"), ("The dog", "A cat"))
+    ]
+    pairs = ri.Counterfactuals.from_rows(rows[:1], rows[1:], "number")
+    pairs.save(tmp_path / "own")
+    for module in ("models", "evidence_report"):
+        monkeypatch.setattr(f"reft_interp.{module}.load_model", lambda name: tiny("llama"))
+    wrong = ri.Accuracy(0, 1)
+    monkeypatch.setattr("reft_interp.causal.task_done.task_accuracy", lambda *_: wrong)
+    study = tmp_path / "study.yaml"
+    keys = f"counterfactuals: {tmp_path / 'own'}\nlayers: [0]\nepochs: 1\n"
+    study.write_text(keys)
+    words = ["sweep", str(study), "--out", str(tmp_path / "own sweep")]
+    das = ["das", "--layer", "0", "--on", "last", "--counterfactuals", str(tmp_path / "own")]
+    das += ["--out", str(tmp_path / "own das")]
+    for refused in (words, das):
+        said = CliRunner().invoke(app, refused)
+        assert said.exit_code == 2
+        assert "key of a study and --minimum-accuracy of the command line" in said.stderr
+    study.write_text(f"{keys}minimum_accuracy: 0\n")
+    said = CliRunner().invoke(app, words)
+    assert said.exit_code == 0, said.output
+    # It goes on to what else is wrong with the pairs.
+    said = CliRunner().invoke(app, [*das, "--minimum-accuracy", "0"])
+    assert "labels cannot be shuffled" in said.stderr
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
+        (["das", "--layer", "1", "--minimum-accuracy", "70"], "--minimum-accuracy"),
         (["sweep", "nowhere.yaml"], "study must be a YAML file"),
         (["das", "--layer", "1", "--component", "residual"], "component must be one of resid_pre"),
         (["das", "--layer", "1", "--counterfactuals", "nowhere"], "folder must be one written by"),

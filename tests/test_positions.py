@@ -543,6 +543,28 @@ def test_a_misspelt_name_is_met_with_the_nearest(tiny, name, meant):
     assert "did you mean" not in str(raised.value)
 
 
+@pytest.mark.parametrize(
+    ("name", "on"),
+    [("last", "last edit=a"), ("first", first()), ("all", "every"), ("f1+l2", "f1+l2"), ("l1", -1)],
+)
+def test_a_span_that_is_called_as_other_tokens_is_not_passed_over(tiny, name, on):
+    rows = [{"prompt": "The key near the doors", "spans": {name: [4, 7]}, "edits": "a"}]
+    batch = encode(tiny("gpt2"), rows)
+    # The span itself, and the last token by its number, are what they say.
+    assert (
+        span(name)(batch).columns.tolist()
+        == parse_positions(f"span:{name}")(batch).columns.tolist()
+        == [1]
+    )
+    if on == -1:
+        assert parse_positions(on)(batch).columns.tolist() == [len(batch.offsets[0]) - 1]
+        return
+    with pytest.raises(ValueError, match=rf"write ri\.span\('{re.escape(name)}'\) for the span"):
+        parse_positions(on)(batch)
+    others = [row | {"spans": {"subject": [4, 7]}} for row in rows]
+    assert len(parse_positions(on)(encode(tiny("gpt2"), others))) > 0
+
+
 def test_the_name_of_an_edit_is_part_of_the_text():
     selector = parse_positions("f3+l3 rounding=pyreft edit=formal-1.5")
     assert selector.edit == "formal-1.5" and selector != parse_positions("f3+l3 rounding=pyreft")

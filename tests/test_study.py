@@ -73,6 +73,12 @@ def test_pairs_are_read_from_a_folder(tmp_path):
     assert study.make_pairs(planting.model).hash == pairs.hash
 
 
+def test_pairs_are_made_of_a_model_that_gets_as_much_right_as_is_asked(tiny):
+    study = Study(pairs=60, minimum_accuracy=1)
+    with pytest.raises(ValueError, match=r"share of 1.0 of the prompts right \(minimum_accuracy\)"):
+        study.make_pairs(tiny("llama"))
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -90,6 +96,29 @@ def test_pairs_are_read_from_a_folder(tmp_path):
         ("ranks: []", "ranks must be a list of at least one"),
         ("heads: many", 'heads must be a list of numbers, or "all", got'),
         ("screen: 0.0", "screen must be above 0 and at most 1, got 0"),
+        ("layers: null", 'layers must be a list of numbers, or "all", got None'),
+        ("tokens: [null]", "each of tokens must be a position selector, got None: positions must"),
+        ("tokens: [1.5]", "each of tokens must be a position selector, got 1.5"),
+        ("tokens: [{a: b}]", "each of tokens must be a position selector, got {'a': 'b'}"),
+        ("tokens: [[]]", r"each of tokens must be a .* got \[\]: indices must hold at least one"),
+        (
+            "tokens: [last, f3-l3]",
+            "each of tokens must be a .* got 'f3-l3': positions 'f3-l3': wri",
+        ),
+        (
+            "layers: [0, 1, 0]",
+            r"layers must have each of its values once, got 0 twice in \[0, 1, 0",
+        ),
+        ("tokens: [last, l1]", r"tokens must have each .* got 'l1' twice in \['last', 'l1'\]"),
+        ("seeds: [2, 2]", "seeds must have each of its values once, got 2 twice"),
+        ("ranks: [2, 2]", "ranks must have each of its values once, got 2 twice"),
+        ("components: [z, z]", "components must have each of its values once, got 'z' twice"),
+        ("components: [z]\nheads: [3, 3]", "heads must have each of its values once, got 3 twice"),
+        ("learning_rate: .inf", "learning_rate must be above 0 and finite, got inf"),
+        ("learning_rate: .nan", "learning_rate must be above 0 and finite, got nan"),
+        ("minimum_accuracy: .nan", "minimum_accuracy must be between 0 and 1, got nan"),
+        ("minimum_accuracy: 70", "minimum_accuracy must be between 0 and 1, got 70"),
+        ("minimum_accuracy: null", "minimum_accuracy must be a number, got None"),
         ("layers: 3", 'layers must be a list of numbers, or "all", got 3'),
         ("ranks: 4", "ranks must be a list of at least one, got 4"),
         ("ranks: [1.5]", "each of ranks must be a whole number, at least 1, got 1.5"),
@@ -97,7 +126,7 @@ def test_pairs_are_read_from_a_folder(tmp_path):
         ('pairs: "100"', "pairs must be a whole number, at least 1, got '100'"),
         ("model: null", "model must be a name or a folder, got None"),
         ("learning_rate: fast", "learning_rate must be a number, got 'fast'"),
-        ("learning_rate: 0", "learning_rate must be above 0, got 0"),
+        ("learning_rate: 0", "learning_rate must be above 0 and finite, got 0"),
         ("layers: some", 'layers must be a list of numbers, or "all", got'),
     ],
 )

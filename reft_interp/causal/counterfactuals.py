@@ -18,14 +18,15 @@ import pandas as pd
 from datasets import Dataset
 from transformer_lens.model_bridge import TransformerBridge
 
-from reft_interp.causal.own_pairs import completed, done_by
+from reft_interp.causal.own_pairs import as_dataset, completed, done_by
 from reft_interp.causal.rows import (
     Pairs,
     check_columns,
-    check_row,
-    check_spans,
+    check_pair,
+    check_source_names,
     content_hash,
     rows_of,
+    sources_of,
 )
 from reft_interp.models import identify
 from reft_interp.saved_files import check_fields, read_json, reading
@@ -64,8 +65,8 @@ class Counterfactuals:
 
     Raises:
         TypeError: a split is not a `datasets.Dataset`.
-        ValueError: a column is missing, a row is inconsistent (it is shown), a pair is in both
-            splits, or the counts do not fit the splits.
+        ValueError: a column is missing, a row is inconsistent (it is shown) or has other sources
+            than the first, a pair is in both splits, or the counts do not fit the splits.
     """
 
     train: Dataset
@@ -92,7 +93,8 @@ class Counterfactuals:
                 name, split, (*REQUIRED_COLUMNS, *(("sources",) if several else SOURCE_COLUMNS))
             )
             for i, row in enumerate(rows_of(split)):
-                _check_pair(f"{name} row {i}", row)
+                check_pair(f"{name} row {i}", row)
+        check_source_names({name: rows_of(split) for name, split in self.splits.items()})
         pairs = set(map(_prompts, rows_of(self.train)))
         for i, row in enumerate(rows_of(self.test)):
             if _prompts(row) in pairs:
@@ -139,10 +141,10 @@ class Counterfactuals:
             held_out: what test has and train has not, in words.
 
         Raises:
-            TypeError: a split is no list of rows.
-            ValueError: a split is empty, a row lacks a column or is inconsistent, the variable
-                never varies or never changes an answer, a pair is in both splits, or the model does
-                too little of it.
+            TypeError: a split is no list of rows, or what should be a text or a mapping is none.
+            ValueError: a split is empty, a row lacks a column or is inconsistent, a column mixes
+                kinds of values, the variable never varies or never changes an answer, a pair is in
+                both splits, or the model does too little of it.
         """
         rows = completed({"train": train, "test": test}, variable)
         generated = sum(map(len, rows.values()))
@@ -150,7 +152,7 @@ class Counterfactuals:
         if model is not None:
             kept, accuracy = done_by(model, rows, minimum_accuracy, batch_size)
         return cls(
-            **{name: Dataset.from_list(split) for name, split in kept.items()},
+            **{name: as_dataset(name, split) for name, split in kept.items()},
             variable=variable,
             seed=None,
             generated=generated,
@@ -332,32 +334,8 @@ def check_counterfactuals(pairs: object) -> None:
         )
 
 
-def _sources(row: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """The sources of a row by name; one without a name where there is one."""
-    if "sources" in row:
-        return row["sources"]
-    return {"": {"prompt": row["source"], "spans": row["source_spans"]}}
-
-
 def _prompts(row: dict[str, Any]) -> tuple[str, ...]:
-    return row["base"], *(source["prompt"] for source in _sources(row).values())
-
-
-def _check_pair(where: str, row: dict[str, Any]) -> None:
-    check_row(where, row, "base", ["label", "base_answer"])
-    check_spans(where, row, "base", "base_spans")
-    for name, source in _sources(row).items():
-        called, spans = "source", "source_spans"
-        if name:
-            called, spans = f"sources[{name!r}]", f"the spans of sources[{name!r}]"
-        given = {**row, called: source["prompt"], spans: source["spans"]}
-        check_row(where, given, called, [])
-        check_spans(where, given, called, spans)
-    if all(source["prompt"] == row["base"] for source in _sources(row).values()):
-        raise ValueError(
-            f"{where}: source must differ from its base, or no interchange changes anything, both "
-            f"are {row['base']!r}"
-        )
+    return row["base"], *(source["prompt"] for source in sources_of(row).values())
 
 
 def _read_rows(file: Path) -> Dataset:

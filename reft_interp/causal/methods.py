@@ -13,7 +13,7 @@ from transformer_lens.model_bridge import TransformerBridge
 
 from reft_interp.causal.das import fit_das
 from reft_interp.causal.interchanges import On, Pairs, rows_of_one_source
-from reft_interp.causal.reading_methods import labelled_activations
+from reft_interp.causal.labelled_activations import labelled_activations
 from reft_interp.interventions import (
     BoundlessInterchange,
     DistributedInterchange,

@@ -15,15 +15,23 @@ class MIBScores:
     """What a method reaches, over layers."""
 
     mean: float
-    """Over layers, of each layer's best site: is the variable followed through the model?"""
+    """Over layers that have a score, of each layer's best site: is the variable followed through
+    the model?"""
     highest: float
     """The best layer: is it found anywhere? Chosen among layers on the pairs that are scored, so
     above what that site would reach on others."""
     layers: pd.DataFrame = field(repr=False)
     """One row a layer: layer, its best site's `tokens` and other columns, score."""
+    unscored: tuple[int, ...] = ()
+    """Layers of which no site has a score in every counterfactual set, so that neither number
+    counts them."""
 
     def __str__(self) -> str:
-        return f"mean over layers {self.mean:.3f}, highest {self.highest:.3f}"
+        said = f"mean over layers {self.mean:.3f}, highest {self.highest:.3f}"
+        if not self.unscored:
+            return said
+        which = f"layer{'s' * (len(self.unscored) > 1)} {', '.join(map(str, self.unscored))}"
+        return f"{said}; without {which}, where no site has all scores"
 
 
 def mib_scores(
@@ -33,12 +41,15 @@ def mib_scores(
 
     Args:
         frame: one row a site and counterfactual set, as a sweep's `frame` of one method, rank and
-            seed: columns `layer`, `site`, `tokens` and the score. Cells that failed are left out.
+            seed: columns `layer`, `site`, `tokens` and the score. A site of which a cell failed,
+            or that a set lacks, is no candidate for its layer's best: its mean would be over
+            easier sets than that of others. A layer that has no other is in `unscored`.
         score: column of the scores.
         counterfactuals: column that names the counterfactual set; one set by default.
 
     Raises:
-        ValueError: a column is missing, no scores, or a site that is there twice for a set.
+        ValueError: a column is missing, no scores, no site with a score in every set, or one that
+            is there twice for a set.
     """
     needed = ["layer", "site", "tokens", score, *([counterfactuals] if counterfactuals else [])]
     if missing := [name for name in needed if name not in frame.columns]:
@@ -56,7 +67,20 @@ def mib_scores(
             f"frame must have one row a site and counterfactual set (one method, rank and seed), "
             f"got {twice} twice"
         )
-    means = scored.pivot_table(index=sites, values=score, sort=False).reset_index()
+    sets = frame[counterfactuals].nunique(dropna=False) if counterfactuals else 1
+    grouped = scored.groupby(sites, sort=False)[score]
+    means = grouped.mean().loc[grouped.count() == sets].reset_index()
+    if means.empty:
+        raise ValueError(
+            f"frame must have a site with a number in {score!r} for each of the {sets} sets of "
+            f"{counterfactuals!r}, every site lacks some"
+        )
     best = means.loc[means.groupby("layer")[score].idxmax()].sort_values("layer")
     layers = best.rename(columns={score: "score"}).reset_index(drop=True)
-    return MIBScores(float(layers["score"].mean()), float(layers["score"].max()), layers)
+    unscored = sorted(set(frame["layer"].dropna()) - set(layers["layer"]))
+    return MIBScores(
+        mean=float(layers["score"].mean()),
+        highest=float(layers["score"].max()),
+        layers=layers,
+        unscored=tuple(map(int, unscored)),
+    )

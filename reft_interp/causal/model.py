@@ -43,11 +43,12 @@ class CausalModel:
         mechanisms: for each variable that is not an input, how it is computed from its parents.
 
     Raises:
-        TypeError: a mechanism is no function, or takes arguments without names.
+        TypeError: a domain that is no list of values that can be looked up; a mechanism is no
+            function, or takes arguments without names.
         ValueError: no variables, an empty domain or one with a value twice, a mechanism for a
             variable without domain, a parent that is no variable or has a default, a cycle,
-            inputs only, or inputs for which a mechanism leaves the domain of its variable (of more
-            than 10,000 combinations of the inputs that count, some are tried).
+            inputs only, or inputs for which a mechanism raises an error or leaves the domain of its
+            variable (of more than 10,000 combinations of the inputs that count, some are tried).
     """
 
     def __init__(
@@ -56,6 +57,7 @@ class CausalModel:
         mechanisms: Mapping[str, Callable[..., Any]],
     ):
         self.domains = {name: _domain(name, values) for name, values in domains.items()}
+        self._own = {name: {one: one for one in domain} for name, domain in self.domains.items()}
         self.mechanisms = dict(mechanisms)
         if not self.domains:
             raise ValueError("domains must name at least one variable, got none")
@@ -118,11 +120,12 @@ class CausalModel:
             do: variables held at a value, whatever their parents (an intervention).
 
         Returns:
-            A complete setting.
+            A complete setting. Of values that are equal, as True and 1, those of the domain.
 
         Raises:
             ValueError: an input is missing, a name is no variable, a computed variable is given
-                as input, or a value, given or computed, is outside its domain.
+                as input, a mechanism raises an error, or a value, given or computed, is outside
+                its domain.
         """
         do = dict(do or {})
         self._check_names("inputs", inputs, self.inputs)
@@ -231,20 +234,26 @@ class CausalModel:
 
     def _computed(self, name: str, setting: Setting) -> Any:
         given = {parent: setting[parent] for parent in self.parents[name]}
-        value = self.mechanisms[name](**given)
-        if value in self.domains[name]:
-            return value
-        return self._inside(f"the mechanism of {name!r}, given {given},", name, value)
-
-    def _inside(self, argument: str, name: str, value: Any) -> Any:
-        domain = self.domains[name]
-        if value not in domain:
-            shown = ", ".join(map(repr, domain[:8])) + (", ..." if len(domain) > 8 else "")
+        try:
+            value = self.mechanisms[name](**given)
+        except Exception as error:
             raise ValueError(
-                f"{argument} gives {name!r} the value {value!r}, which is not in its domain "
+                f"the mechanism of {name!r}, given {given}, raises {type(error).__name__}: {error}"
+            ) from error
+        return self._inside(f"the mechanism of {name!r}", name, value, given)
+
+    def _inside(self, argument: str, name: str, value: Any, given: Setting | None = None) -> Any:
+        """The value as the domain has it: True where the domain has 1 would be another text."""
+        try:
+            return self._own[name][value]
+        except (KeyError, TypeError):  # a list, say, is no key
+            domain = self.domains[name]
+            shown = ", ".join(map(repr, domain[:8])) + (", ..." if len(domain) > 8 else "")
+            told = "" if given is None else f", given {given},"
+            raise ValueError(
+                f"{argument}{told} gives {name!r} the value {value!r}, which is not in its domain "
                 f"({shown})"
-            )
-        return value
+            ) from None
 
     @staticmethod
     def _check_names(argument: str, given: Mapping[str, Any], known: Sequence[str]) -> None:
@@ -254,7 +263,23 @@ class CausalModel:
 
 
 def _domain(name: str, values: Sequence[Hashable]) -> tuple[Hashable, ...]:
-    domain = tuple(values)
+    if isinstance(values, str | bytes | set | frozenset):
+        why = "is one text" if isinstance(values, str | bytes) else "has another order in each run"
+        raise TypeError(
+            f"domains: {name!r} must be a list of its values, got {values!r}, which {why}"
+        )
+    try:
+        domain = tuple(values)
+    except TypeError:
+        raise TypeError(f"domains: {name!r} must be a list of its values, got {values!r}") from None
+    for value in domain:
+        try:
+            hash(value)
+        except TypeError:
+            raise TypeError(
+                f"domains: {name!r} has {value!r}, which cannot be looked up; where it is a list, "
+                "make it a tuple"
+            ) from None
     if not domain:
         raise ValueError(f"domains: {name!r} must have at least one value, got none")
     if len(set(domain)) != len(domain):

@@ -6,13 +6,17 @@ Above: `counterfactuals`, which checks what comes out of here.
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+from datasets import Dataset
 from transformer_lens.model_bridge import TransformerBridge
 
-from reft_interp.causal.rows import Pairs, check_pairs
+from reft_interp.causal.rows import Pairs, check_pair, check_pairs, check_source_names
 from reft_interp.evaluation import Accuracy, answers_correctly
 from reft_interp.evaluation.minimum_accuracy import check_accuracy
 
 _NEEDED = ("base", "base_answer", "label")
+# What pyarrow raises is one of these, too.
+_NOT_OF_ONE_KIND = (TypeError, ValueError, OverflowError)
 _SPACES = ". (The answers have no leading space, as words that follow a word mostly do.)"
 
 
@@ -21,9 +25,9 @@ def completed(splits: Mapping[str, Pairs], variable: str) -> dict[str, list[dict
     labels and base answers of both splits.
 
     Raises:
-        TypeError: a split is no list of rows.
-        ValueError: it is empty, a row lacks what nothing can stand for, or the variable never
-            varies.
+        TypeError: a split is no list of rows, or what should be a text or a mapping is none.
+        ValueError: it is empty, a row lacks what nothing can stand for, is inconsistent or has
+            other sources than the first, or the variable never varies.
     """
     found: dict[str, list[dict[str, Any]]] = {}
     for name, split in splits.items():
@@ -42,20 +46,65 @@ def completed(splits: Mapping[str, Pairs], variable: str) -> dict[str, list[dict
         row.setdefault("base_spans", None)
         if row.get("choices") is None:
             row["choices"] = answers
-        if not row.get("sources"):
+        elif isinstance(row["choices"], np.ndarray):  # as a DataFrame or a formatted Dataset has it
+            row["choices"] = row["choices"].tolist()
+        if "sources" not in row:
             row.setdefault("source_spans", None)
+    # As they are here, before a Dataset fills in or refuses what is not of one kind.
+    for name, rows in found.items():
+        for i, row in enumerate(rows):
+            check_pair(f"{name} row {i}", row)
+    check_source_names(found)
     return found
+
+
+def as_dataset(name: str, rows: Sequence[Mapping[str, Any]]) -> Dataset:
+    """The rows of a split, with every column that any of them has.
+
+    Raises:
+        ValueError: values of a column are of several kinds, or of one that no Dataset holds.
+    """
+    # Dataset.from_list would take the columns of the first row alone.
+    columns = {key: [row.get(key) for row in rows] for row in rows for key in row}
+    try:
+        return Dataset.from_dict(columns)
+    except _NOT_OF_ONE_KIND as error:
+        for key, values in columns.items():
+            try:
+                Dataset.from_dict({key: values})
+            except _NOT_OF_ONE_KIND as why:
+                raise ValueError(f"{name}: {_mixed(key, values)} ({why})") from error
+        raise
+
+
+def _mixed(column: str, values: Sequence[Any]) -> str:
+    given = {i: value for i, value in enumerate(values) if value is not None}
+    first = next(iter(given))
+    other = next((i for i in given if type(given[i]) is not type(given[first])), None)
+    if other is None:
+        return (
+            f"column {column!r} must hold texts, numbers or what is made of them, all of one kind, "
+            f"row {first} has {given[first]!r}"
+        )
+    return (
+        f"column {column!r} must hold values of one kind, row {first} has {given[first]!r} and "
+        f"row {other} {given[other]!r}"
+    )
 
 
 def _checked(where: str, row: Any) -> dict[str, Any]:
     if not isinstance(row, Mapping):
         raise TypeError(f"{where} must be a mapping, got {row!r}")
-    source = "sources" if row.get("sources") else "source"
+    if not row.get("sources"):
+        row = {column: value for column, value in row.items() if column != "sources"}
+    source = "sources" if "sources" in row else "source"
     if missing := [column for column in (*_NEEDED, source) if column not in row]:
         raise ValueError(f"{where} lacks {missing}; it has {sorted(row)}")
-    for column in _NEEDED:
+    for column in (*_NEEDED, *(["source"] if source == "source" else [])):
         if not isinstance(row[column], str):
             raise TypeError(f"{where}: {column} must be a text, got {row[column]!r}")
+    if not isinstance(answer := row.get("source_answer"), str | None):
+        raise TypeError(f"{where}: source_answer must be a text, got {answer!r}")
     return dict(row)
 
 

@@ -1,9 +1,8 @@
 """Methods that look at activations alone: what they find is readable, but need not be used."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -13,10 +12,10 @@ from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
-from reft_interp.causal.interchanges import On, rows_of_one_source
+from reft_interp.causal.interchanges import On
+from reft_interp.causal.labelled_activations import labelled_activations
 from reft_interp.causal.rows import Pairs
 from reft_interp.interventions import DistributedInterchange, Intervention
-from reft_interp.runtime.activations import activations_each
 from reft_interp.sites import Site
 from reft_interp.subspace import Subspace, check_rank, in_float64, numerical_rank, within_rounding
 
@@ -164,58 +163,6 @@ class LogisticProbe(ReadingMethod):
             # What all values have in common cancels in the softmax: it says nothing.
             weights = weights - weights.mean(0)
         return _spanned(self, _by_length(weights), max(len(weights) - 1, 1))
-
-
-def labelled_activations(
-    model: TransformerBridge, pairs: Pairs, variable: str | None, site: Site, on: On
-) -> tuple[Float[Tensor, "n d"], np.ndarray]:
-    """What the model holds of bases and sources, and the variable's value in each (nothing
-    where `variable` is None).
-
-    A prompt counts once, however many pairs it is in; each of its selected tokens is an example.
-
-    Raises:
-        ValueError: rows have no column with the variable's value, or several sources, or the
-            variable never varies.
-    """
-    (found,) = labelled_activations_each(model, pairs, variable, [(site, on)])
-    return found
-
-
-def labelled_activations_each(
-    model: TransformerBridge,
-    pairs: Pairs,
-    variable: str | None,
-    places: Sequence[tuple[Site, On]],
-) -> list[tuple[Float[Tensor, "n d"], np.ndarray]]:
-    """`labelled_activations` at several places, read in the same runs.
-
-    Raises:
-        ValueError: as `labelled_activations`.
-    """
-    rows_of_one_source(pairs)
-    rows = list(cast("Sequence[Mapping[str, Any]]", pairs))
-    names = [] if variable is None else variable.split(" and ")
-    prompts: dict[str, tuple[dict[str, Any], str]] = {}
-    for i, row in enumerate(rows):
-        for side in ("base", "source"):
-            missing = [name for name in names if f"{side}_{name}" not in row]
-            if missing:
-                raise ValueError(
-                    f"pairs: row {i} has no column '{side}_{missing[0]}' with the variable's "
-                    "value, which methods that read activations look for; it has "
-                    f"{sorted(row)}"
-                )
-            value = " ".join(str(row[f"{side}_{name}"]) for name in names)
-            prompt = {"prompt": row[side], "spans": row.get(f"{side}_spans")}
-            prompts[row[side]] = prompt, value
-    said = [value for _, value in prompts.values()]
-    if variable is not None and len(set(said)) < 2:
-        raise ValueError(f"variable: {variable!r} never varies in the pairs, it is {said[0]!r}")
-    return [
-        (torch.cat(held).cpu(), np.repeat(said, [len(one) for one in held]))
-        for held in activations_each(model, [prompt for prompt, _ in prompts.values()], places)
-    ]
 
 
 def _weighted_means(held: Float[Tensor, "n d"], values: np.ndarray) -> Float[Tensor, "k d"]:

@@ -1,12 +1,13 @@
 """Rows of a `datasets.Dataset`: whether they are consistent, and a hash of what they say.
 
-Here: the checks that counterfactual and labelled data share, each with a message that shows the
-row. Next door: `counterfactuals`; above, `tasks.labelled`.
+Here: the checks that counterfactual and labelled data share, and those of a counterfactual row,
+each with a message that shows the row. Next door: `counterfactuals`; above, `tasks.labelled`.
 """
 
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from operator import index
 from typing import Any
 
 from datasets import Dataset
@@ -38,13 +39,16 @@ def check_row(where: str, row: Mapping[str, Any], prompt: str, answers: Sequence
         answers: names of the columns whose value must be one of `choices`.
 
     Raises:
-        ValueError: the prompt or a choice is no text or empty, there are fewer than two choices
-            or one twice, an answer is not among the choices, or prompt and choices would meet
-            in two spaces.
+        TypeError: choices are no list of texts.
+        ValueError: the prompt is no text, or it or a choice is empty, there are fewer than two
+            choices or one twice, an answer is not among the choices, or prompt and choices would
+            meet in two spaces.
     """
     text, choices = row[prompt], row["choices"]
     if not isinstance(text, str) or not text:
         raise ValueError(f"{where}: {prompt} must be a prompt, got {text!r} in {dict(row)}")
+    if not _is_texts(choices):
+        raise TypeError(f"{where}: choices must be a list of texts, got {choices!r} in {dict(row)}")
     if not choices or len(set(choices)) != len(choices) or len(choices) < 2 or not all(choices):
         raise ValueError(
             f"{where}: choices must be two or more different answers, got {choices!r} "
@@ -69,16 +73,91 @@ def check_spans(where: str, row: Mapping[str, Any], prompt: str, spans: str) -> 
     A span that is None is absent: datasets fills one in where only other rows have the name.
 
     Raises:
-        ValueError: a span is empty, reversed, or reaches outside the prompt.
+        TypeError: the spans are no mapping.
+        ValueError: a span is no pair of whole numbers, empty, reversed, or reaches outside the
+            prompt.
     """
-    for name, span in (row[spans] or {}).items():
+    named = row[spans]
+    if not isinstance(named, Mapping | None):
+        raise TypeError(
+            f"{where}: {spans} must be a mapping of names to [start, end], got {named!r} in "
+            f"{dict(row)}"
+        )
+    for name, span in (named or {}).items():
         if span is None:
             continue
-        if len(span) != 2 or not 0 <= span[0] < span[1] <= len(row[prompt]):
+        try:
+            start, end = map(index, span)
+            right = 0 <= start < end <= len(row[prompt])
+        except (TypeError, ValueError):  # no pair, or not of whole numbers
+            right = False
+        if not right:
             raise ValueError(
-                f"{where}: the span {name!r} in {spans} must be [start, end] with "
+                f"{where}: the span {name!r} in {spans} must be [start, end], whole numbers with "
                 f"0 <= start < end <= {len(row[prompt])} (the length of {prompt}), got {span!r} "
                 f"in {dict(row)}"
+            )
+
+
+def sources_of(row: Mapping[str, Any]) -> Mapping[str, Mapping[str, Any]]:
+    """The sources of a counterfactual row by name; one without a name where there is one."""
+    if "sources" in row:
+        return row["sources"]
+    return {"": {"prompt": row["source"], "spans": row["source_spans"]}}
+
+
+def check_pair(where: str, row: Mapping[str, Any]) -> None:
+    """Check a counterfactual row: base, sources, and what is said of them.
+
+    Raises:
+        TypeError: sources are no mapping, or one of them none with a text as its prompt; as
+            `check_row` and `check_spans`.
+        ValueError: base and sources are the same; as `check_row` and `check_spans`.
+    """
+    check_row(where, row, "base", ["label", "base_answer"])
+    check_spans(where, row, "base", "base_spans")
+    sources = sources_of(row)
+    if not isinstance(sources, Mapping) or not sources:
+        raise TypeError(
+            f"{where}: sources must be a mapping of names to sources, got {sources!r} in "
+            f"{dict(row)}"
+        )
+    for name, source in sources.items():
+        called, spans = "source", "source_spans"
+        if name:
+            called, spans = f"sources[{name!r}]", f"the spans of sources[{name!r}]"
+            if not isinstance(source, Mapping) or not isinstance(source.get("prompt"), str):
+                raise TypeError(
+                    f"{where}: {called} must be a mapping whose 'prompt' is a text, got "
+                    f"{source!r} in {dict(row)}"
+                )
+        given = {**row, called: source["prompt"], spans: source.get("spans")}
+        check_row(where, given, called, [])
+        check_spans(where, given, called, spans)
+    if all(source["prompt"] == row["base"] for source in sources.values()):
+        raise ValueError(
+            f"{where}: source must differ from its base, or no interchange changes anything, both "
+            f"are {row['base']!r}"
+        )
+
+
+def check_source_names(splits: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
+    """Check that all rows of all splits have sources of the same names, or one source each.
+
+    Raises:
+        ValueError: a row has others than the first.
+    """
+    named = [
+        (f"{name} row {i}", sorted(row["sources"]) if "sources" in row else None)
+        for name, rows in splits.items()
+        for i, row in enumerate(rows)
+    ]
+    first, expected = named[0]
+    for where, names in named:
+        if names != expected:
+            raise ValueError(
+                f"{where}: sources must be named alike in all rows of train and test, got "
+                f"{names or 'one source'}, and {first} has {expected or 'one source'}"
             )
 
 
@@ -121,6 +200,17 @@ def check_pairs(pairs: Any, argument: str) -> None:
 def rows_of(split: Dataset) -> list[dict[str, Any]]:
     """The rows of a split, as dictionaries."""
     return split.to_list()
+
+
+def _is_texts(given: Any) -> bool:
+    """Whether something is a list, and of texts alone; None is an empty one."""
+    if given is None:
+        return True
+    return (
+        isinstance(given, Sequence)
+        and not isinstance(given, str)
+        and all(isinstance(one, str) for one in given)
+    )
 
 
 def _canonical_json(rows: Any) -> str:

@@ -10,6 +10,7 @@ import numpy as np
 
 from reft_interp.causal.interchanges import interchange_rows
 from reft_interp.causal.rows import Pairs
+from reft_interp.causal.variable_values import SIDES, names_in, value_text
 from reft_interp.runtime.sources import Sources, take_sources
 
 
@@ -71,12 +72,14 @@ def drawn_rows(
 def shuffled_pairs(pairs: Pairs, variable: str, seed: int) -> list[dict[str, Any]]:
     """Pairs whose labels, and whose variable's values where they have them, were dealt out again.
 
-    A prompt has one value, in however many pairs it is.
+    A prompt keeps having one value, in however many pairs it is; one whose values differ with its
+    spans, as where two templates give one text, has as many as before.
 
     Args:
         pairs: counterfactual rows.
         variable: whose values are in `base_<variable>` and `source_<variable>`; several names are
-            joined by " and ", and their values are dealt together.
+            joined by " and ", where no column has the whole name, and their values are dealt
+            together.
         seed: of the draw.
 
     Raises:
@@ -86,19 +89,21 @@ def shuffled_pairs(pairs: Pairs, variable: str, seed: int) -> list[dict[str, Any
     labelled = shuffled_labels(interchange_rows(pairs)[0], seed)
     for row, base in zip(rows, labelled, strict=True):
         row["label"] = base["answer"]
-    names = variable.split(" and ")
-    sides = ("base", "source")
-    if any(f"{side}_{name}" not in row for row in rows for side in sides for name in names):
+    names = names_in(variable, rows)
+    if any(f"{side}_{name}" not in row for row in rows for side in SIDES for name in names):
         return rows
-    values = {
-        row[side]: [row[f"{side}_{name}"] for name in names] for row in rows for side in sides
-    }
-    held = list(values.values())
-    said = [" ".join(map(str, value)) for value in held]
-    dealt = dict(zip(values, (held[of] for of in _deal(said, seed)), strict=True))
+    values: dict[tuple[str, str], list[Any]] = {}
     for row in rows:
-        for side in sides:
-            row |= {f"{side}_{n}": v for n, v in zip(names, dealt[row[side]], strict=True)}
+        for side in SIDES:
+            prompt = row[side], value_text(row, side, names)
+            values[prompt] = [row[f"{side}_{name}"] for name in names]
+    held = list(values.values())
+    places = _deal([said for _, said in values], seed)
+    dealt = {prompt: held[of] for prompt, of in zip(values, places, strict=True)}
+    for row in rows:
+        for side in SIDES:
+            new = dealt[row[side], value_text(row, side, names)]
+            row |= {f"{side}_{name}": value for name, value in zip(names, new, strict=True)}
     return rows
 
 

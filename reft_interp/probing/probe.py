@@ -18,7 +18,7 @@ from transformer_lens.model_bridge import TransformerBridge
 from reft_interp.causal import DASResult, interchange_rows
 from reft_interp.causal.rows import Pairs
 from reft_interp.evaluation import Comparison
-from reft_interp.positions import PositionSelector, Span, last
+from reft_interp.positions import PositionSelector, Span, indices
 from reft_interp.probing.effects import InterchangeInside, Removal
 from reft_interp.probing.geometry import angles_between, overlap_beside_chance, random_angles
 from reft_interp.probing.linear import linear_probes
@@ -236,7 +236,7 @@ class _Questions:
         """What the untouched model holds of the variable's tokens, and at the task's last ones."""
         if site not in self._held:
             variable = activations(self.model, self.examples["rows"], site, self.against.on)
-            task = activations(self.model, self.task["rows"], site, last())
+            task = activations(self.model, self.task["rows"], site, indices(-1))
             self._held[site] = (
                 torch.cat([h[-1:] for h in variable]),
                 torch.cat([h[-1:] for h in task]),

@@ -164,15 +164,15 @@ class SweepRun:
             try:
                 placed[i] = IntervenedModel(self.model, Placement(Interchange(), site, on))
             except ValueError as error:
-                rows[i]["error"] = str(error)
+                rows[i]["error"] = _said(error)
         wanted = [(one, bases, sources) for one in placed.values()]
         for i, error in zip(list(placed), preparation_errors(wanted), strict=True):
             if error is not None:
-                rows[i]["error"] = str(error)
+                rows[i]["error"] = _said(error)
                 del placed[i]
         for i, found in self._score_together(placed, budget).items():
             if isinstance(found, Exception):
-                rows[i]["error"] = f"{type(found).__name__}: {found}"
+                rows[i]["error"] = _said(found)
             else:
                 rows[i] |= {"hits": found.hits, "n": found.n}
         return {"whole vector": rows, "no intervention": asdict(accuracy(self.model, bases))}
@@ -236,8 +236,8 @@ class SweepRun:
     ) -> None:
         good = [i for i in group if ready[i].error is None]
         for i in group:
-            if ready[i].error is not None:
-                self._write_error(i, ready[i].error)
+            if (error := ready[i].error) is not None:
+                self._write_error(i, error)
         if not good:
             return
         try:
@@ -269,11 +269,9 @@ class SweepRun:
             # Last, so that a cell that counts as done is whole.
             write_json(cell, {"cell": i, "hits": score.hits, "n": score.n, "error": None})
 
-    def _write_error(self, cell: int, error: Exception | None) -> None:
-        said = f"{type(error).__name__}: {error}"
-        write_json(
-            cell_files(self.folder, cell)[0], {"cell": cell, "hits": None, "n": None, "error": said}
-        )
+    def _write_error(self, cell: int, error: Exception) -> None:
+        failed = {"cell": cell, "hits": None, "n": None, "error": _said(error)}
+        write_json(cell_files(self.folder, cell)[0], failed)
 
 
 @dataclass(frozen=True)
@@ -283,6 +281,11 @@ class _Ready:
     training: PreparedDAS | None = None
     held_out: PreparedRows | None = None
     error: Exception | None = None
+
+
+def _said(error: Exception) -> str:
+    """An error as a cell of the table."""
+    return f"{type(error).__name__}: {error}"
 
 
 def _described(cell: DASCell) -> dict[str, Any]:

@@ -54,8 +54,9 @@ class CausalTask:
         causal_model: what is believed of how the answer comes about.
         output: the variable that the answer tells.
         templates: texts with variables in braces; each is then a span that a position selector
-            can name, as `on="x"`. Each names what the answer follows from, a variable once. A
-            third of them, where there are three or more, are held out.
+            can name, as `on="x"` (so no variable there is called "last" or "f3"). Each names
+            what the answer follows from, a variable once. A third of them, where there are three
+            or more, are held out.
         words: for variables whose values are not written as `str` would, the text of each value.
             Answers get a leading space where they have none.
         held_out: inputs of which a third of the values are kept for test.
@@ -66,9 +67,10 @@ class CausalTask:
     Raises:
         TypeError: templates that are no list of texts.
         ValueError: no templates, a template that names no variable of the model or one twice, that
-            ends in a space, or whose text leaves open what the answer is; an output that is no
-            computed variable; two values of it with the same text; a held-out name that is no
-            input or has fewer than three values.
+            ends in a space, names a variable that position selectors take for other tokens, or
+            whose text leaves open what the answer is; an output that is no computed variable; two
+            values of it with the same text; a held-out name that is no input or has fewer than
+            three values.
     """
 
     name: str

@@ -17,7 +17,8 @@ def kept_input_hypothesis(task: CausalTask, name: str) -> CausalTask:
 
     Args:
         task: with the right hypothesis.
-        name: of the input; the variable of the hypothesis is `kept_<name>`.
+        name: of the input; the variable of the hypothesis is `kept_<name>`, written as the input
+            is.
 
     Raises:
         ValueError: no such input.
@@ -44,6 +45,9 @@ def kept_input_hypothesis(task: CausalTask, name: str) -> CausalTask:
     behind = model.ancestors(named)
     written = {key: made for key, made in model.mechanisms.items() if key in behind}
     domains = {key: model.domains[key] for key in (*model.inputs, *written, task.output)}
+    words = {key: of for key, of in task.words.items() if key in domains}
+    if name in words:
+        words[kept] = words[name]
     return replace(
         task,
         name=f"{task.name}, {name} is kept",
@@ -51,6 +55,7 @@ def kept_input_hypothesis(task: CausalTask, name: str) -> CausalTask:
             {**domains, kept: model.domains[name]},
             {**written, kept: copy, task.output: answer},
         ),
+        words=words,
         balanced=(task.output,),
     )
 

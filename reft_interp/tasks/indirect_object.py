@@ -18,12 +18,12 @@ PLACES = ("store", "park", "school", "office", "garden", "station", "library", "
 OBJECTS = ("drink", "book", "ring", "letter", "ball", "key", "card", "flower")
 
 TEMPLATES = (
-    "When {first} and {second} went to the {place}, {subject} gave a {object} to",
-    "After {first} and {second} arrived at the {place}, {subject} handed a {object} to",
-    "Then {first} and {second} had a long talk at the {place}. {subject} gave a {object} to",
-    "While {first} and {second} were waiting at the {place}, {subject} passed a {object} to",
-    "Yesterday {first} and {second} met at the {place}, and {subject} offered a {object} to",
-    "Once {first} and {second} had left the {place}, {subject} sent a {object} to",
+    "When {name_1} and {name_2} went to the {place}, {subject} gave a {object} to",
+    "After {name_1} and {name_2} arrived at the {place}, {subject} handed a {object} to",
+    "Then {name_1} and {name_2} had a long talk at the {place}. {subject} gave a {object} to",
+    "While {name_1} and {name_2} were waiting at the {place}, {subject} passed a {object} to",
+    "Yesterday {name_1} and {name_2} met at the {place}, and {subject} offered a {object} to",
+    "Once {name_1} and {name_2} had left the {place}, {subject} sent a {object} to",
 )
 
 
@@ -37,28 +37,28 @@ def indirect_object() -> CausalTask:
     """
     names: list[str] = list(NAMES)
 
-    def second(first: str, distance: int) -> str:
-        return names[(names.index(first) + distance) % len(names)]
+    def name_2(name_1: str, distance: int) -> str:
+        return names[(names.index(name_1) + distance) % len(names)]
 
-    def subject(first: str, second: str, subject_position: int) -> str:
-        return (first, second)[subject_position]
+    def subject(name_1: str, name_2: str, subject_position: int) -> str:
+        return (name_1, name_2)[subject_position]
 
-    def indirect(first: str, second: str, subject_position: int) -> str:
-        return (second, first)[subject_position]
+    def indirect(name_1: str, name_2: str, subject_position: int) -> str:
+        return (name_2, name_1)[subject_position]
 
     model = CausalModel(
         {
-            "first": names,
+            "name_1": names,
             # Between the two names in the list: they are never the same.
             "distance": range(1, len(names)),
             "subject_position": (0, 1),
             "place": PLACES,
             "object": OBJECTS,
-            "second": names,
+            "name_2": names,
             "subject": names,
             "indirect_object": names,
         },
-        {"second": second, "subject": subject, "indirect_object": indirect},
+        {"name_2": name_2, "subject": subject, "indirect_object": indirect},
     )
     return CausalTask(
         "indirect object identification",

@@ -10,6 +10,7 @@ from string import Formatter
 from typing import Any
 
 from reft_interp.causal.model import CausalModel
+from reft_interp.positions import read_otherwise
 
 
 def named_variables(template: str, model: CausalModel) -> list[str]:
@@ -17,8 +18,8 @@ def named_variables(template: str, model: CausalModel) -> list[str]:
 
     Raises:
         TypeError: it is no text.
-        ValueError: its braces hold no variable of the model, a format, or one variable twice, or
-            it ends in a space.
+        ValueError: its braces hold no variable of the model, a format, one variable twice, or one
+            that position selectors take for other tokens, or it ends in a space.
     """
     if not isinstance(template, str):
         raise TypeError(f"templates must be texts, got {template!r}")
@@ -49,6 +50,13 @@ def named_variables(template: str, model: CausalModel) -> list[str]:
             f"templates: {template!r} names {twice[0]!r} twice, and a span is one place; name a "
             f"variable of its own there, whose mechanism is `lambda {twice[0]}: {twice[0]}`"
         )
+    for name in named:
+        if (other := read_otherwise(name)) is not None:
+            raise ValueError(
+                f"templates: {template!r} names {name!r}, which as a position selector means "
+                f"{str(other)!r} and not the place of the variable; give the variable another "
+                f"name, as {'the_' + name.replace('+', '_')!r}"
+            )
     return named
 
 

@@ -240,6 +240,19 @@ def test_a_split_must_be_a_dataset_with_rows():
         check_columns("test", [row()], ["base"])  # pyright: ignore[reportArgumentType]
 
 
+def test_sources_are_named_alike_in_both_splits():
+    with pytest.raises(ValueError, match=r"test row 0: sources must be named alike .* one source"):
+        data([row()], [several("The dog")])
+    other = several("The dog")
+    other["sources"]["tense"] = other["sources"].pop("gender")
+    with pytest.raises(ValueError, match=r"got \['number', 'tense'\], and .* \['gender', 'number'"):
+        data([several()], [other])
+    lacking = several("The cow")
+    del lacking["sources"]["gender"]  # a Dataset fills it in with None
+    with pytest.raises(TypeError, match=r"train row 1: sources\['gender'\] must be .* got None"):
+        data([several(), lacking], [several("The dog")])
+
+
 def test_a_pair_in_both_splits_is_an_error():
     with pytest.raises(ValueError, match=r"test row 1 is also in train.*The dog"):
         data([row("The dog")], [row("The cat"), row("The dog")])

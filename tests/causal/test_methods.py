@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import reft_interp as ri
-from reft_interp.causal.reading_methods import labelled_activations
+from reft_interp.causal.labelled_activations import labelled_activations
 from reft_interp.causal.rows import rows_of
 from reft_interp.tasks import plantings
 

@@ -24,6 +24,31 @@ def test_sets_are_averaged_then_sites_compared_then_layers():
     assert (one.mean, one.highest) == (pytest.approx(0.95), 1.0)
 
 
+def test_a_site_that_lacks_a_set_is_no_candidate():
+    # Without set b, "first" of layer 0 would have .9, where it has .5 and "last" .3.
+    for lacking in (FRAME.drop(index=3), FRAME.assign(iia=FRAME["iia"].mask(FRAME.index == 3))):
+        found = ri.mib_scores(lacking, counterfactuals="pairs")
+        assert found.mean == pytest.approx((0.3 + 0.9) / 2) and found.unscored == ()
+        assert list(found.layers["tokens"]) == ["last", "last"]
+    none = FRAME.assign(iia=FRAME["iia"].mask(FRAME["pairs"] == "b"))
+    with pytest.raises(ValueError, match="for each of the 2 sets of 'pairs', every site lacks"):
+        ri.mib_scores(none, counterfactuals="pairs")
+
+
+def test_layers_without_a_score_are_named():
+    # Of layer 0 each site lacks a set.
+    frame = FRAME.assign(iia=FRAME["iia"].mask(FRAME.index.isin([0, 3])))
+    found = ri.mib_scores(frame, counterfactuals="pairs")
+    assert (found.mean, found.highest) == (pytest.approx(0.9), pytest.approx(0.9))
+    assert found.unscored == (0,) and list(found.layers["layer"]) == [1]
+    assert str(found) == (
+        "mean over layers 0.900, highest 0.900; without layer 0, where no site has all scores"
+    )
+    more = pd.concat([frame, frame.assign(layer=2, iia=None)])
+    assert "without layers 0, 2, where" in str(ri.mib_scores(more, counterfactuals="pairs"))
+    assert ri.mib_scores(frame.query("pairs == 'a'")).unscored == ()
+
+
 def test_failed_cells_are_left_out_and_mistakes_told():
     failed = FRAME.assign(iia=[None, None, *FRAME["iia"][2:]])
     assert ri.mib_scores(failed, counterfactuals="pairs").mean == pytest.approx(0.7)

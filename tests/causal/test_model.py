@@ -83,6 +83,21 @@ def test_parents_come_first_and_are_read_off_the_mechanisms():
     assert repr(model) == "CausalModel(a, b, late(a, b))"
 
 
+def test_of_equal_values_a_variable_has_that_of_its_domain():
+    model = CausalModel(
+        {"a": [0, 1], "b": range(9), "both": [0, 1], "half": range(5)},
+        # `and` gives 0, False or True; division 0.0, 1.0, ...
+        {"both": lambda a, b: a and b > 4, "half": lambda b: b / 2 if b % 2 == 0 else 0},
+    )
+    found = [*model.settings(), model.run({"a": True, "b": 8.0}, do={"both": 1.0})]
+    found.append(model.interchange({"a": 0, "b": 1}, {"both": {**found[0], "both": True}}))
+    assert {type(value) for setting in found for value in setting.values()} == {int}
+    assert {setting["both"] for setting in found} == {0, 1}
+    assert found[-1]["both"] == 1 and found[-2]["half"] == 4
+    truth = CausalModel({"x": [0, 1], "y": [False, True]}, {"y": lambda x: x})
+    assert truth.run({"x": 1})["y"] is True
+
+
 def test_a_default_binds_a_value_and_is_no_parent():
     table = {0: 1, 1: 0}
     model = CausalModel({"x": [0, 1], "y": [0, 1]}, {"y": lambda x, table=table: table[x]})
@@ -121,6 +136,33 @@ def test_the_drawing_has_every_variable_and_arrow():
 def test_what_is_no_model_is_refused(domains, mechanisms, match):
     with pytest.raises(ValueError, match=match):
         CausalModel(domains, mechanisms)
+
+
+@pytest.mark.usefixtures("no_type_checks")
+@pytest.mark.parametrize(
+    ("domain", "match"),
+    [
+        ({1, 2}, r"'x' must be a list of its values, got {1, 2}, which has another order in each"),
+        (frozenset("a"), r"'x' must be a list .* which has another order in each run"),
+        ("abc", "'x' must be a list of its values, got 'abc', which is one text"),
+        (3, "'x' must be a list of its values, got 3"),
+        ([[1], [2]], r"'x' has \[1\], which cannot be looked up; .* make it a tuple"),
+    ],
+)
+def test_a_domain_is_a_list_of_values(domain, match):
+    with pytest.raises(TypeError, match=f"domains: {match}"):
+        CausalModel({"x": domain, "y": [0, 1]}, {"y": lambda x: 0})
+
+
+def test_a_mechanism_that_fails_is_named_with_what_it_was_given():
+    with pytest.raises(
+        ValueError, match=r"mechanism of 'y', given {'x': 0}, raises ZeroDivisionError: "
+    ) as raised:
+        CausalModel({"x": [1, 0], "y": [0, 1]}, {"y": lambda x: 1 // x})
+    assert isinstance(raised.value.__cause__, ZeroDivisionError)
+    for value in (np.array([0, 1]), [0]):
+        with pytest.raises(ValueError, match=r"mechanism of 'y', given {'x': 0}, gives 'y' the"):
+            CausalModel({"x": [0, 1], "y": [0, 1]}, {"y": lambda x, value=value: value})
 
 
 def test_mechanisms_must_name_their_parents():

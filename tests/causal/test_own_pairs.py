@@ -30,6 +30,11 @@ def test_what_rows_leave_out_is_filled_in():
     assert TRAIN[0] == own("The key", "The doors", " are")  # the caller's rows stay as they are
 
 
+def test_a_column_that_the_first_row_lacks_stays():
+    made = ri.Counterfactuals.from_rows([TRAIN[0], TRAIN[1] | {"word": "film"}], TEST, "number")
+    assert made.train["word"] == [None, "film"]
+
+
 def test_what_rows_say_stays():
     spans: Any = {"base_spans": {"subject": [4, 7]}, "source_spans": {"subject": [4, 9]}}
     given = own("The key", "The doors", " are", choices=[" are", " is", " was"], **spans)
@@ -122,6 +127,90 @@ def test_a_variable_that_never_varies_is_refused():
 def test_rows_that_are_no_pairs_are_refused(train, error, message):
     with pytest.raises(error, match=message):
         ri.Counterfactuals.from_rows(train, TEST, "number")
+
+
+def sourced(base: str, **prompts: Any) -> dict:
+    """A row with a source for each name."""
+    sources = {name: {"prompt": text, "spans": None} for name, text in prompts.items()}
+    return {"base": base, "sources": sources, "label": " are", "base_answer": " is"}
+
+
+@pytest.mark.parametrize("swapped", [False, True])
+@pytest.mark.parametrize(
+    ("rows", "error", "message"),
+    [
+        (
+            [sourced("A", a="B", b="C"), sourced("D", a="E")],
+            ValueError,
+            r"row 1: sources must be named alike .* got \['a'\], and .* row 0 has \['a', 'b'\]",
+        ),
+        (
+            [own("A", "B", " are"), sourced("D", a="E", b="F")],
+            ValueError,
+            r"row 1: sources must be named alike .* got \['a', 'b'\], and .* has one source",
+        ),
+        (
+            [sourced("A", a="B") | {"sources": {"a": {"spans": None}}}],
+            TypeError,
+            r"row 0: sources\['a'\] must be a mapping whose 'prompt' is a text, got",
+        ),
+        (
+            [sourced("A", a="B") | {"sources": ["x y"]}],
+            TypeError,
+            r"row 0: sources must be a mapping of names to sources, got \['x y'\]",
+        ),
+        ([own("A", "B", " are", choices=[" is", 3, " are"])], TypeError, r"row 0: choices must be"),
+        ([own("A", "B", " are", choices=" is are")], TypeError, "row 0: choices must be a list of"),
+        (
+            [own("The key", "B", " are", base_spans={"s": 3})],
+            ValueError,
+            r"row 0: the span 's' in base_spans must be \[start, end\], whole .* <= 7 .* got 3 in",
+        ),
+        (
+            [own("The key", "B", " are", base_spans={"s": [0, 2.5]})],
+            ValueError,
+            r"row 0: the span 's' in base_spans must be .* whole numbers .* got \[0, 2\.5\]",
+        ),
+        (
+            [own("The key", "B", " are", source_spans=[0, 1])],
+            TypeError,
+            r"row 0: source_spans must be a mapping of names to \[start, end\], got \[0, 1\]",
+        ),
+        (
+            [own("A", "B", " are", source_answer=3)],
+            TypeError,
+            "row 0: source_answer must be a text",
+        ),
+        (
+            [own("A", "B", " are") | {"source": None}],
+            TypeError,
+            "row 0: source must be a text, got",
+        ),
+        (
+            [own("A", "B", " are", base_v=1), own("C", "D", " are", base_v="a")],
+            ValueError,
+            "column 'base_v' must hold values of one kind, row 0 has 1 and row 1 'a'",
+        ),
+        (
+            [own("A", "B", " are", base_v=2**70)],
+            ValueError,
+            r"column 'base_v' must hold texts, numbers or .* row 0 has 11805916",
+        ),
+    ],
+)
+@pytest.mark.usefixtures("no_type_checks")
+def test_a_bad_cell_is_named_with_its_row(rows, error, message, swapped):
+    named = rows[0].get("sources")
+    prompts = dict.fromkeys(named, "A cat") if isinstance(named, dict) else {}
+    good = [sourced("The dog", **prompts)] if prompts else TEST
+    splits = {"train": good, "test": rows} if swapped else {"train": rows, "test": good}
+    with pytest.raises(error, match=f"^{'test' if swapped else 'train'}.*{message}"):
+        ri.Counterfactuals.from_rows(**splits, variable="number")
+
+
+def test_sources_are_named_alike_in_both_splits():
+    with pytest.raises(ValueError, match=r"test row 0: sources .* got \['a', 'b'\], and train row"):
+        ri.Counterfactuals.from_rows(TRAIN, [sourced("The dog", a="A cat", b="A film")], "number")
 
 
 def test_answers_that_lack_their_space_may_be_why_a_model_gets_none_right(tiny):

@@ -44,6 +44,32 @@ def test_values_are_dealt_to_prompts_evenly(variable, names):
     assert after != values(shuffled_pairs(pairs(), variable, 1), names)
 
 
+def test_values_that_read_alike_once_joined_are_dealt_as_different_ones():
+    texts = {"number": ("a", "a b"), "colour": ("c", "b c")}
+    rows = [
+        row
+        | {f"{side}_{name}": of[row[f"{side}_{name}"] % 2] for name, of in texts.items()
+           for side in ("base", "source")}
+        for row in pairs()
+    ]  # fmt: skip
+    # Each of the four combinations is dealt to a quarter of the prompts of each: of 12 prompts
+    # with 3 each, to one at most more or less.
+    names = ("number", "colour")
+    before, after = values(rows, names), values(shuffled_pairs(rows, " and ".join(names), 0), names)
+    assert Counter(before.values()) == Counter(after.values())
+    dealt = Counter((before[prompt], after[prompt]) for prompt in before)
+    for one in set(before.values()):
+        for other in set(before.values()):
+            share = Counter(before.values())[one] * Counter(before.values())[other] / len(before)
+            assert abs(dealt[one, other] - share) < 1
+
+
+def test_a_name_that_holds_the_word_and_is_one_name():
+    rows = [{k.replace("number", "salt and pepper"): v for k, v in row.items()} for row in pairs()]
+    dealt = values(shuffled_pairs(rows, "salt and pepper", 0), ["salt and pepper"])
+    assert dealt == values(shuffled_pairs(pairs(), "number", 0))
+
+
 def test_labels_are_those_that_das_trains_on_and_the_rest_stays():
     dealt = shuffled_pairs(pairs(), "number", 3)
     expected = shuffled_labels([{"answer": row["label"]} for row in pairs()], 3)

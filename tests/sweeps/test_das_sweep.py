@@ -135,6 +135,12 @@ def test_a_cell_that_fails_is_recorded_and_the_others_go_on(planted, pairs, tmp_
     assert frame["error"].isna().tolist() == [False, True, False, False]
     assert "layer" in frame["error"].iloc[0] and "99" in frame["error"].iloc[2]
     assert "nowhere" in frame["error"].iloc[3]
+    # The same place fails for the whole vector, and says so in the same words.
+    whole: Any = found.frame[found.frame["method"] == "whole vector"]
+    first, last = whole["error"].dropna()
+    assert first == frame["error"].iloc[0]
+    # Another row of the pairs is the first that lacks the span.
+    assert last.startswith("ValueError: span:nowhere: no span 'nowhere' (there are: companion,")
     alone = run(planted, pairs, [good], tmp_path / "alone")
     assert frame["iia"].iloc[1] == alone.frame["iia"].iloc[0]
     assert pd.isna(frame["iia"].iloc[0])

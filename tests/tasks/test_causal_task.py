@@ -118,7 +118,8 @@ def test_with_one_difference_that_decides_the_answer_every_answer_changes():
     assert "100.0% of train, 100.0% of test rows" in str(pairs)
     assert (len(pairs.train), len(pairs.test)) == (8, 4)
     for row in [*rows_of(pairs.train), *rows_of(pairs.test)]:
-        assert row["base_first"] == row["source_first"] and row["base_place"] == row["source_place"]
+        assert row["base_name_1"] == row["source_name_1"]
+        assert row["base_place"] == row["source_place"]
         assert row["label"] == row["source_answer"] == f" {row['base_subject']}"
     tens = two_digit_addition().counterfactuals(None, "a_tens", n=12, differ="one")
     assert tens.changed == {"train": 1, "test": 1}
@@ -203,29 +204,39 @@ def test_templates_are_a_list_of_texts(templates):
         task(templates=templates)
 
 
+@pytest.mark.parametrize("name", ["last", "first", "every", "all", "l1", "f3"])
+def test_a_variable_in_a_template_is_one_that_a_selector_can_name(name):
+    mechanism = eval(f"lambda {name}: {name}")
+    model = CausalModel({name: range(3), "y": range(3)}, {"y": mechanism})
+    with pytest.raises(ValueError, match=rf"names '{name}', which as .* name, as 'the_{name}'"):
+        CausalTask("t", model, "y", [f"{{{name}}} is"])
+    # One that no template names is as good as any.
+    CausalTask("t", model, "y", ["{y} is"], words={"y": str})
+
+
 def test_a_text_tells_an_input_by_what_is_computed_from_it():
     """Which of two is meant is never written, but which word stands there is."""
-    domains = {"first": range(6), "step": range(1, 6), "place": [0, 1]}
+    domains = {"one": range(6), "step": range(1, 6), "place": [0, 1]}
     computed = {"second": range(6), "word": range(6), "other": range(6)}
     mechanisms = {
-        "second": lambda first, step: (first + step) % 6,
-        "word": lambda first, second, place: (first, second)[place],
-        "other": lambda first, second, place: (second, first)[place],
+        "second": lambda one, step: (one + step) % 6,
+        "word": lambda one, second, place: (one, second)[place],
+        "other": lambda one, second, place: (second, one)[place],
     }
     model = CausalModel(domains | computed, mechanisms)
-    CausalTask("told", model, "other", ["{first} {second} {word} and"])
+    CausalTask("told", model, "other", ["{one} {second} {word} and"])
     with pytest.raises(ValueError, match="it does not tell place"):
-        CausalTask("untold", model, "other", ["{first} {second} and"])
+        CausalTask("untold", model, "other", ["{one} {second} and"])
     # Where the two may be the same, so may the texts, and then the answers are, too.
     alike = CausalModel({**domains, "step": range(6)} | computed, mechanisms)
-    CausalTask("told", alike, "other", ["{first} {second} {word} and"])
+    CausalTask("told", alike, "other", ["{one} {second} {word} and"])
     # More inputs than can all be tried, among them one that no template need name.
-    many = {"first": range(300), "step": range(1, 300), "place": [0, 1], "idle": range(9)}
-    mechanisms["second"] = lambda first, step: (first + step) % 300
+    many = {"one": range(300), "step": range(1, 300), "place": [0, 1], "idle": range(9)}
+    mechanisms["second"] = lambda one, step: (one + step) % 300
     large = CausalModel(many | {name: range(300) for name in computed}, mechanisms)
-    CausalTask("told", large, "other", ["{first} {second} {word} and"])
+    CausalTask("told", large, "other", ["{one} {second} {word} and"])
     with pytest.raises(ValueError, match="it does not tell place"):
-        CausalTask("untold", large, "other", ["{idle} {first} {second} and"])
+        CausalTask("untold", large, "other", ["{idle} {one} {second} and"])
 
 
 def test_another_template_is_one_that_could_be():

@@ -10,7 +10,7 @@ def test_the_indirect_object_is_the_name_that_stands_once():
     pairs = indirect_object().counterfactuals(None, "subject_position", n=60)
     for row in (*rows_of(pairs.train), *rows_of(pairs.test)):
         spans = {name: row["base"][slice(*span)] for name, span in row["base_spans"].items()}
-        names = {spans["first"], spans["second"]}
+        names = {spans["name_1"], spans["name_2"]}
         assert len(names) == 2 and spans["subject"] in names
         assert row["base"].count(row["base_answer"]) == 1
         assert {row["base_answer"].strip()} == names - {spans["subject"]}
