@@ -92,6 +92,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: "smollm2" not in getattr(item, "fixturenames", ()))
 
 
+def pytest_collection_finish() -> None:
+    """Each training looks for garbage, which takes longer than a tiny model does among all that
+    pytest, torch and transformers hold for good."""
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.fixture(autouse=True)
 def _threads(request: pytest.FixtureRequest) -> None:
     """Two threads where the real model runs: small matrices lose more to them than they gain."""
@@ -137,9 +144,6 @@ def no_type_checks() -> Iterator[None]:
 @pytest.fixture(scope="module")
 def long_training() -> Iterator[None]:
     """For modules that train at length: type checks take longer than a tiny model does. What they
-    call is checked by shorter tests, and by the README's code. So does looking for garbage, as
-    each training does, among all that pytest and torch hold: here it looks among what is new."""
-    gc.freeze()
+    call is checked by shorter tests, and by the README's code."""
     with without_type_checks():
         yield
-    gc.unfreeze()

@@ -199,5 +199,5 @@ def closeness(found: Subspace | None, first: Subspace) -> dict[str, float]:
     return {
         "overlap": found.overlap(first),
         "largest angle": float(found.principal_angles(first).max()),
-        "overlap at random": expected_overlap((first.rank, found.rank), first.width),
+        "overlap at random": expected_overlap(first.rank, found.rank, first.width),
     }
