@@ -15,6 +15,8 @@ from torch import Tensor
 from torch.nn.functional import pad
 from transformers import PreTrainedTokenizerBase
 
+from reft_interp.continuing import continuation_tokens
+
 Offsets = tuple[tuple[int, int], ...]
 """For each token, the characters `[start, end)` that it stands for; empty for special tokens."""
 
@@ -140,7 +142,9 @@ def tokenize(
     so its tokens depend neither on the answer nor on the rest of the batch. TransformerLens's
     `to_tokens` puts a BOS token in front even where the tokenizer does not (SmolLM2, gpt2); here
     the tokenizer decides, and this is the one place where that is decided. An answer is
-    tokenized without special tokens: its leading space, if it has one, belongs to it.
+    tokenized without special tokens: its leading space, if it has one, belongs to it. One that a
+    tokenizer would put in front of every text (Llama 2's "▁") is not added: an answer becomes
+    what it is in the text of both.
 
     Args:
         tokenizer: a fast tokenizer, since positions are found by character offsets.
@@ -176,7 +180,7 @@ def tokenize(
     replies = None if answers is None else _texts("answers", answers, rows=len(texts))
 
     prompt_ids, offsets, types = _encode(
-        tokenizer, "prompts", texts, seconds, special=True, max_length=max_length
+        tokenizer, "prompts", texts, seconds, max_length=max_length
     )
     if seconds is not None:
         texts = tuple(f"{one}\n{other}" for one, other in zip(texts, seconds, strict=True))
@@ -186,7 +190,9 @@ def tokenize(
         answer_ids: list[list[int]] = [[] for _ in texts]
         answer_offsets: tuple[Offsets, ...] = ((),) * len(texts)
     else:
-        answer_ids, answer_offsets, _ = _encode(tokenizer, "answers", replies, special=False)
+        answer_ids, of_answers = continuation_tokens(tokenizer, replies)
+        _check_not_empty("answers", replies, answer_ids)
+        answer_offsets = tuple(map(tuple, of_answers))
 
     filler = next((i for i in (tokenizer.pad_token_id, tokenizer.eos_token_id) if i is not None), 0)
     width = max(len(p) + len(a) for p, a in zip(prompt_ids, answer_ids, strict=True))
@@ -238,7 +244,6 @@ def _encode(
     texts: Sequence[str],
     seconds: Sequence[str] | None = None,
     *,
-    special: bool,
     max_length: int | None = None,
 ) -> tuple[list[list[int]], tuple[Offsets, ...], list[list[int]] | None]:
     """Ids, offsets and, of pairs, token types where the tokenizer gives some."""
@@ -252,17 +257,15 @@ def _encode(
     encoded = tokenizer(
         list(texts),
         None if seconds is None else list(seconds),
-        add_special_tokens=special,
         return_offsets_mapping=True,
         truncation=max_length is not None,
         max_length=max_length,
     )
     ids: list[list[int]] = encoded["input_ids"]  # pyright: ignore[reportAssignmentType]
     of_tokens: Iterable[list[tuple[int, int]]] = encoded["offset_mapping"]  # pyright: ignore[reportAssignmentType]
+    _check_not_empty(argument, texts, ids)
     offsets = []
-    for row, (text, tokens, pairs) in enumerate(zip(texts, ids, of_tokens, strict=True)):
-        if not tokens:
-            raise ValueError(f"{argument}: row {row} has no tokens: {text!r}")
+    for row, (text, pairs) in enumerate(zip(texts, of_tokens, strict=True)):
         # The second text of a pair is placed after the first and a line break; special tokens
         # belong to neither.
         shifts = [
@@ -277,6 +280,12 @@ def _encode(
         )
     types = encoded.get("token_type_ids") if seconds is not None else None
     return ids, tuple(offsets), types  # pyright: ignore[reportReturnType]
+
+
+def _check_not_empty(argument: str, texts: Sequence[str], ids: Sequence[Sequence[int]]) -> None:
+    for row, (text, tokens) in enumerate(zip(texts, ids, strict=True)):
+        if not tokens:
+            raise ValueError(f"{argument}: row {row} has no tokens: {text!r}")
 
 
 def _spans(

@@ -11,6 +11,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 from transformer_lens.model_bridge import TransformerBridge
 
+from reft_interp.continuing import continuation_tokens
 from reft_interp.encoding import IGNORED, TokenizedBatch
 from reft_interp.evaluation.results import Accuracy
 from reft_interp.runtime import IntervenedModel
@@ -249,7 +250,7 @@ def choice_tokens(
             raise ValueError(f"rows: row {i} has no 'choices' to choose from")
         for choice in choices:
             if choice not in known:
-                ids = bridge.tokenizer(choice, add_special_tokens=False)["input_ids"]
+                [ids], _ = continuation_tokens(bridge.tokenizer, [choice])
                 known[choice] = tuple(ids)
         ids = tuple(known[choice] for choice in choices)
         if len(set(ids)) < len(ids):

@@ -33,7 +33,7 @@ from reft_interp.runtime.trained import Trained, intervened_of
 from reft_interp.sites import Site
 from reft_interp.whole_files import replacing, write_whole
 
-# How far the rows of a float32 matrix may be from orthonormal and still be what was meant.
+# How far a float32 matrix may be from the rows that are used and still be what was meant.
 _ROUNDING = 1e-6
 _LATER_FIELDS = 9  # of pyvene's RepresentationConfig, none of which pyreft uses
 
@@ -148,12 +148,13 @@ def _is_orthonormal(intervention: LoReFT | NoReFT | ConsReFT | LobiReFT | DiReFT
 
 
 def _rows(intervention: LoReFT | NoReFT | ConsReFT | LobiReFT | DiReFT) -> Float[Tensor, "r d"]:
-    """The rows; where the parameter is orthonormal itself it is they, without more rounding."""
+    """The rows; where the parameter is as good as they, it, without more rounding."""
     matrix = intervention.rows.matrix.detach()
     if _is_orthonormal(intervention):
-        gram = matrix.double() @ matrix.double().T
-        if (gram - torch.eye(len(matrix)).to(gram)).abs().max() > _ROUNDING:
-            return intervention.rows().detach()
+        # Orthonormal alone would not do: rows that stay out of others are projected too.
+        rows = intervention.rows().detach()
+        if (matrix.double() - rows.double()).abs().max() > _ROUNDING:
+            return rows
     return matrix
 
 

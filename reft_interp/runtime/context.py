@@ -5,6 +5,7 @@ from typing import Any
 
 from transformer_lens.model_bridge import TransformerBridge
 
+from reft_interp.continuing import continuation_tokens
 from reft_interp.encoding import TokenizedBatch
 
 
@@ -58,9 +59,7 @@ def check_fit(
         if len((prompt + (pair or "") + answer).encode()) + special + 2 <= room:
             continue
         of_prompt = len(tokenizer(prompt, pair, verbose=False)["input_ids"])
-        of_answer = len(
-            tokenizer(answer, add_special_tokens=False, verbose=False)["input_ids"]
-        ) if answer else 0  # fmt: skip
+        of_answer = len(continuation_tokens(tokenizer, [answer])[0][0]) if answer else 0
         if of_prompt + of_answer <= room:
             continue
         cut = advice or (

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from transformer_lens.model_bridge import TransformerBridge
 from transformers import PreTrainedTokenizerBase
 
+from reft_interp.continuing import continuation_texts
 from reft_interp.encoding import TokenizedBatch
 from reft_interp.positions import Positions
 from reft_interp.runtime.attention import grouped
@@ -46,7 +47,8 @@ def generate(
         options: of transformers' `generate`: `max_new_tokens`, `do_sample`, `temperature`, ...
 
     Returns:
-        The new text of each prompt, without special tokens.
+        The new text of each prompt, without special tokens; its leading blank is kept, also
+        where the tokenizer alone would drop it (Llama 2's).
 
     Raises:
         ValueError: more new tokens than the model has learned positions for.
@@ -94,7 +96,8 @@ def continuations(
         options: of `generate`.
 
     Returns:
-        The new text of each prompt, without special tokens.
+        The new text of each prompt, without special tokens; its leading blank is kept, also
+        where the tokenizer alone would drop it (Llama 2's).
     """
     known = (tokenizer.pad_token_id, tokenizer.eos_token_id, 0)
     pad = next(token for token in known if token is not None)
@@ -104,7 +107,7 @@ def continuations(
         **({"pad_token_id": pad} | options),
     )
     new = tokens[:, batch.input_ids.shape[1] :]
-    return tokenizer.batch_decode(new, skip_special_tokens=True)
+    return continuation_texts(tokenizer, new.tolist())
 
 
 class EditWhileGenerating:

@@ -10,6 +10,7 @@ from typing import Any, Literal
 from transformer_lens.model_bridge import TransformerBridge
 from transformers import PreTrainedTokenizerBase
 
+from reft_interp.continuing import continuation_tokens
 from reft_interp.runtime.batching import Rows, as_list
 
 Side = Literal["left", "right"]
@@ -43,7 +44,7 @@ def _truncate(
     tokenizer: PreTrainedTokenizerBase, name: str, row: Mapping[str, Any], most: int, side: Side
 ) -> dict[str, Any]:
     prompt, answer = row["prompt"], row.get("answer")
-    room = most - (len(tokenizer(answer, add_special_tokens=False)["input_ids"]) if answer else 0)
+    room = most - (len(continuation_tokens(tokenizer, [answer])[0][0]) if answer else 0)
     start, end = 0, len(prompt)
     while True:
         encoded = tokenizer(prompt[start:end], return_offsets_mapping=True)

@@ -1,6 +1,6 @@
 """What training asks of a model and of its prepared rows, before the first step."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol, runtime_checkable
 
@@ -89,6 +89,12 @@ def collate(
     rows = [index for _, index in items if index != NO_ROW]
     inputs = prepared.inputs(rows) if rows else _without_answers(prepared.inputs([0]))
     return {**inputs, "rows": RowsOfBatch(prepared, rows)}
+
+
+def without_rows(batch: Mapping[str, Any]) -> dict[str, Any]:
+    """A batch like another that holds no row, and whose loss is 0."""
+    rows = batch["rows"]
+    return {**_without_answers(dict(batch)), "rows": RowsOfBatch(rows.prepared, [])}
 
 
 def _without_labels(inputs: dict[str, Any]) -> dict[str, Any]:

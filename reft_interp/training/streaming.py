@@ -1,6 +1,6 @@
-"""Rows that pass by once: trained on without ever being held, so without constants.
+"""Rows that pass by: trained on without ever being held, so without constants.
 
-Each batch is tokenized when its turn comes, and runs in full.
+Each batch is tokenized when its turn comes, and runs in full. A stream that ends is read again.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -8,7 +8,7 @@ from typing import Any
 
 import datasets
 from torch.utils.data import IterableDataset
-from transformers import TrainingArguments
+from transformers import TrainerCallback, TrainingArguments
 
 from reft_interp.runtime import IntervenedModel
 from reft_interp.runtime.batching import encode
@@ -93,6 +93,32 @@ class StreamedBatch:
             "choices": None,
             "labels": batch.labels,
         }
+
+
+class StreamPosition(TrainerCallback):
+    """Counts how far a training has read its stream: transformers' Trainer only knows the steps,
+    of which a stream that has no length does not say how many make a pass."""
+
+    def __init__(self):
+        self.passes = 0
+        """Passes over the stream that are done."""
+        self.steps = 0
+        """Steps since."""
+
+    def on_step_end(self, args, state, control, **kwargs):
+        self.steps += 1
+
+    def on_epoch_end(self, args, state, control, **kwargs):
+        if not control.should_training_stop:  # otherwise the pass may have more
+            self.passes, self.steps = self.passes + 1, 0
+
+    def to_notes(self) -> dict[str, int]:
+        """What a checkpoint says of it."""
+        return {"passes": self.passes, "steps": self.steps}
+
+    def go_on_from(self, notes: Mapping[str, int]) -> None:
+        """Count on from what a checkpoint says."""
+        self.passes, self.steps = notes["passes"], notes["steps"]
 
 
 def check_stream(args: TrainingArguments) -> None:

@@ -5,7 +5,7 @@ Below: `folder_trainer`.
 """
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +19,22 @@ from reft_interp.models.sharding import is_sharded
 from reft_interp.runtime import IntervenedModel
 from reft_interp.runtime.planning import Plan
 from reft_interp.runtime.prepared import PreparedRows
-from reft_interp.runtime.saving import read_tensors
+from reft_interp.runtime.saving import read_notes, read_tensors
 from reft_interp.training.checkpoints import FINGERPRINT, begin_anew, identify_training, last_whole
-from reft_interp.training.collating import RowsDataset, RowsOfBatch, check_trainable, collate
+from reft_interp.training.collating import (
+    RowsDataset,
+    RowsOfBatch,
+    check_trainable,
+    collate,
+    without_rows,
+)
 from reft_interp.training.failures import memory_advice
 from reft_interp.training.folder_trainer import FolderTrainer
 from reft_interp.training.processes import check_processes, even_sampler
-from reft_interp.training.streaming import StreamedRows, check_stream
+from reft_interp.training.streaming import StreamedRows, StreamPosition, check_stream
+
+POSITION = "position in the stream"
+"""Where the notes of a checkpoint say how far a stream was read."""
 
 
 class InterventionTrainer(FolderTrainer):
@@ -77,6 +86,49 @@ class InterventionTrainer(FolderTrainer):
             )
         self.fingerprint = identify_training(train_rows, args)
         self._recompute = recompute
+        self._position = StreamPosition() if isinstance(train_rows, StreamedRows) else None
+        if self._position is not None:
+            self.add_callback(self._position)
+
+    def get_batch_samples(
+        self, epoch_iterator: Iterator, num_batches: int, device: torch.device
+    ) -> tuple[list, Any]:
+        """The Trainer's batches of a step; where a stream ends among them, empty ones fill it up.
+
+        A Trainer that knows no length takes no step on fewer, and would add their gradients to the
+        next pass's.
+        """
+        batches, items = super().get_batch_samples(epoch_iterator, num_batches, device)
+        if self._position is not None and batches:
+            batches += [without_rows(batches[0]) for _ in range(num_batches - len(batches))]
+        return batches, items
+
+    def _init_training_state(
+        self,
+        max_steps: int,
+        num_update_steps_per_epoch: int,
+        num_train_epochs: int,
+        resume_from_checkpoint: str | None,
+        trial: Any,
+    ) -> tuple[int, int]:
+        """Passes, and batches of the next, that a training which goes on has behind it.
+
+        Of a stream, whose length it does not know, the Trainer takes all steps for one pass.
+        """
+        done = super()._init_training_state(
+            max_steps, num_update_steps_per_epoch, num_train_epochs, resume_from_checkpoint, trial
+        )
+        if self._position is None or resume_from_checkpoint is None:
+            return done
+        notes = read_notes(resume_from_checkpoint).get(POSITION)
+        if notes is None:
+            raise ValueError(
+                f"resume=True: {resume_from_checkpoint} does not say how far its training had read "
+                "the stream, so which rows come next is unknown. Begin anew in another folder"
+            )
+        self._position.go_on_from(notes)
+        batches = self._position.steps * self.args.gradient_accumulation_steps
+        return self._position.passes, 0 if self.args.ignore_data_skip else batches
 
     def training_step(
         self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None
@@ -136,7 +188,10 @@ class InterventionTrainer(FolderTrainer):
             raise OSError(*(() if number is None else (number,)), message) from error
 
     def write(self, folder: str | Path) -> None:
-        self._intervened.save(folder, {FINGERPRINT: self.fingerprint})
+        notes = {FINGERPRINT: self.fingerprint}
+        if self._position is not None:
+            notes[POSITION] = self._position.to_notes()
+        self._intervened.save(folder, notes)
 
     def read(self, folder: str | Path) -> None:
         self._intervened.interventions.load_state_dict(read_tensors(folder))

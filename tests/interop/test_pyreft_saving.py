@@ -12,9 +12,12 @@ from trained import trained
 
 from reft_interp.interop import load_pyreft, save_pyreft
 from reft_interp.interop.pyreft_classes import CLASSES
-from reft_interp.interventions import LoReFT
+from reft_interp.interventions import ConsReFT, DiReFT, LoReFT, orthogonal_parts
+from reft_interp.interventions.edits import Add, Set
+from reft_interp.interventions.rows import PartOfRows
 from reft_interp.runtime import IntervenedModel, Placement
 from reft_interp.sites import Site
+from reft_interp.subspace import Subspace
 
 POST = Site("resid_post", 1)
 # The classes that pyreft has, by the names in `trained`.
@@ -85,6 +88,37 @@ def test_what_was_trained_here_computes_pyrefts_formula(tmp_path, tiny, name):
     expected = torch.from_numpy(formula(OURS[name], tensors, h.double().numpy(), f))
     assert_close(edit(h).double(), expected, atol=2e-6, rtol=0)  # float32 against float64
     assert (expected - h).abs().max() > 0.1
+
+
+@pytest.mark.parametrize("outside", [False, True])
+@pytest.mark.parametrize(
+    ("kind", "template"),
+    [
+        ("LoreftIntervention", LoReFT(2)),
+        ("ConsreftIntervention", ConsReFT(2)),
+        ("DireftIntervention", DiReFT(2, orthonormal=True)),
+    ],
+)
+def test_a_part_is_saved_as_it_is_used(tmp_path, tiny, kind, template, outside):
+    """Its own slice of the shared parameter is orthonormal, but not out of the others any more."""
+    kept_out = Subspace.random(WIDTH, 2, seed=5) if outside else None
+    first, second = orthogonal_parts(template, template, width=WIDTH, outside=kept_out)
+    assert isinstance(first, Set | Add) and isinstance(first.rows, PartOfRows)
+    torch.manual_seed(0)
+    with torch.no_grad():
+        shared = first.rows.whole.matrix
+        if outside:  # orthonormal as a whole, but leaning into what it stays out of
+            shared.copy_(Subspace.random(WIDTH, 4, seed=6).basis)
+        else:  # the second's slice stays orthonormal, but leans into the first's
+            shared[:2] += 0.5 * torch.randn(2, WIDTH)
+        for parameter in first.value.parameters():
+            parameter.add_(torch.randn_like(parameter))
+    h = torch.randn(5, WIDTH)
+    for edit in (first, second):
+        save_pyreft(IntervenedModel(tiny("llama"), Placement(edit, POST, "last")), tmp_path)
+        (tensors,) = read(tmp_path)
+        expected = torch.from_numpy(formula(kind, tensors, h.double().numpy()))
+        assert_close(edit(h).double(), expected, atol=1e-5, rtol=0)  # float32 parameters
 
 
 def test_placements_come_back_where_they_were(tmp_path, tiny):

@@ -1,5 +1,8 @@
 """Training on a stream: what a training on the same rows in the same order gives."""
 
+import json
+import shutil
+
 import pytest
 import torch
 from datasets import Dataset, IterableDataset
@@ -40,6 +43,60 @@ def test_a_stream_trains_what_rows_in_its_order_train(tiny):
     assert torch.equal(weights(streamed), weights(held))
     assert streamed.losses["loss"].tolist() == held.losses["loss"].tolist()
     assert streamed.settings["rows"] is None
+
+
+def test_the_last_step_of_a_pass_takes_the_batches_that_are_left(tiny):
+    """Four batches, in steps of three: what is left of a pass is a step, as of rows held."""
+    options = {"max_steps": 5, "gradient_accumulation_steps": 3}
+    streamed = fit(tiny("llama"), Dataset.from_list(ROWS).to_iterable_dataset(), **options)
+    options |= {"engine": "full", "train_sampling_strategy": "sequential"}
+    held = fit(tiny("llama"), ROWS, **options)
+    assert torch.equal(weights(streamed), weights(held))
+
+
+@pytest.mark.parametrize(
+    ("shuffled", "accumulated", "kept"), [(False, 1, (9, 8, 5)), (True, 3, (5, 4))]
+)
+def test_a_training_goes_on_in_any_pass_over_a_stream(tiny, tmp_path, shuffled, accumulated, kept):
+    """As if never interrupted: in the middle of its second and third pass, and between them."""
+    stream = Dataset.from_list(ROWS).to_iterable_dataset()
+    if shuffled:
+        stream = stream.shuffle(seed=3, buffer_size=6)
+    options = {
+        "max_steps": kept[0] + 1,
+        "gradient_accumulation_steps": accumulated,
+        "checkpoints": tmp_path,
+        "save_strategy": "steps",
+        "save_steps": 1,
+    }
+    whole = fit(tiny("llama"), stream, **options)
+    for step in kept:
+        for later in range(step + 1, kept[0] + 2):
+            shutil.rmtree(tmp_path / f"checkpoint-{later}")
+        resumed = fit(tiny("llama"), stream, resume=True, **options)
+        assert torch.equal(weights(resumed), weights(whole))
+        assert resumed.losses.equals(whole.losses)
+
+
+def test_a_checkpoint_of_each_pass_is_gone_on_from_at_the_next(tiny, tmp_path):
+    stream = Dataset.from_list(ROWS).to_iterable_dataset().shuffle(seed=3, buffer_size=6)
+    options = {"max_steps": 10, "checkpoints": tmp_path}
+    whole = fit(tiny("llama"), stream, **options)
+    shutil.rmtree(tmp_path / "checkpoint-10")
+    assert {one.name for one in tmp_path.iterdir()} == {"checkpoint-4", "checkpoint-8"}
+    resumed = fit(tiny("llama"), stream, resume=True, **options)
+    assert torch.equal(weights(resumed), weights(whole))
+
+
+def test_a_checkpoint_that_does_not_say_where_in_the_stream_it_was_is_refused(tiny, tmp_path):
+    stream = Dataset.from_list(ROWS).to_iterable_dataset()
+    fit(tiny("llama"), stream, max_steps=2, checkpoints=tmp_path)
+    config = tmp_path / "checkpoint-2" / "config.json"
+    saved = json.loads(config.read_text())
+    del saved["notes"]["position in the stream"]
+    config.write_text(json.dumps(saved))
+    with pytest.raises(ValueError, match="does not say how far its training had read the stream"):
+        fit(tiny("llama"), stream, max_steps=4, checkpoints=tmp_path, resume=True)
 
 
 def test_a_stream_has_no_end(tiny, tmp_path):
