@@ -280,7 +280,7 @@ def summarize(
         for name, split in suite.tests.items():
             outputs = [run["outputs"][name] for run in runs]
             value, low, high = mean_score(suite, outputs, split)
-            unparsed = np.mean([answer is None for of in outputs for answer in suite.answers(of)])
+            unparsed = np.mean([one is None for of in outputs for one in suite.answers(of, split)])
             rows.append(
                 {"method": one["method"], "dataset": name, "score": value, "low": low,
                  "high": high, "unparsed": float(unparsed), "n": len(split), **cost}
@@ -309,7 +309,7 @@ def mean_score(
         seed: of the resamples.
     """
     gold = list(rows["gold"])
-    predicted = [suite.answers(of) for of in outputs]
+    predicted = [suite.answers(of, rows) for of in outputs]
     scores = np.array([suite.metric(of, gold) for of in predicted])
 
     def mean(chosen: np.ndarray) -> float:

@@ -1,5 +1,6 @@
 """Methods on a suite: what is chosen, what is written, and what goes on where it was."""
 
+import dataclasses
 import json
 import math
 from dataclasses import dataclass, replace
@@ -273,6 +274,9 @@ def test_the_interval_covers_rows_and_seeds():
     assert apart == pytest.approx(0.51) and higher - lower > 2 * spread
     # Two seeds so far apart say nothing, and a share is nowhere below 0 or above 1.
     assert mean_score(suite(), [half, right], test) == (0.75, 0.0, 1.0)
+    # What counts as the answer may depend on the row.
+    by_row = dataclasses.replace(suite(), extract_for=lambda output, row: row["gold"])
+    assert mean_score(by_row, [half], test)[0] == 1
 
 
 def test_a_metric_without_right_rows_has_an_interval_over_resampled_rows():

@@ -7,7 +7,9 @@ The suite of Hu et al. 2023 (LLM-Adapters, arXiv:2304.01933) as Wu et al. 2024 r
 
 import os
 import re
+from collections.abc import Mapping
 from itertools import chain
+from typing import Any
 
 from reft_interp.evaluation.metrics import numeric_match
 from reft_interp.tasks.suites.llm_adapters import read_adapter_rows
@@ -36,9 +38,9 @@ def arithmetic(
     """AQuA, GSM8K, MAWPS, SVAMP, MultiArith, AddSub and SingleEq, in LLM-Adapters' format.
 
     The prompt is Alpaca's; what is trained is the solution with its steps. An answer is the last
-    number of an output, within 0.001 of the gold one, or AQuA's letter. Data sets whose files are
-    missing are left out, and named in `str(suite)`; so are training rows that a test set has, too,
-    which are counted there.
+    number of an output, within 0.001 of the gold one, or in AQuA's rows the letter. Data sets whose
+    files are missing are left out, and named in `str(suite)`; so are training rows that a test set
+    has, too, which are counted there.
 
     The `output` of the published test files is a language model's own solution, often a wrong
     one: `answer` of a test row is "The answer is ..." with the gold answer instead.
@@ -85,6 +87,7 @@ def arithmetic(
         },
         template="Alpaca's, with {instruction} → {output}",
         extract=extract_result,
+        extract_for=_extract_for,
         metric=numeric_match(),
         max_new_tokens=512,
         recipe=recipe or paper_recipe("arithmetic"),
@@ -101,6 +104,19 @@ def extract_result(output: str) -> str | None:
     parts = own_solutions(output)
     found = (stated_letter(part) or last_number(part) for part in parts)
     return next(filter(None, found), None)
+
+
+def extract_number(output: str) -> str | None:
+    """The last number of the output: what `extract_result` gives where no letter is asked for.
+
+    >>> extract_number("He picks option B. He saves 20 - 8 = 12 dollars.")
+    '12'
+    """
+    return next(filter(None, map(last_number, own_solutions(output))), None)
+
+
+def _extract_for(output: str, row: Mapping[str, Any]) -> str | None:
+    return extract_result(output) if row["gold"] in _LETTERS else extract_number(output)
 
 
 def _test_row(record: Record) -> Record:

@@ -9,7 +9,7 @@ import os
 import re
 
 from reft_interp.evaluation.metrics import numeric_match
-from reft_interp.tasks.suites.arithmetic import extract_result
+from reft_interp.tasks.suites.arithmetic import extract_number
 from reft_interp.tasks.suites.paper_recipes import paper_recipe
 from reft_interp.tasks.suites.reading import (
     Record,
@@ -59,7 +59,7 @@ def mawps(folder: str | os.PathLike[str], *, recipe: Recipe | None = None) -> Su
         development=as_dataset(development),
         tests={} if held_out is None else {"mawps": held_out},
         template="Alpaca's, with {original_text} → {equation}. The answer is {ans}.",
-        extract=extract_result,
+        extract=extract_number,
         metric=numeric_match(),
         max_new_tokens=160,  # a model that was not trained solves it in words
         recipe=recipe or paper_recipe("arithmetic"),

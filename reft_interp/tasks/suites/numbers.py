@@ -5,7 +5,8 @@ import re
 # Models that are not trained on the format, or are shown examples, go on with another problem.
 _NEXT_PROBLEM = re.compile(
     r"###\s*(?:Instruction|Input|Response)\b:?|\bBelow is an instruction that\b"
-    r"|^\s*(?:Question|Problem|Instruction|Q)\s*\d*\s*:",
+    r"|^\s*(?:Question|Problem|Instruction|Q|Human|User)\s*\d*\s*:"
+    r"|<\|(?:im_start|im_end|endoftext|eot_id|end)\|>",
     re.MULTILINE,
 )
 
@@ -16,7 +17,7 @@ _NUMBER = re.compile(
     (?:[$£€](?P<inner_minus>-?))?
     (?:(?P<whole>(?<![.,\d])\d+)\ (?=\d+/\d))?
     (?P<digits>
-        (?:\d{1,3}(?:,\d{3})+(?!\d)(?:\.\d+)?|\d+(?:\.\d+)?|(?<!\w)\.\d+)
+        (?:(?:\d{1,3}(?:,\d{3})+|\d{1,2}(?:,\d{2})+,\d{3})(?!\d)(?:\.\d+)?|\d+(?:\.\d+)?|(?<!\w)\.\d+)
         (?:e[-+]?\d+(?!\w))?
     )
     (?:\s?/\s?(?P<below>\d+)(?!\d|[.,]\d|/))?
@@ -24,22 +25,38 @@ _NUMBER = re.compile(
     re.VERBOSE | re.IGNORECASE,
 )
 
-# LaTeX in plain signs, then powers of ten as `float` reads them.
+# LaTeX in plain signs, dashes that are a minus, how exact a number is, then powers of ten as
+# `float` reads them.
 _PLAIN = [
     (re.compile(pattern), sign)
     for pattern, sign in (
         (r"(?<=\d)(?=\\[dt]?frac)", " "),  # a mixed number
         (r"\\[dt]?frac\s*\{([^{}]*)\}\s*\{([^{}]*)\}", r"\1/\2"),
+        (r"\\[dt]?frac\s*(\d)\s*(\d)", r"\1/\2"),
         (r"\\(?:text|textbf|mathrm|mathbf)\s*\{([^{}]*)\}", r"\1"),
         (r"\{,\}", ","),
         (r"\\(?:times|cdot)\b", "×"),
         (r"\^\s*\{([^{}]*)\}", r"^\1"),
         (r"\\([$%])", r"\1"),
         (r"\\[,!;: ]", " "),
+        (r"(?<![\w.)%])(?<![\d)%]\s)[–—](?=[$£€]?\.?\d)", "-"),
+        (
+            r"(?i)\b(?:rounded\s+(?:off\s+|up\s+|down\s+)?)?to\s+\d+\s+"
+            r"(?:decimals?\b(?:\s+places?\b)?|significant\s+(?:figures?|digits?)\b)",
+            "",
+        ),
         (r"(\d)\s?[x×*]\s?10(?:\^|\*\*)\(?(-?\d+)\)?", r"\1e\2"),
         (r"(?<![\w.])10(?:\^|\*\*)\(?(-?\d+)\)?", r"1e\1"),
     )
 ]
+
+# A blank separates thousands where it cannot be one between numbers: a narrow one or one that
+# breaks no line, or where a group begins with 0, as no number does ("2 000", but "3 100" is two).
+_SPACED = re.compile(r"(?<![\w.,])\d{1,3}(?:[ \u00a0\u2009\u202f]\d{3})+(?![\w,])")
+
+_POWER = re.compile(
+    r"(?<![\w.,^)])(\d{1,9}(?:\.\d+)?)(?:\^|\*\*)(?:\((-?\d{1,2})\)|(-?\d{1,2}))(?![\w^]|\.\d)"
+)
 _BOXED = re.compile(r"\\boxed\s*\{([^{}]*)\}")
 
 # The letter of a choice has to be marked as one: "A" is also a word, and a name of variables.
@@ -47,7 +64,9 @@ _BOXED = re.compile(r"\\boxed\s*\{([^{}]*)\}")
 # ("D 12", but "a 5" is an article).
 _STATED_LETTER = re.compile(
     r"""
-    \b(answer|option|choice)(?:\s+is|\s*:)?[\s:*$]*\(?\s*([A-E])
+    \b(answer|option|choice)(?:\s+(?:is|(?:should|would|must|will)\s+be)|\s*:)?
+    (?:\s+not\s+\(?[A-E]\)?,?\s+but)?
+    [\s:*$]*\(?\s*([A-E])
     (?:
         (?=\s*(?:[).,:;\n*$]|$))
         | (?=\s+[-–—=(])
@@ -59,8 +78,19 @@ _STATED_LETTER = re.compile(
     re.IGNORECASE | re.VERBOSE,
 )
 _STATED_NUMBER = re.compile(r"\banswer(?:\s+is|\s*:)[\s:*]*[-$£€]*\.?\d", re.IGNORECASE)
-_FIRST_LETTER = re.compile(r"\s*(?:\(\s*([A-E])\s*\)|([A-E])\s*(?:\)|\.?\s*$))")
-_LAST_LETTER = re.compile(r"\(\s*([A-E])\s*\)\.?\s*$")
+# "A: 45" is not among them: so an answer to "Q: ..." begins.
+_FIRST_LETTER = re.compile(
+    r"""
+    [\s*]*
+    (?:
+        \(\s*([A-E])\s*\)
+        | ([A-E])\s*(?:\)|[.*]*\s*$)
+        | (?:([A-E])\.|([B-E]):)\**\s*[-$£€]*[\d.,/]+\s*%?[.*]*\s*$
+    )
+    """,
+    re.VERBOSE,
+)
+_LAST_LETTER = re.compile(r"\(\s*([A-E])\s*\)[.*]*\s*$")
 
 
 def own_solutions(text: str) -> list[str]:
@@ -80,9 +110,13 @@ def last_number(text: str) -> str | None:
     >>> [last_number(text) for text in ("2 1/2", "3 x 10^4", r"\\boxed{\\frac{1}{2}}, of 8")]
     ['2.5', '3e4', '0.5']
 
-    Thousands have commas, a currency and a unit are passed over, a fraction is its value; of LaTeX
-    what is boxed counts. Which number counts otherwise is LLM-Adapters' rule (evaluate.py); it
-    reads "3/4" as 4 and "7-3" as -3.
+    >>> [last_number(text) for text in ("2 000 of 3", "1,00,000", "2^3", "12, to 2 decimal places")]
+    ['3', '100000', '8', '12']
+
+    Thousands have commas or blanks ("3 100" is two numbers: a blank counts where three digits after
+    it begin with 0, or it is a narrow one), a currency and a unit are passed over, a fraction and a
+    power are their value, a number of decimal places is none; of LaTeX what is boxed counts. Which
+    number counts otherwise is LLM-Adapters' rule (evaluate.py); it reads "3/4" as 4, "7-3" as -3.
     """
     *_, found = [None, *_NUMBER.finditer(_plain(text))]
     if found is None:
@@ -101,8 +135,23 @@ def _plain(text: str) -> str:
     text = text.replace("−", "-")
     for pattern, sign in _PLAIN:
         text = pattern.sub(sign, text)
+    text = _SPACED.sub(_unspaced, text)
+    text = _POWER.sub(_value_of_power, text)
     *_, boxed = [None, *_BOXED.findall(text)]
     return text if boxed is None else boxed
+
+
+def _unspaced(number: re.Match[str]) -> str:
+    _, *groups = re.split(r"\s", number[0])
+    sure = any(group[0] == "0" for group in groups) or " " not in number[0]
+    return re.sub(r"\s", "", number[0]) if sure else number[0]
+
+
+def _value_of_power(power: re.Match[str]) -> str:
+    base, exponent = float(power[1]), int(power[2] or power[3])
+    if not base and exponent < 0:
+        return power[0]
+    return f"{base**exponent:.15g}"
 
 
 def stated_letter(text: str) -> str | None:

@@ -50,6 +50,8 @@ class Suite:
     recipe: Recipe
     other_metrics: tuple[Metric, ...] = ()
     """What else is usually reported on this suite."""
+    extract_for: Callable[[str, Mapping[str, Any]], str | None] | None = None
+    """The same of the continuation of one row, where rows ask for answers of several kinds."""
     notes: tuple[str, ...] = ()
     """What is missing from the suite, or is not what its name says."""
 
@@ -73,9 +75,17 @@ class Suite:
         """SHA-256 of the rows of all splits; the same wherever the rows are the same."""
         return content_hash(self.train, self.development, *self.tests.values())
 
-    def answers(self, outputs: Sequence[str]) -> list[str | None]:
-        """What is extracted from each continuation."""
-        return [self.extract(output) for output in outputs]
+    def answers(self, outputs: Sequence[str], rows: Rows | None = None) -> list[str | None]:
+        """What is extracted from each continuation.
+
+        Args:
+            outputs: the continuations.
+            rows: whose they are; without them an answer of any kind counts.
+        """
+        if rows is None or self.extract_for is None:
+            return [self.extract(output) for output in outputs]
+        each = zip(outputs, as_list(rows), strict=True)
+        return [self.extract_for(output, row) for output, row in each]
 
     def score(self, outputs: Sequence[str], rows: Rows) -> float:
         """The metric over continuations of the prompts of `rows`, in their order.
@@ -148,7 +158,7 @@ class Suite:
             raise ValueError(f"outputs must be one for each of the {len(gold)} rows, got {found}")
         if None in gold:
             raise ValueError(f"rows: row {gold.index(None)} has no 'gold'")
-        return self.answers(outputs), gold
+        return self.answers(outputs, rows), gold
 
     def __str__(self) -> str:
         return "\n".join(self._lines())

@@ -9,6 +9,7 @@ import json
 import re
 
 import pytest
+from datasets import Dataset
 
 from reft_interp.tasks.suites import arithmetic, paper_recipe
 from reft_interp.tasks.suites.arithmetic import extract_result
@@ -227,6 +228,8 @@ WRONG = {
     "AddSub": 25,
     "SingleEq": 24,
 }
+# Rows that are right and that its rule counts as wrong: of "$118 000" it reads "000".
+READ_RIGHT = {"gsm8k": [637]}
 
 
 @pytest.mark.parametrize("name", list(WRONG))
@@ -237,8 +240,20 @@ def test_published_solutions_are_as_often_wrong_as_llm_adapters_rule_says(real, 
         llm_adapters_rule(output, gold)
         for output, gold in zip(outputs, real.tests[name]["gold"], strict=True)
     ]
+    assert expected.count(False) == WRONG[name]
+    for row in READ_RIGHT.get(name, []):
+        assert not expected[row]
+        expected[row] = True
     assert correct == expected
-    assert correct.count(False) == WRONG[name]
+
+
+def test_a_letter_on_the_way_is_no_answer_of_a_row_that_asks_for_a_number(real):
+    output = "He picks option B. He saves 20 - 8 = 12 dollars."
+    number = {"prompt": "", "gold": "12.0"}
+    letter = {"prompt": "", "gold": "B"}
+    assert real.answers([output, output], [number, letter]) == ["12", "B"]
+    assert real.correct([output], Dataset.from_list([number])) == [True]
+    assert real.answers([output]) == ["B"]  # of who knows what
 
 
 def llm_adapters_rule(output: str, gold: str) -> bool:
