@@ -14,6 +14,7 @@ from transformer_lens.model_bridge import TransformerBridge
 from reft_interp.causal.das import fit_das
 from reft_interp.causal.interchanges import On, Pairs, rows_of_one_source
 from reft_interp.causal.labelled_activations import labelled_activations
+from reft_interp.evaluation.controls import control_subspaces
 from reft_interp.interventions import (
     BoundlessInterchange,
     DistributedInterchange,
@@ -85,8 +86,8 @@ class RandomSubspace:
         object.__setattr__(self, "rank", check_rank(self.rank))
 
     def fit(self, model, pairs, variable, site, on) -> Intervention:
-        # Far from the seeds with which a DAS begins.
-        return _inside(Subspace.random(site.width(model), self.rank, seed=10**6 + self.seed))
+        (drawn,) = control_subspaces(site.width(model), self.rank, 1, seed=self.seed)
+        return _inside(drawn)
 
 
 @dataclass(frozen=True)

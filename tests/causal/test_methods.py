@@ -9,6 +9,7 @@ import torch
 import reft_interp as ri
 from reft_interp.causal.labelled_activations import labelled_activations
 from reft_interp.causal.rows import rows_of
+from reft_interp.evaluation.controls import control_subspaces
 from reft_interp.tasks import plantings
 
 pytestmark = [pytest.mark.usefixtures("long_training"), pytest.mark.no_cover]
@@ -89,6 +90,8 @@ def test_a_random_subspace_is_none_that_das_began_with():
     assert one.subspace.rank == 2
     assert one.subspace.overlap(two.subspace) < 0.9
     assert one.subspace.overlap(ri.Subspace.random(32, 2, seed=0)) < 0.9
+    # Nor, with another seed, one of those that evidence has as its control beside it.
+    assert max(two.subspace.overlap(other) for other in control_subspaces(32, 2, 20)) < 0.9
 
 
 def test_what_cannot_be_fitted_is_refused(planted):
