@@ -87,8 +87,8 @@ def test_a_tokenizer_without_a_padding_token_pads_all_the_same(tiny, tiny_parts)
 @pytest.mark.parametrize(
     ("name", "value", "least"),
     [
-        ("learning_rate", -1.0, "at least 0"),
-        ("learning_rate", float("nan"), "at least 0"),
+        ("learning_rate", -1.0, "above 0"),
+        ("learning_rate", float("nan"), "above 0"),
         ("batch_size", 0, "above 0"),
     ],
 )
