@@ -24,7 +24,7 @@ from reft_interp.runtime.sources import Sources
 from reft_interp.sites import Site, check_site
 from reft_interp.subspace import Subspace, check_rank
 from reft_interp.training import Cell, train_cells
-from reft_interp.training.hyperparameters import check_hyperparameters
+from reft_interp.training.hyperparameters import check_hyperparameters, hyperparameters_of
 
 
 @dataclass(frozen=True)
@@ -168,17 +168,7 @@ def train_prepared(
 ) -> list[DASResult]:
     """The second half of `fit_das_each`: train searches that were prepared together."""
     losses = train_cells(
-        [
-            Cell(
-                one.intervened,
-                one.rows,
-                epochs=one.cell.epochs,
-                learning_rate=one.cell.learning_rate,
-                batch_size=one.cell.batch_size,
-                seed=one.cell.seed,
-            )
-            for one in prepared
-        ],
+        [Cell(one.intervened, one.rows, **hyperparameters_of(one.cell)) for one in prepared],
         rows_at_once=rows_at_once,
         progress=progress,
     )
@@ -209,10 +199,7 @@ def _settings(cell: DASCell, pairs: int, engine: Engine, over: Over) -> dict[str
     return {
         "rank": cell.rank,
         "start": "random" if cell.start is None else "given",
-        "epochs": cell.epochs,
-        "learning_rate": cell.learning_rate,
-        "batch_size": cell.batch_size,
-        "seed": cell.seed,
+        **hyperparameters_of(cell),
         "shuffled_labels": cell.shuffled_labels,
         "resampled_pairs": cell.resampled_pairs,
         "pairs": pairs,

@@ -4,9 +4,9 @@ What the numbers say is `evidence`'s. DAS and its controls train together, in jo
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 from transformer_lens.model_bridge import TransformerBridge
 
@@ -42,6 +42,9 @@ from reft_interp.interventions import (
 from reft_interp.models import identify, untrained_copy
 from reft_interp.positions import parse_positions
 from reft_interp.sites import Site, check_site
+from reft_interp.training.hyperparameters import hyperparameters_of
+
+Scored = TypeVar("Scored")
 
 
 def gather_evidence(
@@ -142,10 +145,7 @@ def gather_evidence(
         SHUFFLED: [interchange_of(one) for one in of_shuffled],
         resampled(method.name): [interchange_of(one) for one in of_again],
     }
-    scored = iter(
-        _hits(model, pairs.test, [one for some in edits.values() for one in some], site, on)
-    )
-    hits = {name: tuple(next(scored) for _ in some) for name, some in edits.items()}
+    hits = hits_by_name(edits, lambda all_of_them: _hits(model, pairs.test, all_of_them, site, on))
     hits[NONE] = (answers_correctly(model, interchange_rows(pairs.test)[0]),)
     hits[UNTRAINED] = tuple(
         _hits(fresh, pairs.test, [interchange_of(one) for one in of_fresh], site, on)
@@ -188,6 +188,19 @@ def check_draws(seeds: int, resamples: int, random_subspaces: int) -> None:
             raise ValueError(f"{name} must be at least {least}, got {number}")
 
 
+def hits_by_name(
+    edits: Mapping[str, Sequence[Scored]], score: Callable[[list[Scored]], list[Hits]]
+) -> dict[str, tuple[Hits, ...]]:
+    """What each of several groups hits, all scored together.
+
+    Args:
+        edits: the groups, by name.
+        score: gives the hits of each of a list.
+    """
+    scored = iter(score([one for some in edits.values() for one in some]))
+    return {name: tuple(next(scored) for _ in some) for name, some in edits.items()}
+
+
 @dataclass(frozen=True)
 class _Run:
     """A method to fit, and the pairs that it is fitted to, by the seeds of what is drawn."""
@@ -222,10 +235,7 @@ class _Fitting:
             self.site,
             self.on,
             das.rank,
-            das.seed,
-            epochs=das.epochs,
-            learning_rate=das.learning_rate,
-            batch_size=das.batch_size,
+            **hyperparameters_of(das),
             shuffled_labels=run.shuffled is not None,
             resampled_pairs=run.resampled,
         )

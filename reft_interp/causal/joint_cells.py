@@ -21,6 +21,7 @@ from reft_interp.causal.shared_tokens import check_apart
 from reft_interp.causal.shuffling import drawn_rows
 from reft_interp.runtime.prepared import prepare_each
 from reft_interp.training import Cell, train_cells
+from reft_interp.training.hyperparameters import hyperparameters_of
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,9 @@ def fit_das_jointly_each(
     for cell in cells:
         check_places(cell.places, sources)
     placed = [place_jointly(model, cell.places, cell.seed) for cell in cells]
-    for intervened in placed:
+    # Cells of one study mostly share their places.
+    at = {id(cell.places): intervened for cell, intervened in zip(cells, placed, strict=True)}
+    for intervened in at.values():
         check_apart(intervened, bases)
     wanted = []
     for cell, intervened in zip(cells, placed, strict=True):
@@ -66,14 +69,7 @@ def fit_das_jointly_each(
     prepared = prepare_each(wanted, progress=progress)
     losses = train_cells(
         [
-            Cell(
-                intervened,
-                rows,
-                epochs=cell.epochs,
-                learning_rate=cell.learning_rate,
-                batch_size=cell.batch_size,
-                seed=cell.seed,
-            )
+            Cell(intervened, rows, **hyperparameters_of(cell))
             for cell, intervened, rows in zip(cells, placed, prepared, strict=True)
         ],
         progress=progress,
@@ -84,10 +80,7 @@ def fit_das_jointly_each(
             frame,
             {
                 "ranks": {name: rank for name, (_, _, rank) in cell.places.items()},
-                "epochs": cell.epochs,
-                "learning_rate": cell.learning_rate,
-                "batch_size": cell.batch_size,
-                "seed": cell.seed,
+                **hyperparameters_of(cell),
                 "shuffled_labels": cell.shuffled_labels,
                 "resampled_pairs": cell.resampled_pairs,
                 "pairs": len(bases),

@@ -21,7 +21,7 @@ from reft_interp.causal.claim import (
 )
 from reft_interp.causal.counterfactuals import Counterfactuals, check_counterfactuals
 from reft_interp.causal.effects import effects_of
-from reft_interp.causal.gathering import check_draws
+from reft_interp.causal.gathering import check_draws, hits_by_name
 from reft_interp.causal.interchanges import interchange_rows
 from reft_interp.causal.joint_cells import JointCell, fit_das_jointly_each
 from reft_interp.causal.joint_controls import (
@@ -130,8 +130,7 @@ def gather_joint_evidence(
         SHUFFLED: [one.intervened for one in of_shuffled],
         resampled(METHOD): [one.intervened for one in of_again],
     }
-    scored = iter(_hits(pairs.test, [one for some in edits.values() for one in some]))
-    hits = {name: tuple(next(scored) for _ in some) for name, some in edits.items()}
+    hits = hits_by_name(edits, lambda all_of_them: _hits(pairs.test, all_of_them))
     hits[NONE] = (answers_correctly(model, bases),)
     hits[UNTRAINED] = tuple(_hits(pairs.test, [one.intervened for one in of_fresh]))
     order = (

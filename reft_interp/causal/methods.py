@@ -31,7 +31,8 @@ from reft_interp.runtime.prepared import PreparedRows
 from reft_interp.sites import Site
 from reft_interp.subspace import Subspace, check_rank
 from reft_interp.training import train
-from reft_interp.training.hyperparameters import check_hyperparameters
+from reft_interp.training.hyperparameters import check_hyperparameters, hyperparameters_of
+from reft_interp.training.seeding import seeded
 
 
 @runtime_checkable
@@ -133,10 +134,7 @@ class DAS:
             site,
             on,
             rank=self.rank,
-            epochs=self.epochs,
-            learning_rate=self.learning_rate,
-            batch_size=self.batch_size,
-            seed=self.seed,
+            **hyperparameters_of(self),
             progress=False,
         )
         return _inside(found.subspace)
@@ -290,8 +288,7 @@ class NonlinearAlignment:
         )
 
     def fit(self, model, pairs, variable, site, on) -> Intervention:
-        with torch.random.fork_rng():
-            torch.manual_seed(self.seed)
+        with seeded(self.seed):
             edit = NonlinearInterchange(
                 self.rank, site.width(model), hidden=self.hidden, depth=self.depth
             )
@@ -311,10 +308,7 @@ def _trained(
     train(
         placed,
         PreparedRows(placed, bases, sources),
-        epochs=method.epochs,
-        learning_rate=method.learning_rate,
-        batch_size=method.batch_size,
-        seed=method.seed,
+        **hyperparameters_of(method),
         progress=False,
     )
     return placed.eval().placements[0].intervention

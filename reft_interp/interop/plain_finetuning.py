@@ -31,13 +31,14 @@ from reft_interp.runtime.batching import encode
 from reft_interp.runtime.context import check_fit, check_room
 from reft_interp.runtime.generation import continuations
 from reft_interp.runtime.running import is_causal
-from reft_interp.training.class_finetuning import fit_classes, seeded
+from reft_interp.training.class_finetuning import fit_classes
 from reft_interp.training.collating import RowsDataset, collate_rows
 from reft_interp.training.finetuning import Finetuned, FinetuningMethod, Fit, Schedule, TextRow
 from reft_interp.training.folder_trainer import training_arguments, use_one_copy
 from reft_interp.training.loss_curve import LossCurve
 from reft_interp.training.memory import peak_memory
 from reft_interp.training.processes import check_alone
+from reft_interp.training.seeding import seeded
 from reft_interp.training.stopping_trainer import StoppingTrainer
 
 REFT_FOLDER = "reft"

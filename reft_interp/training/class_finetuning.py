@@ -5,12 +5,10 @@ Here: what such a finetuned model is, how it trains for so many steps, and the h
 door: `fit_classifier` trains one by itself, for epochs, the best of which it keeps.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-import torch
 from transformer_lens.model_bridge import TransformerBridge
 
 from reft_interp.evaluation.metrics import exact_match
@@ -33,6 +31,7 @@ from reft_interp.training.folder_trainer import training_arguments
 from reft_interp.training.loss_curve import LossCurve
 from reft_interp.training.memory import peak_memory
 from reft_interp.training.prepared_labels import PreparedLabels
+from reft_interp.training.seeding import seeded
 
 
 class ClassFinetuned(Finetuned):
@@ -134,14 +133,6 @@ def _train(
         # No epoch is chosen, so that the metric is not asked.
         trainer = ClassifierTrainer(objective, arguments, rows, None, exact_match(), {}, [curve])
         trainer.fit(objective, resume=False)
-
-
-@contextmanager
-def seeded(seed: int) -> Iterator[None]:
-    """Within it, what is drawn is drawn by the seed, and changes nothing that is drawn later."""
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        yield
 
 
 def begin_classifier(

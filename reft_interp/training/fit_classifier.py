@@ -11,7 +11,6 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
-import torch
 from datasets import Dataset
 from transformer_lens.model_bridge import TransformerBridge
 from transformers import TrainerCallback
@@ -39,6 +38,7 @@ from reft_interp.training.labelled_rows import classes_of, halve, labels_of
 from reft_interp.training.prepared_labels import PreparedLabels
 from reft_interp.training.processes import share_of
 from reft_interp.training.reft import place_reft
+from reft_interp.training.seeding import seeded
 
 
 @runtime_checkable
@@ -265,8 +265,7 @@ def _begin(
         if intervention is None or site is None
         else place_reft(model, intervention, site, on, shared=shared, seed=seed)
     )
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
+    with seeded(seed):
         return Classifier(placed, classes, head_dropout=head_dropout, max_length=max_length)
 
 

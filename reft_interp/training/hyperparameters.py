@@ -1,7 +1,7 @@
 """The numbers of a training, checked where they are given: no training can have others."""
 
 from math import inf
-from typing import SupportsFloat
+from typing import Any, Protocol, SupportsFloat, runtime_checkable
 
 from reft_interp.whole_numbers import whole_number
 
@@ -34,3 +34,30 @@ def check_hyperparameters(
             raise ValueError(f"{name} must be above 0, got {number}")
         if float(number) == inf:
             raise ValueError(f"{name} must be finite, got {number}")
+
+
+@runtime_checkable
+class Training(Protocol):
+    """What says how it is trained: a cell, or a method."""
+
+    @property
+    def epochs(self) -> Any: ...
+
+    @property
+    def learning_rate(self) -> float: ...
+
+    @property
+    def batch_size(self) -> int: ...
+
+    @property
+    def seed(self) -> int: ...
+
+
+def hyperparameters_of(training: Training) -> dict[str, Any]:
+    """How something is trained, as arguments and as its settings have it."""
+    return {
+        "epochs": training.epochs,
+        "learning_rate": training.learning_rate,
+        "batch_size": training.batch_size,
+        "seed": training.seed,
+    }

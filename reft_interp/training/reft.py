@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import torch
 from datasets import IterableDataset
 from transformer_lens.model_bridge import TransformerBridge
 from transformers import TrainerCallback
@@ -24,6 +23,7 @@ from reft_interp.subspace import Subspace
 from reft_interp.training.in_place import check_arguments, train
 from reft_interp.training.processes import check_devices
 from reft_interp.training.results import load_result, saved_settings
+from reft_interp.training.seeding import seeded
 from reft_interp.whole_files import write_whole
 
 
@@ -111,8 +111,7 @@ def place_reft(
         )
     if not sites:
         raise ValueError("site must be at least one Site, got none")
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
+    with seeded(seed):
         if shared:
             intervention = intervention.for_width(sites[0].width(model))
         return IntervenedModel(model, [Placement(intervention, s, on) for s in sites])

@@ -16,7 +16,7 @@ from reft_interp.runtime.planning import Engine
 from reft_interp.runtime.prepared import Over, prepare_each
 from reft_interp.sites import Site
 from reft_interp.training.cells import Cell, train_cells
-from reft_interp.training.hyperparameters import check_hyperparameters
+from reft_interp.training.hyperparameters import check_hyperparameters, hyperparameters_of
 from reft_interp.training.reft import ReFTResult, place_reft
 
 
@@ -109,14 +109,7 @@ def fit_reft_each(
     )
     losses = train_cells(
         [
-            Cell(
-                intervened,
-                of_cell,
-                epochs=cell.epochs,
-                learning_rate=cell.learning_rate,
-                batch_size=cell.batch_size,
-                seed=cell.seed,
-            )
+            Cell(intervened, of_cell, **hyperparameters_of(cell))
             for cell, intervened, of_cell in zip(cells, placed, prepared, strict=True)
         ],
         rows_at_once=rows_at_once,
@@ -127,10 +120,7 @@ def fit_reft_each(
             intervened,
             frame,
             {
-                "epochs": cell.epochs,
-                "learning_rate": cell.learning_rate,
-                "batch_size": cell.batch_size,
-                "seed": cell.seed,
+                **hyperparameters_of(cell),
                 "rows": count,
                 "shared": cell.shared,
                 "engine": engine,

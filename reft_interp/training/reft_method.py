@@ -14,7 +14,7 @@ from reft_interp.positions import FirstLast, PositionSelector, parse_positions
 from reft_interp.runtime import IntervenedModel, Placement
 from reft_interp.runtime.running import is_causal
 from reft_interp.sites import Component, Site
-from reft_interp.training.class_finetuning import begin_classifier, fit_classes, seeded
+from reft_interp.training.class_finetuning import begin_classifier, fit_classes
 from reft_interp.training.finetuning import (
     Constants,
     Finetuned,
@@ -24,6 +24,7 @@ from reft_interp.training.finetuning import (
 from reft_interp.training.in_place import train
 from reft_interp.training.loss_curve import LossCurve
 from reft_interp.training.memory import peak_memory
+from reft_interp.training.seeding import seeded
 from reft_interp.whole_numbers import whole_number
 
 
