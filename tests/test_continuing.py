@@ -15,6 +15,11 @@ from transformers import PreTrainedTokenizerFast
 from reft_interp.continuing import continuation_texts, continuation_tokens
 from reft_interp.encoding import tokenize
 from reft_interp.evaluation.predicting import choice_tokens
+from reft_interp.interventions import LoReFT
+from reft_interp.models import wrap_model
+from reft_interp.runtime import IntervenedModel, Placement
+from reft_interp.runtime.prepared import PreparedRows
+from reft_interp.sites import Site
 
 SENTENCES = [
     "The key near the doors is old.",
@@ -112,3 +117,13 @@ def test_choices_are_what_answers_are(no_type_checks):
     expected = tuple(tuple(i for i in row.tolist() if i != -100) for row in batch.labels)
     model: Any = SimpleNamespace(tokenizer=tokenizer)  # nothing else of it is asked
     assert choice_tokens(model, [{"choices": [" is", "true"]}]) == [expected]
+
+
+def test_a_loss_over_choices_compares_the_tokens_that_scoring_compares(tiny_parts):
+    model = wrap_model(tiny_parts("llama")[0], sentence_piece("prepend"), name="tiny")
+    row = {"prompt": "The key near the doors", "answer": " is", "choices": [" is", " are"]}
+    edit = Placement(LoReFT(rank=1), Site("resid_post", 0), "last")
+    inputs = PreparedRows(IntervenedModel(model, edit), [row], over="choices").inputs([0])
+    of_scoring = [ids for (ids,) in choice_tokens(model, [row])[0]]
+    assert inputs["choices"].tolist() == [of_scoring]
+    assert inputs["labels"][0, -1] == of_scoring[0]

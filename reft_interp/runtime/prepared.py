@@ -14,6 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
+from reft_interp.continuing import continuation_tokens
 from reft_interp.encoding import TokenizedBatch
 from reft_interp.positions import Positions, PositionSelector, check_alignment
 from reft_interp.runtime.batching import Rows, as_list, encode, warn_of_glued_answers
@@ -361,7 +362,7 @@ def _choices(
     model: TransformerBridge, batch: TokenizedBatch, rows: Sequence[Mapping[str, Any]]
 ) -> Int[Tensor, "n k"]:
     ids = [
-        [model.tokenizer(choice, add_special_tokens=False)["input_ids"] for choice in choices]
+        continuation_tokens(model.tokenizer, list(choices))[0]
         for choices in (row.get("choices") or () for row in rows)
     ]
     wanted = len(ids[0])
