@@ -32,8 +32,10 @@ def export_to_transformers(intervened: Trained, folder: str | Path) -> None:
     """Write `edits.py`, `edits.json` and `edits.safetensors`, which edit a plain model alike.
 
     `edits.attach(model)` puts them on a model of transformers, with torch, safetensors and
-    transformers alone: in plain calls and in `generate`, with padding on either side. The folder
-    may be one that `IntervenedModel.save` wrote, whose files have other names.
+    transformers alone: in plain calls and in `generate`, with padding on either side. (A plain call
+    of gpt2 or another model with learned positions needs `position_ids` where the padding is on the
+    left, edited or not: `edits.py` shows how.) The folder may be one that `IntervenedModel.save`
+    wrote, whose files have other names.
 
     Args:
         intervened: what to write: the model, or a result that holds it.

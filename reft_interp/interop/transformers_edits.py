@@ -8,10 +8,13 @@ This file stands beside `edits.json` (what is done, where, on which tokens) and
     model = AutoModelForCausalLM.from_pretrained(...)
     tokenizer = AutoTokenizer.from_pretrained(..., padding_side="left")
     inputs = tokenizer(prompts, return_tensors="pt", padding=True)
+    position_ids = (inputs["attention_mask"].cumsum(-1) - 1).clamp(min=0)
     with edits.attach(model):
-        logits = model(**inputs).logits
+        logits = model(**inputs, position_ids=position_ids).logits
         tokens = model.generate(**inputs)
 
+Models with learned positions (gpt2) need `position_ids` in a plain call whose prompts are padded on
+the left, edited or not: by themselves they count the padding too. `generate` gives them itself.
 `attach` without `with` leaves the edits on until `remove()`.
 """
 

@@ -5,6 +5,7 @@ import json
 import runpy
 import subprocess
 import sys
+import textwrap
 from copy import deepcopy
 from pathlib import Path
 from types import ModuleType
@@ -75,6 +76,34 @@ def check(tmp_path, parts, intervened, sides=("left", "right")):
                 edited = model(**inputs).logits
             assert torch.equal(model(**inputs).logits, plain)  # they came off
         assert_same(edited, plain, inputs["attention_mask"], expected)
+
+
+@pytest.mark.parametrize("architecture", ["gpt2", "llama"])
+def test_the_example_in_the_written_module_runs_as_it_stands(
+    tmp_path, tiny, tiny_parts, architecture
+):
+    """Also where positions are learned: what gpt2 counts by itself includes the padding."""
+    intervened = IntervenedModel(tiny(architecture), Placement(trained()["LoReFT"], POST, "l1"))
+    export_to_transformers(intervened, tmp_path)
+    edits = imported(tmp_path)
+    model, tokenizer = deepcopy(tiny_parts(architecture))
+    tokenizer.padding_side = "left"
+    example = str(edits.__doc__).split('padding_side="left")\n')[1].split("\n\n")[0]
+    example = textwrap.dedent(example).replace("generate(**inputs)", "generate(**inputs, **short)")
+    short = {"max_new_tokens": 3, "do_sample": False}
+    found = {"edits": edits, "model": model, "tokenizer": tokenizer, "prompts": PROMPTS}
+    exec(example, {"short": short}, found)
+    real = found["inputs"]["attention_mask"].bool()
+    for row, expected in enumerate(intervened.logits(PROMPTS)):
+        assert_close(found["logits"][row][real[row]], expected[: real[row].sum()], **CLOSE)
+    new = tokenizer.batch_decode(found["tokens"][:, real.shape[1] :], skip_special_tokens=True)
+    assert new == intervened.generate(PROMPTS, **short)
+    if architecture == "gpt2":  # the untouched model itself is off without them
+        plain, placed = (
+            model(**found["inputs"]),
+            model(**inputs_for((model, tokenizer), PROMPTS, "left")),
+        )
+        assert (plain.logits - placed.logits)[real].abs().max() > 0.05
 
 
 @pytest.mark.parametrize("name", SOURCELESS)
