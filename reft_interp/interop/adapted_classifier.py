@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jaxtyping import Float
-from safetensors.torch import save_file
 from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
@@ -17,8 +16,10 @@ from reft_interp.encoding import TokenizedBatch
 from reft_interp.positions import Positions
 from reft_interp.runtime.frozen import Region
 from reft_interp.runtime.running import prompt_starts
+from reft_interp.saved_files import write_tensors
 from reft_interp.training.classifier import Classifier
 from reft_interp.training.classifier_saving import HEAD
+from reft_interp.whole_files import replacing
 
 if TYPE_CHECKING:
     from reft_interp.interop.plain_finetuning import PlainFinetuned
@@ -76,4 +77,5 @@ class AdaptedClassifier(Classifier):
         `model.safetensors`."""
         self.adapted.save(folder)
         held = {name: tensor.detach().cpu() for name, tensor in self.head.state_dict().items()}
-        save_file(held, Path(folder) / HEAD)
+        with replacing(Path(folder) / HEAD) as beside:
+            write_tensors(held, beside)

@@ -11,7 +11,6 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformer_lens.model_bridge import TransformerBridge
 
@@ -22,6 +21,7 @@ from reft_interp.interventions.values import Affine, Constant
 from reft_interp.models import identify
 from reft_interp.positions import Every, FirstLast, Indices, PositionSelector
 from reft_interp.runtime.trained import Trained, intervened_of
+from reft_interp.saved_files import write_tensors
 from reft_interp.sites import Site
 from reft_interp.whole_files import replacing, write_whole
 
@@ -69,7 +69,7 @@ def export_to_transformers(intervened: Trained, folder: str | Path) -> None:
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     with replacing(folder / "edits.safetensors") as beside:
-        save_file(tensors, str(beside))
+        write_tensors(tensors, beside)
     write_whole(folder / "edits.json", json.dumps(config, indent=2) + "\n")
     write_whole(folder / "edits.py", _source())
 

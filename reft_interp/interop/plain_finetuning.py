@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any, cast
 
 from jaxtyping import Float
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from transformer_lens.model_bridge import TransformerBridge
@@ -31,6 +30,7 @@ from reft_interp.runtime.batching import encode
 from reft_interp.runtime.context import check_fit, check_room
 from reft_interp.runtime.generation import continuations
 from reft_interp.runtime.running import is_causal
+from reft_interp.saved_files import write_tensors
 from reft_interp.training.class_finetuning import fit_classes
 from reft_interp.training.collating import RowsDataset, collate_rows
 from reft_interp.training.finetuning import Finetuned, FinetuningMethod, Fit, Schedule, TextRow
@@ -40,6 +40,7 @@ from reft_interp.training.memory import peak_memory
 from reft_interp.training.processes import check_alone
 from reft_interp.training.seeding import seeded
 from reft_interp.training.stopping_trainer import StoppingTrainer
+from reft_interp.whole_files import replacing
 
 REFT_FOLDER = "reft"
 """Where interventions are saved that were trained together with a plain model's parameters."""
@@ -169,9 +170,11 @@ class PlainFinetuned(Finetuned, nn.Module):
         if getattr(self.adapted, "peft_config", None) is not None:
             self.adapted.save_pretrained(folder)  # pyright: ignore[reportCallIssue]
             return
-        Path(folder).mkdir(parents=True, exist_ok=True)
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
         trained = {n: p.detach() for n, p in self.adapted.named_parameters() if p.requires_grad}
-        save_file(trained, Path(folder) / "model.safetensors")
+        with replacing(folder / "model.safetensors") as beside:
+            write_tensors(trained, beside)
 
 
 class PlainMethod(FinetuningMethod):

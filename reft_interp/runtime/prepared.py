@@ -5,20 +5,18 @@ same sites and positions. `prepare_each` prepares rows for several models with i
 once, which then share what they can.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, Literal
 from warnings import warn
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
-from transformer_lens.model_bridge import TransformerBridge
 
-from reft_interp.continuing import continuation_tokens
-from reft_interp.encoding import TokenizedBatch
-from reft_interp.positions import Positions, PositionSelector, check_alignment
-from reft_interp.runtime.batching import Rows, as_list, encode, warn_of_glued_answers
-from reft_interp.runtime.constants import FrozenRows, RecordedSources, SourceReads, regions_of
+from reft_interp.positions import Positions, PositionSelector
+from reft_interp.runtime.batching import Rows
+from reft_interp.runtime.constants import FrozenRows, RecordedSources, regions_of
+from reft_interp.runtime.encoded_rows import EncodedRows, source_reads
 from reft_interp.runtime.intervened import IntervenedModel, common_model
 from reft_interp.runtime.placement import Placement, check_names
 from reft_interp.runtime.planning import (
@@ -32,14 +30,7 @@ from reft_interp.runtime.planning import (
     replay_plan,
 )
 from reft_interp.runtime.regions import first_block
-from reft_interp.runtime.sources import (
-    EditedSource,
-    Sources,
-    evaluating,
-    named_sources,
-    prompts_of,
-    readers_of,
-)
+from reft_interp.runtime.sources import Sources, evaluating
 
 Over = Literal["vocabulary", "choices"]
 """What an answer is compared with in training."""
@@ -88,7 +79,7 @@ class PreparedRows:
         max_length: int | None = None,
     ):
         _check_names(engine, over)
-        encoded = _Encoded(intervened.model, max_length)
+        encoded = EncodedRows(intervened.model, max_length)
         self._encode(intervened, encoded, rows, sources, over, answers)
         _fill([self], [intervened], batch_size, engine, memory_budget)
 
@@ -96,7 +87,7 @@ class PreparedRows:
     def _encoded(
         cls,
         intervened: IntervenedModel,
-        encoded: "_Encoded",
+        encoded: EncodedRows,
         rows: Rows,
         sources: Sources | None,
         over: Over,
@@ -108,7 +99,7 @@ class PreparedRows:
     def _encode(
         self,
         intervened: IntervenedModel,
-        encoded: "_Encoded",
+        encoded: EncodedRows,
         rows: Rows,
         sources: Sources | None,
         over: Over,
@@ -127,7 +118,7 @@ class PreparedRows:
             on: [columns.tolist() for columns in at.split(len(self.rows))]
             for on, at in zip(self._selectors, positions, strict=True)
         }
-        self._reads = _source_reads(intervened, encoded, self._batch, rows, sources, answers)
+        self._reads = source_reads(intervened, encoded, self._batch, rows, sources, answers)
         self._held: list[list[Float[Tensor, "k d"]] | None] = [None] * len(positions)
         self._regions = regions_of(
             self.model, [p.site for p in intervened.placements], positions, self._batch
@@ -226,7 +217,7 @@ def prepare_each(
         raise ValueError("wanted must hold at least one model with interventions, got none")
     _check_names(engine, over)
     placed = [intervened for intervened, _, _ in wanted]
-    encoded = _Encoded(common_model("wanted", placed))
+    encoded = EncodedRows(common_model("wanted", placed))
     prepared = [
         PreparedRows._encoded(intervened, encoded, rows, sources, over)
         for intervened, rows, sources in wanted
@@ -251,7 +242,7 @@ def preparation_errors(
     """
     if not wanted:
         return []
-    encoded = _Encoded(common_model("wanted", [intervened for intervened, _, _ in wanted]))
+    encoded = EncodedRows(common_model("wanted", [intervened for intervened, _, _ in wanted]))
     found: list[ValueError | None] = []
     for intervened, rows, sources in wanted:
         try:
@@ -316,91 +307,3 @@ def _against_the_plain_run(intervened: IntervenedModel, prepared: PreparedRows) 
         except _FAILURES as error:
             # If the edits are at fault, the plain run will say so.
             return f"a replay failed with {type(error).__name__}: {error}"
-
-
-class _Encoded:
-    """Rows that were tokenized, and tokens that were selected, once for all who ask for them."""
-
-    def __init__(self, model: TransformerBridge, max_length: int | None = None):
-        self._model = model
-        self._max_length = max_length
-        # The rows are kept beside what was made of them, so that no others take their id.
-        self._lists: dict[int, tuple[Rows, list[Mapping[str, Any]]]] = {}
-        self._batches: dict[tuple[int, bool], tuple[Rows, TokenizedBatch]] = {}
-        self._choices: dict[int, Int[Tensor, "n k"]] = {}
-        self._positions: dict[tuple[PositionSelector, int, bool], Positions] = {}
-
-    def listed(self, rows: Rows, argument: str = "rows") -> list[Mapping[str, Any]]:
-        if id(rows) not in self._lists:
-            self._lists[id(rows)] = rows, as_list(rows, argument)
-        return self._lists[id(rows)][1]
-
-    def batch(self, rows: Rows, *, answers: bool) -> TokenizedBatch:
-        key = id(rows), answers
-        if key not in self._batches:
-            batch = encode(self._model, rows, answers=answers, max_length=self._max_length)
-            self._batches[key] = rows, batch
-            if answers:
-                warn_of_glued_answers(self.listed(rows))
-        return self._batches[key][1]
-
-    def choices(self, rows: Rows) -> Int[Tensor, "n k"]:
-        if id(rows) not in self._choices:
-            self._choices[id(rows)] = _choices(
-                self._model, self.batch(rows, answers=True), self.listed(rows)
-            )
-        return self._choices[id(rows)]
-
-    def positions(self, on: PositionSelector, rows: Rows, answers: bool) -> Positions:
-        key = on, id(rows), answers
-        if key not in self._positions:
-            self._positions[key] = on(self.batch(rows, answers=answers))
-        return self._positions[key]
-
-
-def _choices(
-    model: TransformerBridge, batch: TokenizedBatch, rows: Sequence[Mapping[str, Any]]
-) -> Int[Tensor, "n k"]:
-    ids = [
-        continuation_tokens(model.tokenizer, list(choices))[0]
-        for choices in (row.get("choices") or () for row in rows)
-    ]
-    wanted = len(ids[0])
-    for i, (row, of_row) in enumerate(zip(rows, ids, strict=True)):
-        if len(of_row) != wanted or not of_row or any(len(tokens) != 1 for tokens in of_row):
-            raise ValueError(
-                f'over="choices": row {i} must have choices of one token each, as many as row 0, '
-                f"got {row.get('choices')!r}"
-            )
-        if row["answer"] not in row["choices"]:
-            raise ValueError(
-                f"rows: row {i} has the answer {row['answer']!r}, which is not among its choices "
-                f"{row['choices']!r}"
-            )
-    flat = [[tokens[0] for tokens in of_row] for of_row in ids]
-    return torch.tensor(flat, device=batch.input_ids.device)
-
-
-def _source_reads(
-    intervened: IntervenedModel,
-    encoded: _Encoded,
-    batch: TokenizedBatch,
-    rows: Rows,
-    sources: Sources | None,
-    answers: bool,
-) -> list[tuple[SourceReads, list[int]]]:
-    """Of each source that is read where, and the placements that read it."""
-    found = []
-    for name, source in named_sources(intervened.placements, len(batch), sources).items():
-        of_source = encoded.batch(prompts_of(source), answers=False)
-        readers = readers_of(intervened.placements, name)
-        positions = []
-        for placement in (intervened.placements[i] for i in readers):
-            at = encoded.positions(placement.on, prompts_of(source), False)
-            ours = encoded.positions(placement.on, rows, answers)
-            check_alignment(placement.on, ours, at, batch, of_source)
-            positions.append(at)
-        edited = source if isinstance(source, EditedSource) else None
-        sites = tuple(intervened.placements[i].site for i in readers)
-        found.append((SourceReads(of_source, sites, tuple(positions), edited), readers))
-    return found

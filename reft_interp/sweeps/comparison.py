@@ -24,6 +24,7 @@ from reft_interp.tasks.suites import Suite
 from reft_interp.training.class_finetuning import HeadAlone
 from reft_interp.training.classifier_saving import is_classifier
 from reft_interp.training.prompting import Untouched
+from reft_interp.whole_files import write_whole
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -204,7 +205,7 @@ class MethodComparison:
         from reft_interp import plotting
 
         table, picture = self.folder / "table.csv", self.folder / "parameters.png"
-        self.frame.to_csv(table, index=False)
+        write_whole(table, self.frame.to_csv(index=False))
         plotting.save_figure(self.plot(), picture)
         return table, picture
 

@@ -21,12 +21,17 @@ def kept_input_hypothesis(task: CausalTask, name: str) -> CausalTask:
             is.
 
     Raises:
-        ValueError: no such input.
+        ValueError: no such input; the task has a variable of the hypothesis's name already.
     """
     model = task.causal_model
     if name not in model.inputs:
         raise ValueError(f"name must be an input ({', '.join(model.inputs)}), got {name!r}")
     kept = f"kept_{name}"
+    if kept in model.domains:
+        raise ValueError(
+            f"the hypothesis's variable would be {kept!r}, which {task.name} has already: give "
+            "that one another name"
+        )
 
     def answer(**values: Any) -> Any:
         inputs = {name: values[kept]} | {key: values[key] for key in model.inputs if key != name}

@@ -3,17 +3,21 @@
 Next door: `fit_classifier` makes these.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from transformer_lens.model_bridge import TransformerBridge
 
 from reft_interp.evaluation.metric_scores import Score, score
-from reft_interp.evaluation.metrics import Metric
+from reft_interp.evaluation.metrics import Metric, exact_match, pearson
 from reft_interp.runtime.batching import Rows
+from reft_interp.saved_files import reading
 from reft_interp.training.classifier import Classifier
+from reft_interp.training.classifier_saving import CONFIG, read_config
 from reft_interp.training.labelled_rows import labels_of
+from reft_interp.whole_files import write_whole
 
 
 @dataclass(frozen=True)
@@ -73,7 +77,50 @@ class ClassifierResult:
 
     def save(self, folder: str | Path) -> None:
         """Write the classifier, its losses, and in the notes what it was trained with."""
-        found = None if self.score is None else str(self.score)
+        found = None if self.score is None else asdict(self.score)
         self.classifier.save(folder, {"training": self.settings, "score": found})
-        self.losses.to_csv(Path(folder) / "losses.csv", index=False)
-        self.epochs.to_csv(Path(folder) / "epochs.csv", index=False)
+        write_whole(Path(folder) / "losses.csv", self.losses.to_csv(index=False))
+        write_whole(Path(folder) / "epochs.csv", self.epochs.to_csv(index=False))
+
+    @classmethod
+    def load(
+        cls, folder: str | Path, model: TransformerBridge, metric: Metric | None = None
+    ) -> "ClassifierResult":
+        """Read what `save` wrote.
+
+        Args:
+            folder: that it was saved in.
+            model: that it was trained on.
+            metric: that chose the epoch; accuracy for classes and Pearson's correlation for
+                scores by default.
+
+        Raises:
+            FileNotFoundError: the folder holds no saved result.
+            ValueError: it does not fit the model, says nothing of a training, or its epoch was
+                chosen by another metric.
+        """
+        folder = Path(folder)
+        classifier = Classifier.load(folder, model)
+        notes = read_config(folder)["notes"]
+        if "training" not in notes:
+            raise ValueError(
+                f"{folder} holds a classifier, but nothing of how it was trained: read it with "
+                "Classifier.load"
+            )
+        metric = metric or default_metric(classifier.classes)
+        with reading(folder / CONFIG, "the training"):
+            settings, found = notes["training"], notes["score"]
+            chosen_by = settings["metric"]
+            held = found and Score(**found | {"interval": tuple(found["interval"])})
+        if chosen_by != metric.name:
+            raise ValueError(
+                f"metric must be {chosen_by}, by which the classifier in {folder} was chosen, got "
+                f"{metric.name}"
+            )
+        losses, epochs = (pd.read_csv(folder / name) for name in ("losses.csv", "epochs.csv"))
+        return cls(classifier, metric, held, losses, epochs, settings)
+
+
+def default_metric(classes: int | None) -> Metric:
+    """Accuracy of classes, Pearson's correlation of scores."""
+    return exact_match() if classes is not None else pearson()

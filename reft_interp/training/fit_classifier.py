@@ -16,7 +16,7 @@ from transformer_lens.model_bridge import TransformerBridge
 from transformers import TrainerCallback
 
 from reft_interp.evaluation.metric_scores import score
-from reft_interp.evaluation.metrics import Metric, exact_match, pearson
+from reft_interp.evaluation.metrics import Metric
 from reft_interp.interventions import Intervention
 from reft_interp.models.devices import device_of
 from reft_interp.positions import PositionSelector
@@ -29,7 +29,7 @@ from reft_interp.training.checkpoints import (
     refuse_other_training,
 )
 from reft_interp.training.classifier import Classifier
-from reft_interp.training.classifier_result import ClassifierResult
+from reft_interp.training.classifier_result import ClassifierResult, default_metric
 from reft_interp.training.classifier_saving import HEAD, read_config, weight_files
 from reft_interp.training.classifier_trainer import ClassifierTrainer, Objective
 from reft_interp.training.folder_trainer import training_arguments
@@ -302,4 +302,4 @@ def _splits(
 def _metric_of(rows: Rows | LabelledSplits, classes: int | None) -> Metric:
     if isinstance(rows, LabelledSplits):
         return rows.metric
-    return exact_match() if classes is not None else pearson()
+    return default_metric(classes)

@@ -10,7 +10,6 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from jaxtyping import Float
-from safetensors.torch import save_file
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 from transformer_lens.model_bridge import TransformerBridge
@@ -18,10 +17,12 @@ from transformer_lens.model_bridge import TransformerBridge
 from reft_interp.models.devices import device_of
 from reft_interp.runtime.batching import by_length, encode
 from reft_interp.runtime.running import record
+from reft_interp.saved_files import write_tensors
 from reft_interp.selector import Positions
 from reft_interp.sites import Site
 from reft_interp.training.finetuning import Finetuned, FinetuningMethod, Fit, TextRow, end_of_text
 from reft_interp.training.memory import peak_memory
+from reft_interp.whole_files import replacing, write_whole
 
 
 class ReadOut(Finetuned):
@@ -57,20 +58,18 @@ class ReadOut(Finetuned):
         ]
 
     def save(self, folder):
-        Path(folder).mkdir(parents=True, exist_ok=True)
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
         arrays = {
             "weight": self.readout.coef_,
             "bias": self.readout.intercept_,
             "mean": self.scaler.mean_,
             "scale": self.scaler.scale_,
         }
-        save_file(
-            {name: torch.tensor(held, dtype=torch.float32) for name, held in arrays.items()},
-            Path(folder) / "readout.safetensors",
-        )
-        (Path(folder) / "answers.json").write_text(
-            json.dumps(list(self.readout.classes_)), encoding="utf-8"
-        )
+        tensors = {name: torch.tensor(held, dtype=torch.float32) for name, held in arrays.items()}
+        with replacing(folder / "readout.safetensors") as beside:
+            write_tensors(tensors, beside)
+        write_whole(folder / "answers.json", json.dumps(list(self.readout.classes_)) + "\n")
 
     def _features(self, rows: Sequence[TextRow]) -> Float[np.ndarray, "rows d"]:
         return np.asarray(self.scaler.transform(last_states(self.model, rows)))

@@ -28,3 +28,13 @@ def test_words_of_a_task_are_those_of_its_hypothesis_as_far_as_it_has_the_variab
     # Where another template names the variable, it is written as the input is.
     written = kept.write({"x": 3, "y": 1}, "{kept_x} and {y} is")
     assert written.text == "three and 1 is" and written.answer == " =8"
+
+
+def test_a_variable_of_the_hypothesis_is_not_written_over():
+    model = CausalModel(
+        {"x": range(2), "kept_x": range(2), "sum": range(3)},
+        {"sum": lambda x, kept_x: x + kept_x},
+    )
+    task = CausalTask("sums", model, "sum", ["{x} {kept_x} is"], balanced=("sum",))
+    with pytest.raises(ValueError, match="would be 'kept_x', which sums has already"):
+        kept_input_hypothesis(task, "x")

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 import torch
 from labelled_sentences import planted, sentences
+from pandas.testing import assert_frame_equal
 from torch.nn.functional import cross_entropy
 from torch.testing import assert_close
 from transformers import TrainerCallback
@@ -228,7 +229,15 @@ def test_a_saved_result_predicts_the_same_and_says_how_it_was_trained(hooked, tm
     again = Classifier.load(tmp_path, model)
     assert again.predict(rows) == found.classifier.predict(rows) and again.max_length == 20
     assert isinstance(again.intervened, IntervenedModel)
-    assert (tmp_path / "losses.csv").is_file() and (tmp_path / "epochs.csv").is_file()
+    result = ClassifierResult.load(tmp_path, model)
+    assert str(result) == str(found) and result.best_epoch == found.best_epoch == 1
+    assert result.settings == found.settings and result.evaluate(rows) == found.evaluate(rows)
+    assert_frame_equal(result.losses, found.losses)
+    with pytest.raises(ValueError, match=r"metric must be accuracy, .* got F1"):
+        ClassifierResult.load(tmp_path, model, f1(("no", "yes")))
+    found.classifier.save(tmp_path)
+    with pytest.raises(ValueError, match=r"nothing of how it was trained: read it with Class"):
+        ClassifierResult.load(tmp_path, model)
     assert found.settings["rows"] == [40, 10, 10] and found.settings["metric"] == "accuracy"
     assert not list(tmp_path.rglob("*.bin")) and not list(tmp_path.rglob("*.pt"))
 
