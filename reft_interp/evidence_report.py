@@ -1,19 +1,16 @@
 """Evidence for one subspace as a report: what `reft-interp das` writes."""
 
-import json
 from pathlib import Path
 from typing import Any, get_args
 
 from rich.console import Console
 
-from reft_interp.causal import Counterfactuals, DASResult, Evidence, gather_evidence
+from reft_interp.causal import Counterfactuals, Evidence, gather_evidence
 from reft_interp.models import load_model
-from reft_interp.report import Report
-from reft_interp.report.markup import as_list
 from reft_interp.sites import Component, Site
 from reft_interp.tasks import NumberAgreement
 from reft_interp.training.in_place import check_arguments
-from reft_interp.whole_files import check_writable, write_whole
+from reft_interp.whole_files import check_writable
 
 
 def run_das(
@@ -93,71 +90,6 @@ def run_das(
     )
     console.print(str(evidence), highlight=False)
     console.print(f"\n{evidence.summary()}", highlight=False)
-    facts = {
-        "model": model,
-        "seed": seed,
-        "seeds": seeds,
-        "epochs": epochs,
-        "learning rate": learning_rate,
-        "pairs a step": batch_size,
-    }
-    page = document(evidence, data, facts).save(out)
-    found = evidence.found[0]
-    assert isinstance(found, DASResult)  # no other method was asked for
-    found.save(out / "interchange")
-    held = {
-        "holds": evidence.holds,
-        "failing": list(evidence.failing),
-        "methods": evidence.to_frame().to_dict("records"),
-        "split": None if evidence.split is None else evidence.split.to_dict("records"),
-        "selectivity": evidence.selectivity.to_dict("records"),
-        "summary": evidence.summary(),
-    }
-    write_whole(out / "evidence.json", json.dumps(held, indent=2) + "\n")
+    page = evidence.save(out, data)
     console.print(f"\nThe report is in {page}")
     return evidence
-
-
-def document(evidence: Evidence, data: Counterfactuals, facts: dict[str, Any]) -> Report:
-    """The page: the claim beside its controls, how stable it is, and how large its effects are."""
-    page = Report(
-        f"Does {evidence.site} carry the {evidence.variable}?",
-        subtitle=f"{evidence.model}, on {evidence.on}, rank {evidence.subspace.rank}",
-        summary=evidence.summary(),
-    )
-    page.section("The pairs", as_list(str(data)))
-    page.section("The claim beside its controls", as_list("\n".join(evidence.flags)))
-    page.figure(
-        evidence.plot(),
-        caption=f"{evidence.comparison.metric}. 95 % Wilson intervals; of several draws or seeds, "
-        "mean and range.",
-        name="iia",
-    )
-    page.table(evidence.to_frame(), caption=evidence.comparison.metric, name="iia")
-    page.table(
-        evidence.selectivity,
-        caption="The claim's accuracy less each control's, on the same pairs; 95 % bootstrap "
-        "intervals over pairs.",
-        name="selectivity",
-    )
-    page.section("Is the same subspace found again?")
-    page.table(
-        evidence.stability,
-        caption="Other seeds and resampled pairs beside the first seed; angles in degrees.",
-        name="stability",
-    )
-    page.section("How far does it move the answer?")
-    page.table(
-        evidence.effects.to_frame(),
-        caption="Means over held-out pairs; 95 % intervals (Student's t).",
-        name="effects",
-    )
-    if evidence.split is not None:
-        page.section("Does it work through what downstream weights read?")
-        page.table(
-            evidence.split,
-            caption="Interchanges inside the subspace, inside the part of it that output weights "
-            "read, inside the rest, and of the whole component; no verdict is taken from it.",
-            name="split",
-        )
-    return page.footer({**facts, "pairs": data.hash, "site": str(evidence.site)})

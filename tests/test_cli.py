@@ -76,7 +76,7 @@ def test_das_trains_as_it_is_told(planted, monkeypatch):
     # 80 pairs, 40 a step, twice.
     assert len(found.losses) == 4 and found.settings["seed"] == 5
     page = (folder / "r" / "report.html").read_text()
-    assert "learning rate" in page and "pairs a step" in page
+    assert "learning rate" in page and "batch size" in page
 
 
 def test_sweep_writes_a_table_and_goes_on(planted):

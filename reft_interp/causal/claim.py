@@ -8,7 +8,8 @@ one variable and `joint_evidence` of several at once.
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, TypeVar
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import numpy as np
 import pandas as pd
@@ -19,6 +20,8 @@ from reft_interp.subspace import Subspace, expected_overlap
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+
+    from reft_interp.causal.counterfactuals import Counterfactuals
 
 One = TypeVar("One")
 Hits = Bool[np.ndarray, "pairs"]
@@ -165,6 +168,24 @@ class Claim(ABC):
     def plot(self, ax: "Axes | None" = None) -> "Axes":
         """Dots with intervals, one line a method."""
         return self.comparison.plot(ax)
+
+    def save(self, folder: str | Path, pairs: "Counterfactuals | None" = None) -> Path:
+        """Write `report.html` with its figure and tables, `evidence.json`, and what DAS found as
+        `interchange/`, for `DASResult.load` (`JointDASResult.load` for several variables).
+
+        Args:
+            folder: made if it does not exist; other files in it stay.
+            pairs: what was searched, for a section of the page and their hash in its footer.
+
+        Returns:
+            The page's path.
+
+        Raises:
+            ValueError: `folder`, or a place in it where a folder has to be, is a file.
+        """
+        from reft_interp.causal.claim_document import save_claim
+
+        return save_claim(cast("Any", self), folder, pairs)
 
     def _runs(
         self, found: Sequence[One], again: Sequence[One]

@@ -23,10 +23,9 @@ from reft_interp.runtime.planning import Engine
 from reft_interp.runtime.prepared import Over, PreparedRows
 from reft_interp.sites import Site, check_site
 from reft_interp.subspace import Subspace
-from reft_interp.training import load_result, train
+from reft_interp.training import train
 from reft_interp.training.in_place import check_arguments
-from reft_interp.training.results import saved_settings
-from reft_interp.whole_files import write_whole
+from reft_interp.training.results import load_result, save_result, saved_settings
 
 
 @dataclass(frozen=True)
@@ -97,8 +96,7 @@ class DASResult:
 
     def save(self, folder: str | Path) -> None:
         """Write the interchange, and in the notes what it was trained with."""
-        self.intervened.save(folder, {"training": self.settings})
-        write_whole(Path(folder) / "losses.csv", self.losses.to_csv(index=False))
+        save_result(folder, self.intervened, self.losses, self.settings)
 
     @classmethod
     def load(cls, folder: str | Path, model: TransformerBridge) -> "DASResult":

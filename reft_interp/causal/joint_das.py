@@ -6,6 +6,7 @@ together (Geiger et al. 2023, arXiv:2303.02536, section 3).
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -29,6 +30,7 @@ from reft_interp.sites import Site
 from reft_interp.subspace import Subspace, check_rank
 from reft_interp.training import train
 from reft_interp.training.in_place import check_arguments
+from reft_interp.training.results import load_result, save_result, saved_settings
 
 Places = Mapping[str, tuple[Site, On, int]]
 """For each variable a site, tokens and a rank."""
@@ -74,6 +76,20 @@ class JointDASResult:
             batch_size: pairs run at once.
         """
         return accuracy(self.intervened, *interchange_rows(pairs), batch_size=batch_size)
+
+    def save(self, folder: str | Path) -> None:
+        """Write the interchanges, and in the notes what they were trained with."""
+        save_result(folder, self.intervened, self.losses, self.settings)
+
+    @classmethod
+    def load(cls, folder: str | Path, model: TransformerBridge) -> "JointDASResult":
+        """Read what `save` wrote.
+
+        Raises:
+            FileNotFoundError: the folder holds no saved result.
+            ValueError: it does not fit the model, or says nothing of a training.
+        """
+        return cls(*load_result(folder, model))
 
 
 def fit_das_jointly(
@@ -131,16 +147,16 @@ def fit_das_jointly(
         seed=seed,
         progress=progress,
     )
-    settings = {
-        "ranks": {name: rank for name, (_, _, rank) in places.items()},
-        "epochs": epochs,
-        "learning_rate": learning_rate,
-        "batch_size": batch_size,
-        "seed": seed,
-        "pairs": len(bases),
-        "engine": engine,
-        "over": over,
-    }
+    settings = saved_settings(
+        ranks={name: rank for name, (_, _, rank) in places.items()},
+        epochs=epochs,
+        learning_rate=learning_rate,
+        batch_size=batch_size,
+        seed=seed,
+        pairs=len(bases),
+        engine=engine,
+        over=over,
+    )
     return found_jointly(intervened, losses, settings)
 
 

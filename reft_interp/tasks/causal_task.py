@@ -17,10 +17,16 @@ from transformer_lens.model_bridge import TransformerBridge
 from reft_interp.causal.counterfactuals import Counterfactuals
 from reft_interp.causal.model import CausalModel, Setting
 from reft_interp.tasks.drawn_pairs import Differ, Split, draw_setting, fill
+from reft_interp.tasks.held_out_values import (
+    HeldOut,
+    check_held_out,
+    grouped,
+    split_templates,
+    split_values,
+)
 from reft_interp.tasks.templates import check_answered, named_variables
 
 Words = Mapping[Any, str] | Callable[[Any], str]
-Value = tuple[Any, ...]
 
 
 @dataclass(frozen=True)
@@ -59,7 +65,9 @@ class CausalTask:
             or more, are held out.
         words: for variables whose values are not written as `str` would, the text of each value.
             Answers get a leading space where they have none.
-        held_out: inputs of which a third of the values are kept for test.
+        held_out: inputs of which a third of the values are kept for test. Of several that take
+            the same values (the names of two people), given as a tuple, no value is in train as
+            one of them and in test as another; there computed variables may stand, too.
         balanced: variables whose values are drawn equally often, together; otherwise inputs are
             drawn uniformly, and what is computed from them is as rare as it comes.
         description: what is asked, in words.
@@ -69,8 +77,8 @@ class CausalTask:
         ValueError: no templates, a template that names no variable of the model or one twice, that
             ends in a space, names a variable that position selectors take for other tokens, or
             whose text leaves open what the answer is; an output that is no computed variable; two
-            values of it with the same text; a held-out name that is no input or has fewer than
-            three values.
+            values of it with the same text; a held-out name that is no input, has fewer than
+            three values or is named twice, or a tuple of such as take different ones.
     """
 
     name: str
@@ -78,7 +86,7 @@ class CausalTask:
     output: str
     templates: Sequence[str]
     words: Mapping[str, Words] = field(default_factory=dict, repr=False)
-    held_out: Sequence[str] = ()
+    held_out: HeldOut = ()
     balanced: Sequence[str] = ()
     description: str = ""
 
@@ -111,12 +119,7 @@ class CausalTask:
             raise ValueError(
                 f"balanced must name variables ({', '.join(model.domains)}), got {unknown}"
             )
-        for name in self.held_out:
-            if name not in model.inputs or len(model.domains[name]) < 3:
-                raise ValueError(
-                    f"held_out must name inputs of three values or more, got {name!r}; "
-                    f"inputs are {', '.join(model.inputs)}"
-                )
+        check_held_out(model, self.held_out)
         for named, template in told.items():
             check_answered(template, named, model, self.output, self._word)
 
@@ -237,13 +240,17 @@ class CausalTask:
                 rng,
                 seen,
             )
-            for size, (allowed, templates) in zip(
-                (n - test_size, test_size), self._split(rng), strict=True
+            for size, allowed, templates in zip(
+                (n - test_size, test_size),
+                split_values(self.causal_model, self.held_out, rng),
+                split_templates(self.templates, rng),
+                strict=True,
             )
         ]
         generated, first = fill(splits, model, minimum_accuracy, batch_size)
         train, test = (Dataset.from_list(split.rows()) for split in splits)
-        held = [*self.held_out, *(["template"] if len(self.templates) >= 3 else [])]
+        held = [name for group in grouped(self.held_out) for name in group]
+        held += ["template"] if len(self.templates) >= 3 else []
         return Counterfactuals(
             train=train,
             test=test,
@@ -269,51 +276,3 @@ class CausalTask:
                 raise ValueError(f"variable: {name!r} never varies, its domain is {domains[name]}")
         if not swapped:
             raise ValueError("variable must name at least one, got none")
-
-    def _split(
-        self, rng: random.Random
-    ) -> tuple[tuple[dict[str, list[Any]], list[str]], tuple[dict[str, list[Any]], list[str]]]:
-        """What train draws from, and what test does: values of each input, and templates."""
-        train: dict[str, list[Any]] = {}
-        test: dict[str, list[Any]] = {}
-        for name in self.causal_model.inputs:
-            values = list(self.causal_model.domains[name])
-            if name in self.held_out:
-                train[name], test[name] = self._held_out_values(name, values, rng)
-            else:
-                train[name] = test[name] = values
-        templates = list(self.templates)
-        if len(templates) < 3:
-            return (train, templates), (test, templates)
-        rng.shuffle(templates)
-        kept = len(templates) - round(len(templates) / 3)
-        return (train, templates[:kept]), (test, templates[kept:])
-
-    def _held_out_values(
-        self, name: str, values: list[Any], rng: random.Random
-    ) -> tuple[list[Any], list[Any]]:
-        """Two thirds and one third of the values, so that both have every value of what is
-        computed from them alone, as far as there are enough."""
-        model = self.causal_model
-        alone = [
-            child
-            for child, parents in model.parents.items()
-            # What is another name of the value itself leaves nothing to share.
-            if parents == (name,)
-            and len({model.mechanisms[child](**{name: v}) for v in values}) < len(values)
-        ]
-        groups: dict[Value, list[Any]] = {}
-        for value in values:
-            key = tuple(model.mechanisms[child](**{name: value}) for child in alone)
-            groups.setdefault(key, []).append(value)
-        train, test = [], []
-        for group in groups.values():
-            rng.shuffle(group)
-            kept = len(group) - round(len(group) / 3)
-            train += group[:kept]
-            test += group[kept:]
-        if not test:  # every group is too small to be in both
-            rng.shuffle(train)
-            kept = len(train) - round(len(train) / 3)
-            train, test = train[:kept], train[kept:]
-        return train, test

@@ -58,7 +58,7 @@ class Split:
     swapped: tuple[str, ...]
     size: int
     allowed: Mapping[str, Sequence[Any]]
-    """The values of each input that are drawn from."""
+    """The values of each input that are drawn from, and those that computed variables may have."""
     templates: Sequence[str]
     differ: Differ
     same_template: bool
@@ -205,7 +205,8 @@ def draw_setting(
 
     Args:
         task: whose setting it is.
-        allowed: the values of each input that are drawn from.
+        allowed: the values of each input that are drawn from, and of computed variables those
+            that they may have.
         rng: the draws.
 
     Raises:
@@ -213,9 +214,12 @@ def draw_setting(
     """
     model = task.causal_model
     wanted = {name: rng.choice(model.domains[name]) for name in task.balanced}
+    computed = [name for name in allowed if name not in model.inputs]
     for _ in range(_TRIES):
-        drawn = model.run({name: rng.choice(values) for name, values in allowed.items()})
-        if all(drawn[name] == value for name, value in wanted.items()):
+        drawn = model.run({name: rng.choice(allowed[name]) for name in model.inputs})
+        if all(drawn[name] == value for name, value in wanted.items()) and all(
+            drawn[name] in allowed[name] for name in computed
+        ):
             return drawn
     raise ValueError(f"{task.name}: no setting with {wanted} in {_TRIES} draws (balanced)")
 

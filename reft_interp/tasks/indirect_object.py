@@ -33,7 +33,7 @@ def indirect_object() -> CausalTask:
     Variables: `subject_position` (does the first or the second of the names give?), from which
     and from the two names follows `indirect_object`, the answer. Swapping `subject_position` has
     the base answered with the other of its own names; swapping `indirect_object`, with the
-    source's name. Objects and places are held out of test.
+    source's name. Test has names, objects and places that train has not.
     """
     names: list[str] = list(NAMES)
 
@@ -65,7 +65,7 @@ def indirect_object() -> CausalTask:
         model,
         "indirect_object",
         TEMPLATES,
-        held_out=("place", "object"),
+        held_out=(("name_1", "name_2"), "place", "object"),
         balanced=("subject_position",),
         description="Who is given something: of two names the one that is not said again.",
     )

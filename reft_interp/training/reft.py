@@ -22,9 +22,8 @@ from reft_interp.sites import Site
 from reft_interp.subspace import Subspace
 from reft_interp.training.in_place import check_arguments, train
 from reft_interp.training.processes import check_devices
-from reft_interp.training.results import load_result, saved_settings
+from reft_interp.training.results import load_result, save_result, saved_settings
 from reft_interp.training.seeding import seeded
-from reft_interp.whole_files import write_whole
 
 
 @dataclass(frozen=True)
@@ -73,8 +72,7 @@ class ReFTResult:
 
     def save(self, folder: str | Path) -> None:
         """Write the interventions, and in the notes what they were trained with."""
-        self.intervened.save(folder, {"training": self.settings})
-        write_whole(Path(folder) / "losses.csv", self.losses.to_csv(index=False))
+        save_result(folder, self.intervened, self.losses, self.settings)
 
     @classmethod
     def load(cls, folder: str | Path, model: TransformerBridge) -> "ReFTResult":

@@ -9,6 +9,19 @@ from transformer_lens.model_bridge import TransformerBridge
 
 from reft_interp.runtime import IntervenedModel
 from reft_interp.runtime.saving import read_notes
+from reft_interp.whole_files import write_whole
+
+
+def save_result(
+    folder: str | Path, intervened: IntervenedModel, losses: pd.DataFrame, settings: dict[str, Any]
+) -> None:
+    """Write the interventions, their losses, and in the notes what they were trained with.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
+    intervened.save(folder, {"training": settings})
+    write_whole(Path(folder) / "losses.csv", losses.to_csv(index=False))
 
 
 def load_result(

@@ -190,6 +190,8 @@ def test_a_model_that_cannot_do_the_task_is_said_to(tiny):
         ({"words": {"x": {0: "nil"}}}, "words: 'x' has none for 1"),
         ({"words": {"above": {True: "no", False: " no"}}}, "both written ' no'"),
         ({"held_out": ("above",)}, "inputs of three values or more"),
+        ({"held_out": ("x", ("x", "y"))}, "held_out names 'x' twice"),
+        ({"held_out": (("x", "z"),)}, "must take the same values, which 'x' and 'z' do not"),
     ],
 )
 def test_what_is_no_task_is_refused(changes, match):

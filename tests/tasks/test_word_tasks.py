@@ -25,6 +25,17 @@ def test_swapping_the_name_gives_the_sources_answer():
     assert all(row["label"] == row["source_answer"] for row in rows_of(pairs.train))
 
 
+def test_test_has_other_names_than_train_in_every_place():
+    pairs = indirect_object().counterfactuals(None, "subject_position", n=120)
+    train, test = (
+        {row[f"{side}_{name}"] for row in rows_of(split) for side in ("base", "source")
+         for name in ("name_1", "name_2", "subject", "indirect_object")}
+        for split in (pairs.train, pairs.test)
+    )  # fmt: skip
+    assert not train & test and len(train) <= 16 and len(test) <= 8
+    assert "name_1, name_2, place, object, template" in pairs.held_out
+
+
 def test_pronouns_take_up_names_of_both_genders():
     pairs = pronoun_gender().counterfactuals(None, "gender", n=60)
     train, test = rows_of(pairs.train), rows_of(pairs.test)

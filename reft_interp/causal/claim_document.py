@@ -1,0 +1,113 @@
+"""Evidence as a page and as files: the claim beside its controls, how stable it is, how far it
+moves answers."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from reft_interp.causal.counterfactuals import Counterfactuals
+from reft_interp.causal.das import DASResult
+from reft_interp.causal.evidence import Evidence
+from reft_interp.causal.joint_das import JointDASResult
+from reft_interp.causal.joint_evidence import JointEvidence
+from reft_interp.report import Report
+from reft_interp.report.markup import as_list
+from reft_interp.whole_files import write_whole
+
+
+def save_claim(
+    claim: Evidence | JointEvidence, folder: str | Path, pairs: Counterfactuals | None
+) -> Path:
+    """Write evidence; see `Claim.save`."""
+    folder = Path(folder)
+    page = document(claim, pairs).save(folder)
+    first = claim.found[0]
+    if isinstance(first, DASResult | JointDASResult):
+        first.save(folder / "interchange")
+    split = claim.split if isinstance(claim, Evidence) else None
+    held = {
+        "holds": claim.holds,
+        "failing": list(claim.failing),
+        "methods": claim.to_frame().to_dict("records"),
+        "split": None if split is None else split.to_dict("records"),
+        "selectivity": claim.selectivity.to_dict("records"),
+        "summary": claim.summary(),
+    }
+    write_whole(folder / "evidence.json", json.dumps(held, indent=2) + "\n")
+    return page
+
+
+def document(claim: Evidence | JointEvidence, pairs: Counterfactuals | None = None) -> Report:
+    """The page of evidence.
+
+    Args:
+        claim: what was found, beside its controls.
+        pairs: what it was found on, for a section of their own.
+    """
+    page = Report(_title(claim), subtitle=_where(claim), summary=claim.summary())
+    if pairs is not None:
+        page.section("The pairs", as_list(str(pairs)))
+    page.section("The claim beside its controls", as_list("\n".join(claim.flags)))
+    page.figure(
+        claim.plot(),
+        caption=f"{claim.comparison.metric}. 95 % Wilson intervals; of several draws or seeds, "
+        "mean and range.",
+        name="iia",
+    )
+    page.table(claim.to_frame(), caption=claim.comparison.metric, name="iia")
+    page.table(
+        claim.selectivity,
+        caption="The claim's accuracy less each control's, on the same pairs; 95 % bootstrap "
+        "intervals over pairs.",
+        name="selectivity",
+    )
+    page.section("Is the same subspace found again?")
+    page.table(
+        claim.stability,
+        caption="Other seeds and resampled pairs beside the first seed; angles in degrees.",
+        name="stability",
+    )
+    page.section("How far does it move the answer?")
+    page.table(
+        claim.effects.to_frame(),
+        caption="Means over held-out pairs; 95 % intervals (Student's t).",
+        name="effects",
+    )
+    if isinstance(claim, Evidence) and claim.split is not None:
+        page.section("Does it work through what downstream weights read?")
+        page.table(
+            claim.split,
+            caption="Interchanges inside the subspace, inside the part of it that output weights "
+            "read, inside the rest, and of the whole component; no verdict is taken from it.",
+            name="split",
+        )
+    return page.footer(_facts(claim, pairs))
+
+
+def _title(claim: Evidence | JointEvidence) -> str:
+    if isinstance(claim, Evidence):
+        return f"Does {claim.site} carry the {claim.variable}?"
+    return f"Are {claim.variable} carried where they are said to be?"
+
+
+def _where(claim: Evidence | JointEvidence) -> str:
+    if isinstance(claim, Evidence):
+        return f"{claim.model}, on {claim.on}, rank {claim.subspace.rank}"
+    places = [
+        f"{name} at {site} on {on}, rank {claim.subspaces[name].rank}"
+        for name, (site, on) in claim.places.items()
+    ]
+    return "; ".join([claim.model, *places])
+
+
+def _facts(claim: Evidence | JointEvidence, pairs: Counterfactuals | None) -> dict[str, Any]:
+    """What somebody needs to search again."""
+    first = claim.found[0]
+    settings = first.settings if isinstance(first, DASResult | JointDASResult) else {}
+    written = {name.replace("_", " "): value for name, value in settings.items()}
+    # There they are a number; here the pairs themselves are told.
+    written.pop("pairs", None)
+    hashed = {} if pairs is None else {"pairs": pairs.hash}
+    return (
+        {"model": claim.model, "method": claim.method, "seeds": len(claim.found)} | written | hashed
+    )
