@@ -2,6 +2,7 @@
 one of them alone explains."""
 
 import dataclasses
+import json
 from typing import Any
 
 import numpy as np
@@ -127,6 +128,20 @@ def test_the_summary_can_be_quoted(true):
     assert worse.failing == ("second alone",) and not worse.holds
     assert "holds: True" in str(true) and "holds: True" in true._repr_html_()
     assert true.plot().get_yticklabels()
+
+
+def test_it_is_saved_as_a_page_with_what_was_found(true, model, tmp_path):
+    page = true.save(tmp_path, joint_pairs())
+    text = page.read_text(encoding="utf-8")
+    for words in ("Are first and second carried", "held-out", joint_pairs().hash, "learning rate"):
+        assert words in text
+    held = json.loads((tmp_path / "evidence.json").read_text())
+    assert held["holds"] and held["summary"] == true.summary() and held["split"] is None
+    again = ri.JointDASResult.load(tmp_path / "interchange", model)
+    assert again.settings == true.found[0].settings
+    assert again.score(joint_pairs().test) == true.iia
+    for name, subspace in true.subspaces.items():
+        assert again.subspaces[name].principal_angles(subspace).max() < 0.1
 
 
 def test_effects_have_sizes(true):
