@@ -135,6 +135,15 @@ def test_intervals_draws_the_numbers_of_the_frame_from_top_to_bottom():
     assert [text.get_text() for text in artists(ax, "number")] == ["0.910", "0.030", "1.000"]
 
 
+def test_shares_that_are_all_small_are_told_apart_where_that_is_asked():
+    small = METHODS.assign(iia=[0.01, 0.05, 0.02], low=[0.0, 0.02, np.nan], high=[0.02, 0.08, np.nan])
+    assert plotting.intervals(small, value="iia", label="method").get_xlim()[1] > 1
+    narrow = plotting.intervals(small, value="iia", label="method", whole=False)
+    assert 0.08 < narrow.get_xlim()[1] < 0.1
+    nothing = METHODS.assign(iia=0.0, low=0.0, high=0.0)
+    assert plotting.intervals(nothing, value="iia", label="method", whole=False).get_xlim()[1] > 1
+
+
 def test_a_missing_interval_leaves_just_the_dot():
     ax = plotting.intervals(METHODS, value="iia", label="method")
     assert segments(ax) == [(0.84, 0.95), (0.01, 0.08)]  # two intervals, three dots

@@ -41,6 +41,7 @@ def intervals(
     reference_label: str = "chance",
     title: str | None = None,
     xlabel: str | None = None,
+    whole: bool = True,
     ax: Optional["matplotlib.axes.Axes"] = None,
 ) -> "matplotlib.axes.Axes":
     """One dot with its interval for each row of the frame, the first row on top.
@@ -56,6 +57,8 @@ def intervals(
         reference_label: what that line is called.
         title: default: named after the columns; `""` for none.
         xlabel: what is measured, with its unit. Default: the name of the column.
+        whole: False ends the axis of numbers in [0, 1] where they end, for shares that are all
+            small.
         ax: where to draw. Default: a new figure.
 
     Raises:
@@ -73,7 +76,7 @@ def intervals(
     for chosen, colour, marker in ((~grey, PALETTE[0], MARKERS[0]), (grey, GREY, MARKERS[1])):
         if chosen.any():
             _draw_intervals(ax, data.loc[chosen], y[chosen], colour, marker)
-    _finish_rows(ax, data, y, names, bottom=len(data) - 0.4)
+    _finish_rows(ax, data, y, names, bottom=len(data) - 0.4, whole=whole)
     _draw_reference(ax, reference, reference_label)
     set_title(
         ax, title, f"{as_words(value)} by {label.replace('_', ' ')}", raised=reference is not None
@@ -188,6 +191,7 @@ def _finish_rows(
     names: list[str],
     *,
     bottom: float,
+    whole: bool = True,
 ) -> None:
     """Name each row on the left, write its number on the right, and scale the axis."""
     place = ax.get_yaxis_transform()
@@ -201,7 +205,11 @@ def _finish_rows(
     ax.grid(axis="x", color=FAINT, linewidth=0.7)
     ax.set_axisbelow(True)
     ax.set_ylim(bottom, -0.6)
-    if in_unit_interval(data.to_numpy()):
+    if in_unit_interval(data.to_numpy()) and not whole:
+        most = float(np.nanmax(data.to_numpy())) or 1.0
+        ax.set_xlim(-0.015 * most, 1.05 * most)
+        ax.locator_params(axis="x", nbins=5)
+    elif in_unit_interval(data.to_numpy()):
         ax.set_xlim(-0.015, 1.015)
         ax.set_xticks([0, 0.25, 0.5, 0.75, 1], ["0", "0.25", "0.5", "0.75", "1"])
 

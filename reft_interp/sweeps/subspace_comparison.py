@@ -95,7 +95,9 @@ class SubspaceComparison:
             raise ValueError(f"{question!r} has no answer here. {' '.join(self.notes)}".strip())
         return plotting.intervals(
             _ROWS[question](getattr(self, question)), value="value", label="name",
-            control="control", xlabel=_MEASURES[question], title=TITLES[question], ax=ax,
+            control="control", xlabel=_MEASURES[question], title=TITLES[question],
+            # Overlaps of a few directions out of hundreds are small, and differ all the same.
+            whole=question not in ("overlaps", "effects"), ax=ax,
         )  # fmt: skip
 
     def figure(self) -> "Figure":
