@@ -136,7 +136,9 @@ def test_intervals_draws_the_numbers_of_the_frame_from_top_to_bottom():
 
 
 def test_shares_that_are_all_small_are_told_apart_where_that_is_asked():
-    small = METHODS.assign(iia=[0.01, 0.05, 0.02], low=[0.0, 0.02, np.nan], high=[0.02, 0.08, np.nan])
+    small = METHODS.assign(
+        iia=[0.01, 0.05, 0.02], low=[0.0, 0.02, np.nan], high=[0.02, 0.08, np.nan]
+    )
     assert plotting.intervals(small, value="iia", label="method").get_xlim()[1] > 1
     narrow = plotting.intervals(small, value="iia", label="method", whole=False)
     assert 0.08 < narrow.get_xlim()[1] < 0.1

@@ -11,11 +11,13 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from transformer_lens.model_bridge import TransformerBridge
 
+from reft_interp.encoding import TokenizedBatch
 from reft_interp.interop.plain_edits import blocks_of, edited
-from reft_interp.interop.plain_finetuning import REFT_FOLDER
+from reft_interp.interop.plain_finetuning import REFT_FOLDER, token_types
 from reft_interp.models.plain import plain_copy
 from reft_interp.runtime import IntervenedModel
 from reft_interp.runtime.batching import by_length, encode
+from reft_interp.runtime.running import is_causal, prompt_ends, prompt_starts
 
 
 @torch.no_grad()
@@ -27,7 +29,8 @@ def adapted_states(
     *,
     batch_size: int = 32,
 ) -> dict[int, Float[Tensor, "rows d"]]:
-    """The residual stream after each of some blocks, at each prompt's last token.
+    """The residual stream after each of some blocks, at each prompt's last token; at its first one
+    in an encoder, where heads read.
 
     Args:
         model: the bridge, without adapters.
@@ -36,6 +39,10 @@ def adapted_states(
         rows: with `prompt`.
         layers: which blocks.
         batch_size: prompts run at once.
+
+    Raises:
+        ValueError: pairs of texts that an encoder tells apart by token types, which peft leaves
+            out where it puts learned prompts before a text.
     """
     base: nn.Module = plain_copy(model)
     plain = base
@@ -63,11 +70,23 @@ def adapted_states(
             for layer in layers:  # after the edits, whose hooks came first
                 block = blocks.get_submodule(str(layer))
                 stack.callback(block.register_forward_hook(keep(layer)).remove)
-            plain(input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False)
-        every = torch.arange(len(group), device=batch.input_ids.device)
+            plain(**_inputs(batch, plain, model))
+        read = (prompt_ends if is_causal(model) else prompt_starts)(batch)
         for layer in layers:
             # Prompts that peft learns stand before the tokens.
             before = held[layer].shape[1] - batch.input_ids.shape[1]
-            last = held[layer][every, before + batch.prompt_end - 1].float().cpu()
-            found.setdefault(layer, torch.empty(len(rows), last.shape[-1]))[group] = last
+            states = read.read(held[layer][:, before:]).float().cpu()
+            found.setdefault(layer, torch.empty(len(rows), states.shape[-1]))[group] = states
     return found
+
+
+def _inputs(batch: TokenizedBatch, plain: nn.Module, model: TransformerBridge) -> dict[str, Any]:
+    given: dict[str, Any] = {
+        "input_ids": batch.input_ids,
+        "attention_mask": batch.attention_mask,
+    }
+    if is_causal(model):
+        return given | {"use_cache": False}
+    configs: Any = getattr(plain, "peft_config", {})
+    learns = any(config.is_prompt_learning for config in configs.values())
+    return given | token_types(batch, model, dropped=learns)

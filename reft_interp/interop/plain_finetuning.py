@@ -121,15 +121,11 @@ class PlainFinetuned(Finetuned, nn.Module):
         Raises:
             ValueError: pairs of texts, which token types tell apart that peft leaves out.
         """
-        given = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
-        if not self._aligned and batch.token_type_ids is not None and batch.token_type_ids.any():
-            raise ValueError(
-                f"peft leaves out token types where it puts prompts before a text, by which "
-                f"{self._bridge[0].cfg.model_name} tells two texts apart: prompts are learned on "
-                "single texts, or on encoders without token types (RoBERTa)"
-            )
-        if self._aligned and batch.token_type_ids is not None:
-            given["token_type_ids"] = batch.token_type_ids
+        given = {
+            "input_ids": batch.input_ids,
+            "attention_mask": batch.attention_mask,
+            **token_types(batch, self._bridge[0], dropped=not self._aligned),
+        }
         found: list[Tensor] = []
 
         def keep(module: nn.Module, inputs: Any, output: Any) -> None:
@@ -241,6 +237,33 @@ class BitFit(PlainMethod):
             held = plain.get_submodule(owner)
             setattr(held, last, nn.Parameter(getattr(held, last).detach().clone()))
         return PlainFinetuned(model, plain)
+
+
+def token_types(
+    batch: TokenizedBatch, model: TransformerBridge, *, dropped: bool
+) -> dict[str, Tensor]:
+    """Which text of a pair each token is of, as the plain model takes it, where it has such types.
+
+    Args:
+        batch: the texts.
+        model: that read them.
+        dropped: whether peft leaves the types out, as it does where it puts prompts before a text.
+
+    Raises:
+        ValueError: pairs of texts whose types are left out.
+    """
+    types = batch.token_type_ids
+    if types is None:
+        return {}
+    if not dropped:
+        return {"token_type_ids": types}
+    if types.any():
+        raise ValueError(
+            f"peft leaves out token types where it puts prompts before a text, by which "
+            f"{model.cfg.model_name} tells two texts apart: prompts are learned on single texts, "
+            "or on encoders without token types (RoBERTa)"
+        )
+    return {}
 
 
 class _Encoded:

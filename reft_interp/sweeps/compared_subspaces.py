@@ -28,9 +28,13 @@ from reft_interp.sweeps.encoded_label import find_encoded
 from reft_interp.sweeps.label_subspaces import AtPlaces, Place, find_label_subspaces
 from reft_interp.sweeps.subspace_comparison import SubspaceComparison
 from reft_interp.tasks.suites import Suite
+from reft_interp.training.classifier_saving import INTERVENTIONS
 
 _ADAPTERS = "adapter_model.safetensors"
 """Where peft saves what it trained."""
+_NO_WORDS = (
+    "DAS was not trained, nor promoted tokens looked up: an encoder gives no answers in words"
+)
 
 
 def compare_subspaces(
@@ -55,7 +59,9 @@ def compare_subspaces(
     DAS is trained on pairs of training rows with different answers, to make the untouched model
     give the source's answer; where rows have no choices, or the model knows too few of them, that
     question is left out and a note says so. Where the model shows that it knows the label in
-    another task, give that one's counterfactuals.
+    another task, give that one's counterfactuals. An encoder says nothing in words: there neither
+    DAS nor promoted tokens are asked for, and effects are those on the first token, which the head
+    reads.
 
     Effects are those of one training of each method, the first. Of "LoRA and LoReFT" the effect is
     that of both together; its ReFT is compared like any other, and a note says where it stands
@@ -75,13 +81,13 @@ def compare_subspaces(
         seed: of pairs, DAS, probes and random subspaces.
 
     Raises:
-        ValueError: an encoder; no ReFT in the comparison was trained; it was run on another suite;
-            one of the others is of the same suite or of another model.
+        ValueError: no ReFT in the comparison was trained; it was run on another suite; one of the
+            others is of the same suite or of another model; counterfactuals for an encoder.
     """
-    if not is_causal(model):
+    if not is_causal(model) and isinstance(pairs, Counterfactuals):
         raise ValueError(
-            "model must be a decoder, which says the label in words that DAS and the tokens that "
-            f"directions promote are asked of; {model.cfg.model_name} is an encoder"
+            "pairs must be a number, as no DAS is trained on an encoder, got counterfactuals for "
+            f"{model.cfg.model_name}"
         )
     if suite.name != comparison.suite:
         raise ValueError(
@@ -92,10 +98,12 @@ def compare_subspaces(
     if not found:
         raise ValueError("comparison holds no trained ReFT whose subspace could be compared")
     theirs = {other.suite: _written_and_read(other, model)[0] for other in others}
-    by_das, interchanges, unasked = find_label_subspaces(
-        model, suite, {**found, **read}, pairs=pairs, epochs=epochs, learning_rate=learning_rate,
-        draws=draws, seed=seed,
-    )  # fmt: skip
+    by_das, interchanges, unasked = {}, [], _NO_WORDS
+    if is_causal(model):
+        by_das, interchanges, unasked = find_label_subspaces(
+            model, suite, {**found, **read}, pairs=pairs, epochs=epochs,
+            learning_rate=learning_rate, draws=draws, seed=seed,
+        )  # fmt: skip
     among, alone = overlaps.among_themselves(found)
     between, apart = overlaps.between_tasks(found, comparison.suite, theirs)
     near_das = overlaps.with_das({**found, **read}, by_das)
@@ -134,7 +142,8 @@ def _written_and_read(
         for run in one["runs"]:
             method, seed = one["method"], run["seed"]
             folder = comparison.trained_folder(method, seed)
-            saved = [one for one in (folder, folder / REFT_FOLDER) if (one / TENSORS).is_file()]
+            beside = (folder, folder / REFT_FOLDER, folder / INTERVENTIONS)
+            saved = [one for one in beside if (one / TENSORS).is_file()]
             if not saved:
                 continue
             placements = IntervenedModel.load(saved[0], model).placements

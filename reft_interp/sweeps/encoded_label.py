@@ -21,6 +21,7 @@ from reft_interp.probing.linear import read_inside
 from reft_interp.probing.tokens import principal_axes, promoted_tokens
 from reft_interp.runtime.activations import activations_each
 from reft_interp.runtime.batching import as_list
+from reft_interp.runtime.running import is_causal
 from reft_interp.subspace import Subspace
 from reft_interp.sweeps.label_subspaces import AtPlaces, Place
 from reft_interp.tasks.suites import Suite
@@ -51,7 +52,8 @@ def find_encoded(
         seed: of the rows that are taken, the folds, the shuffle and the random subspaces.
 
     Returns:
-        `SubspaceComparison.encoded` and `promoted`; and a note where there is no label to read.
+        `SubspaceComparison.encoded` and `promoted` (empty for an encoder, which has no logit
+        readout); and a note where there is no label to read.
     """
     rows = as_list(next(iter(suite.tests.values())))
     if len(rows) > _MOST:
@@ -88,7 +90,7 @@ def find_encoded(
                     "variance random high": max(by_chance),
                 }
             )
-        if place[0].component not in _NOT_RESIDUAL:
+        if is_causal(model) and place[0].component not in _NOT_RESIDUAL:
             random_ones = [("random subspace", seed, some[0]) for some in controls.values()]
             for name, of, subspace in (*here, *random_ones):
                 tokens = promoted_tokens(model, principal_axes(subspace, h))

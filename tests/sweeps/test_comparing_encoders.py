@@ -11,15 +11,18 @@ import pytest
 import torch
 from datasets import Dataset
 from labelled_sentences import planted
+from peft import PeftModel
 from safetensors.torch import load_file
 from typer.testing import CliRunner
 
+from reft_interp.causal import Counterfactuals
 from reft_interp.cli import app
 from reft_interp.evaluation.metrics import exact_match
 from reft_interp.interop.peft_methods import lora
 from reft_interp.interventions import LoReFT
+from reft_interp.models.plain import plain_copy
 from reft_interp.sites import Site
-from reft_interp.sweeps import Budget, ablations, compare
+from reft_interp.sweeps import Budget, ablations, compare, compare_subspaces
 from reft_interp.sweeps.named_methods import named_method
 from reft_interp.tasks.suites import Suite, glue, paper_recipe
 from reft_interp.training import (
@@ -101,8 +104,24 @@ def test_methods_learn_what_is_readable_and_only_the_head_is_not_counted(bert, t
     outputs = found.runs[1]["runs"][0]["outputs"]["p"]
     assert outputs == [WORDS[int(i)] for i in loaded.predict(readable.tests["p"])]
     assert found.save()[1].stat().st_size > 1000
-    with pytest.raises(ValueError, match=r"model must be a decoder, .*tiny-bert is an encoder"):
-        found.probe(bert, readable)
+    asked = found.probe(bert, readable)
+    assert set(asked.encoded["subspace"]) >= {"LoReFT", "LoReFT (read)"}
+    assert (asked.encoded["whole vector"] > 0.8).all() and asked.interchanges.empty
+    assert asked.promoted.empty and "an encoder gives no answers in words" in asked.notes[0]
+    # What LoRA does to [CLS], by peft's and transformers' own run, in the subspace of layer 0.
+    plain = plain_copy(bert)
+    texts = bert.tokenizer(list(readable.tests["p"]["prompt"]), padding=True, return_tensors="pt")
+    before = plain(**texts, output_hidden_states=True).hidden_states[1][:, 0]
+    adapted = PeftModel.from_pretrained(plain, str(found.trained_folder("LoRA", 0)))
+    after = adapted(**texts, output_hidden_states=True).hidden_states[1][:, 0]
+    (row,) = asked.effects.query("subspace == 'LoReFT 0' and site.str.contains('0')").to_dict("r")
+    basis = loaded.intervened.placements[0].intervention.subspace.basis
+    inside = ((after - before) @ basis.T).square().sum() / (after - before).square().sum()
+    assert row["share"] == pytest.approx(float(inside), abs=1e-4)
+    rows = [{"base": b, "source": s, "base_answer": " a", "label": " b"} for b, s in ("xy", "zw")]
+    pairs = Counterfactuals.from_rows(rows[:1], rows[1:], "own")
+    with pytest.raises(ValueError, match=r"pairs must be a number, .* counterfactuals for tiny-b"):
+        compare_subspaces(found, bert, readable, pairs=pairs)
 
 
 @pytest.mark.parametrize("edited", [True, False])
