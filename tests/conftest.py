@@ -10,6 +10,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")  # before transformers is imported:
 
 import functools
 import gc
+import sys
 from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -35,6 +36,17 @@ def _tiny_bridge(architecture: str, *, seed: int = 0, **overrides: Any) -> Trans
 
 
 _shared_bridge = functools.cache(_tiny_bridge)
+
+
+@pytest.fixture(autouse=True)
+def no_figure_is_left() -> Iterator[None]:
+    """pyplot's figures are the process's: one that is left open is in the next test's way."""
+    yield
+    pyplot = sys.modules.get("matplotlib.pyplot")
+    left = [] if pyplot is None else pyplot.get_fignums()
+    if pyplot is not None and left:
+        pyplot.close("all")
+    assert not left, f"the test leaves pyplot's figures {left} open"
 
 
 @pytest.fixture(scope="session", name="tiny_parts")

@@ -13,8 +13,7 @@ from transformer_lens.model_bridge import TransformerBridge
 
 from reft_interp.encoding import TokenizedBatch
 from reft_interp.interop.plain_edits import blocks_of, edited
-from reft_interp.interop.plain_finetuning import REFT_FOLDER, token_types
-from reft_interp.models.plain import plain_copy
+from reft_interp.interop.plain_finetuning import REFT_FOLDER, copy_to_train, token_types
 from reft_interp.runtime import IntervenedModel
 from reft_interp.runtime.batching import by_length, encode
 from reft_interp.runtime.running import is_causal, prompt_ends, prompt_starts
@@ -44,7 +43,7 @@ def adapted_states(
         ValueError: pairs of texts that an encoder tells apart by token types, which peft leaves
             out where it puts learned prompts before a text.
     """
-    base: nn.Module = plain_copy(model)
+    base: nn.Module = copy_to_train(model)
     plain = base
     blocks = blocks_of(base, model)
     placements = ()

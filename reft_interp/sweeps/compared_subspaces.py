@@ -56,12 +56,12 @@ def compare_subspaces(
     what varies lies inside, which tokens do its directions promote? Where rows have no choices,
     there is no label, and a note says so.
 
-    DAS is trained on pairs of training rows with different answers, to make the untouched model
-    give the source's answer; where rows have no choices, or the model knows too few of them, that
-    question is left out and a note says so. Where the model shows that it knows the label in
-    another task, give that one's counterfactuals. An encoder says nothing in words: there neither
-    DAS nor promoted tokens are asked for, and effects are those on the first token, which the head
-    reads.
+    DAS is trained on pairs of training rows, half of them with different answers, to make the
+    untouched model give the source's answer; where rows have no choices, or the model knows too
+    few of them, that question is left out and a note says so. Where the model shows that it knows
+    the label in another task, give that one's counterfactuals. An encoder says nothing in words:
+    there neither DAS nor promoted tokens are asked for, the label is read at the first of the
+    tokens that are edited, and effects are those on the first token, which the head reads.
 
     Effects are those of one training of each method, the first. Of "LoRA and LoReFT" the effect is
     that of both together; its ReFT is compared like any other, and a note says where it stands
@@ -110,6 +110,11 @@ def compare_subspaces(
     asked = {**found, **read, **({("DAS", seed): by_das} if by_das else {})}
     encoded, promoted, unread = find_encoded(model, suite, asked, draws=draws, seed=seed)
     notes = [one for one in (unasked, unread, *alone, *apart) if one is not None]
+    if comparison.suite_hash not in (None, suite.hash):
+        notes.append(
+            f"The rows of {suite.name} are not those that the comparison was run on: what is "
+            "tested here may have been trained on there"
+        )
     if together := {name for name, seed in found if _has_adapters(comparison, name, seed)}:
         notes.append(
             "The label is read and swapped in the untouched model, without the adapters that the "

@@ -61,6 +61,8 @@ class MethodComparison:
     measured after each quarter of the steps."""
     runs: Sequence[Mapping[str, Any]] = field(repr=False)
     """Each method's trials and runs, with all outputs, as they are on disk."""
+    suite_hash: str | None = field(default=None, repr=False)
+    """Of the rows that it was run on, `Suite.hash`."""
 
     def load(self, method: str, model: TransformerBridge, *, seed: int = 0) -> IntervenedModel:
         """A trained ReFT of the comparison, placed in the model; `compare` reads the table back.
@@ -291,7 +293,7 @@ def summarize(
         "seconds_per_step preparation_seconds seconds_to_target file_bytes chosen error"
     ).split()
     frame = pd.DataFrame(rows, columns=columns).astype({"n": "Int64", "seeds": "Int64"})
-    return MethodComparison(folder, suite.name, suite.metric.name, frame, target, found)
+    return MethodComparison(folder, suite.name, suite.metric.name, frame, target, found, suite.hash)
 
 
 def mean_score(

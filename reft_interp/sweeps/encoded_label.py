@@ -142,11 +142,12 @@ def _labelled(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]] | No
 def _held(
     model: TransformerBridge, rows: Sequence[Mapping[str, Any]], places: Sequence[Place]
 ) -> dict[Place, Float[Tensor, "rows d"]]:
-    """What the untouched model holds at the last of each place's tokens."""
+    """What the untouched model holds at the last of each place's tokens (an encoder: the first)."""
+    asked = -1 if is_causal(model) else 0
     parts: dict[Place, list[Tensor]] = {place: [] for place in places}
     # In parts, so that of many tokens never more than a part's are held.
     for start in range(0, len(rows), _AT_ONCE):
         some = activations_each(model, rows[start : start + _AT_ONCE], places)
         for place, each in zip(places, some, strict=True):
-            parts[place] += [h[-1:].float().cpu() for h in each]
+            parts[place] += [h[asked][None].float().cpu() for h in each]
     return {place: torch.cat(some) for place, some in parts.items()}

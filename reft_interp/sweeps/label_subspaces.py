@@ -1,7 +1,7 @@
 """Is a subspace one that DAS finds for the label of a task?
 
-Pairs are rows of the task with different answers, so that what is swapped is whatever makes the
-model give one answer rather than the other.
+Pairs are rows of the task, half of them with different answers: what is swapped is whatever makes
+the model give one answer rather than the other, and nothing else, as the others' answers stay.
 """
 
 import random
@@ -64,37 +64,44 @@ def find_label_subspaces(
     if isinstance(splits, str):
         return {}, [], splits
     train, held_out = splits
-    places = list(dict.fromkeys(place for at in found.values() for place in at))
-    ranks = {place: next(at[place].rank for at in found.values() if place in at)
-             for place in places}  # fmt: skip
+    here: dict[Place, list[tuple[str, int | None, Subspace]]] = {}
+    for (name, of), at in found.items():
+        for place, subspace in at.items():
+            here.setdefault(place, []).append((name, of, subspace))
+    places = list(here)
     cells = [
-        DASCell(site, on, ranks[site, on], seed, epochs=epochs, learning_rate=learning_rate)
-        for site, on in places
+        DASCell(*place, here[place][0][2].rank, seed, epochs=epochs, learning_rate=learning_rate)
+        for place in places
     ]
     trained = fit_das_each(model, train, cells, progress=False)
     by_das = {place: one.subspace for place, one in zip(places, trained, strict=True)}
-    edits: list[tuple[str, Intervention, Place]] = []
+    edits: list[tuple[Place, str, int | None, Subspace | None]] = []
     for place in places:
-        edits.append(("whole vector", Interchange(), place))
-        edits.append(("DAS", DistributedInterchange(by_das[place]), place))
+        searched: list[tuple[str, int | None, Subspace]] = [("DAS", seed, by_das[place])]
+        searched += here[place]
+        ranks = dict.fromkeys(subspace.rank for _, _, subspace in searched)
         width = by_das[place].width
-        edits += [
-            ("random subspace", DistributedInterchange(control), place)
-            for control in control_subspaces(width, ranks[place], draws, seed=seed)
+        random_ones = [
+            ("random subspace", None, control)
+            for rank in ranks
+            for control in control_subspaces(width, rank, draws, seed=seed)
         ]
-        edits += [
-            (name, DistributedInterchange(at[place]), place)
-            for (name, _), at in found.items()
-            if place in at
-        ]
+        edits.append((place, "whole vector", None, None))
+        edits += [(place, name, of, one) for name, of, one in (*searched, *random_ones)]
     scores = interchange_accuracies(
-        model, held_out, [(edit, site, on) for _, edit, (site, on) in edits]
+        model, held_out, [(_swap(subspace), *place) for place, _, _, subspace in edits]
     )
-    rows = [_iia("no intervention", None, accuracy(model, interchange_rows(held_out)[0]))]
+    none = accuracy(model, interchange_rows(held_out)[0])
+    rows = [_iia("no intervention", None, None, ("everywhere", ""), none)]
     rows += [
-        _iia(name, place, score) for (name, _, place), score in zip(edits, scores, strict=True)
+        _iia(name, of, None if subspace is None else subspace.rank, place, score)
+        for (place, name, of, subspace), score in zip(edits, scores, strict=True)
     ]
     return by_das, rows, None
+
+
+def _swap(subspace: Subspace | None) -> Intervention:
+    return Interchange() if subspace is None else DistributedInterchange(subspace)
 
 
 def _splits(
@@ -103,39 +110,42 @@ def _splits(
     """Pairs to train DAS on and pairs to test it on, or why there are none."""
     if isinstance(pairs, Counterfactuals):
         return pairs.train, pairs.test
-    test = next(iter(suite.tests.values()))
-    train, held_out = (
-        [] if rows is None else label_pairs(model, as_list(rows), pairs, seed=seed)
-        for rows in (suite.train, test)
-    )
+    test = as_list(next(iter(suite.tests.values())))
+    asked = {row["prompt"] for row in test}
+    seen = [] if suite.train is None else as_list(suite.train)
+    train = label_pairs(model, [r for r in seen if r["prompt"] not in asked], pairs, seed=seed)
+    held_out = label_pairs(model, test, pairs, seed=seed)
     fewest = min(len(train), len(held_out))
     if fewest < _ENOUGH:
         return (
-            f"DAS was not asked: {suite.name} has {fewest} pairs of rows with different answers "
-            f"among their choices that the untouched model gets right; {_ENOUGH} are needed"
+            f"DAS was not asked: {suite.name} has {fewest} pairs of rows, half of them with "
+            "different answers among their choices, that the untouched model gets right; "
+            f"{_ENOUGH} are needed"
         )
     return Dataset.from_list(train), Dataset.from_list(held_out)
 
 
-def _iia(name: str, place: Place | None, score: Accuracy) -> dict[str, Any]:
-    where = ("everywhere", "") if place is None else map(str, place)
-    site, tokens = where
+def _iia(
+    name: str, seed: int | None, rank: int | None, place: Place | tuple[str, str], score: Accuracy
+) -> dict[str, Any]:
+    site, tokens = map(str, place)
     low, high = score.interval
-    return {"subspace": name, "site": site, "tokens": tokens, "iia": score.value, "low": low,
-            "high": high, "n": score.n}  # fmt: skip
+    return {"subspace": name, "seed": seed, "rank": rank, "site": site, "tokens": tokens,
+            "iia": score.value, "low": low, "high": high, "n": score.n}  # fmt: skip
 
 
 def label_pairs(
     model: TransformerBridge, rows: Sequence[Mapping[str, Any]], count: int, *, seed: int = 0
 ) -> list[dict[str, Any]]:
-    """Counterfactual pairs for the label: rows with the same choices and different answers.
+    """Counterfactual pairs for the label: rows with the same choices, half of the pairs with
+    different answers and half with the same one, which should stay.
 
     Only rows that the model gets right are used, since otherwise there is nothing to swap.
 
     Args:
         model: the untouched model.
         rows: with `prompt`, `answer` and `choices`; those without choices are passed over.
-        count: pairs at most.
+        count: pairs at most; fewer where there are not as many of both kinds.
         seed: of which rows meet.
     """
     asked = [row for row in rows if row.get("choices")]
@@ -148,17 +158,22 @@ def label_pairs(
         for row, choice in zip(drawn, said, strict=True)
         if row["choices"][choice] == row["answer"]
     ]
-    pairs = []
+    changing, staying = [], []
     for i, base in enumerate(known):
         others = [
             row
             for row in known[i + 1 :] + known[:i]
-            if row["answer"] != base["answer"] and list(row["choices"]) == list(base["choices"])
+            if list(row["choices"]) == list(base["choices"]) and row["prompt"] != base["prompt"]
         ]
-        if others:
-            pairs.append(
-                {"base": base["prompt"], "source": others[0]["prompt"],
-                 "label": others[0]["answer"], "base_answer": base["answer"],
-                 "choices": list(base["choices"])}
-            )  # fmt: skip
-    return pairs[:count]
+        for pairs, changes in ((changing, True), (staying, False)):
+            source = next((o for o in others if (o["answer"] != base["answer"]) == changes), None)
+            if source is not None:
+                pairs.append(
+                    {"base": base["prompt"], "source": source["prompt"],
+                     "label": source["answer"], "base_answer": base["answer"],
+                     "choices": list(base["choices"])}
+                )  # fmt: skip
+    each = min(len(changing), len(staying), (count + 1) // 2)
+    # One of each kind after the other, so that whatever is cut off leaves halves.
+    both = [pair for two in zip(changing[:each], staying[:each], strict=True) for pair in two]
+    return both[:count]

@@ -44,8 +44,9 @@ class SubspaceComparison:
     of draws), random high (the highest). Methods of peft's have a row, with the ReFT that was
     trained together with them, if any, in place too."""
     interchanges: pd.DataFrame = field(repr=False)
-    """Does swapping what is inside swap the label? IIA on held-out pairs: subspace, site, tokens,
-    iia, low, high, n."""
+    """Does swapping what is inside swap the label? IIA on held-out pairs: subspace, seed, rank,
+    site, tokens, iia, low, high, n; random subspaces of each rank among them. Of the suite's own
+    pairs half have different answers, so that never changing one gives .5."""
     notes: tuple[str, ...] = ()
     """What could not be asked, and why."""
 
@@ -219,12 +220,20 @@ def _interchanges(frame: pd.DataFrame) -> pd.DataFrame:
     if not len(frame):
         return frame
     controls = ("random subspace", "no intervention", "whole vector")
-    rows = [
-        _row(name, some["iia"], control=name in controls)
-        for name, some in frame.groupby("subspace", sort=False)
-    ]
-    order = ("", *controls)
-    rows.sort(key=lambda row: order.index(row["name"] if row["control"] else ""))
+    searched: Any = frame[~frame["subspace"].isin(controls)]
+    rows = [_row(name, some["iia"]) for name, some in searched.groupby("subspace", sort=False)]
+    for name in controls:
+        some: Any = frame[frame["subspace"] == name]
+        ranks = some["rank"].dropna().unique()
+        if len(ranks) > 1:
+            rows += [
+                _row(
+                    f"{name}, rank {rank:.0f}", some.loc[some["rank"] == rank, "iia"], control=True
+                )
+                for rank in ranks
+            ]
+        elif len(some):
+            rows.append(_row(name, some["iia"], control=True))
     return pd.DataFrame(rows)
 
 

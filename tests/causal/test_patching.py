@@ -1,9 +1,9 @@
 """Activation patching against a loop of hooked runs, one cell and one prompt at a time."""
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
+from matplotlib.figure import Figure
 
 import reft_interp as ri
 from reft_interp.causal import Patching
@@ -91,7 +91,7 @@ def test_sites_of_one_component_are_layers_in_the_figure():
 def test_it_prints_its_table_and_draws_where_asked():
     found = patching([-1.0, -2.0], [1.5, 2.5])
     assert "2.000" in str(found) and "2.000" in found._repr_html_()
-    _, ax = plt.subplots()
+    ax = Figure().subplots()
     assert found.plot(ax) is ax and [float(text.get_text()) for text in ax.texts] == [2.0]
 
 

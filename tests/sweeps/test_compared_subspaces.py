@@ -64,7 +64,7 @@ def test_the_subspace_that_das_finds_swaps_the_label_and_a_random_one_does_not(t
     # A LoReFT that was not trained reads nothing: W is R there, and W - R is zero.
     assert {"LoReFT and DAS"} == set(found.overlaps["question"])
     (nothing,) = found.interchanges[found.interchanges["subspace"] == "no intervention"]["iia"]
-    assert nothing == 0.0
+    assert nothing == 0.5
 
 
 def test_das_takes_the_counterfactuals_that_it_is_given(tiny, tmp_path):
@@ -176,7 +176,7 @@ def test_states_are_those_of_the_bridge_where_nothing_is_adapted(tiny, tmp_path)
     assert torch.nn.functional.cosine_similarity(moved[1], states[1]).min() > 0.5
 
 
-def test_pairs_have_one_set_of_choices_and_two_answers(tiny):
+def test_pairs_have_one_set_of_choices_and_half_of_them_two_answers(tiny):
     model = tiny("llama")
     rows: list[Any] = list(suite(model).tests["own"])
     wrong = {**rows[0], "answer": CHOICES[CHOICES.index(rows[0]["answer"]) - 1]}
@@ -186,8 +186,40 @@ def test_pairs_have_one_set_of_choices_and_two_answers(tiny):
     answers = {row["prompt"]: row["answer"] for row in rows}
     assert len(pairs) == 30
     for pair in pairs:
-        assert answers[pair["base"]] == pair["base_answer"] != pair["label"]
+        assert answers[pair["base"]] == pair["base_answer"] and pair["base"] != pair["source"]
         assert answers[pair["source"]] == pair["label"]
+    assert sum(pair["base_answer"] != pair["label"] for pair in pairs) == 15
+
+
+def test_random_subspaces_are_of_each_rank_that_is_swapped(tiny, tmp_path):
+    model = tiny("llama")
+    one, wide = Subspace.random(32, 1, seed=0), Subspace.random(32, 30, seed=1)
+    refts = {
+        "LoReFT": {0: placed(model, LoReFT, (one, one))},
+        "wide": {0: placed(model, DiReFT, (wide, wide))},
+    }
+    made = comparison(model, tmp_path, refts)
+    found: Any = compare_subspaces(made, model, suite(model), epochs=1, draws=2)
+    frame = found.interchanges[found.interchanges["site"] == str(PLACES[1][0])]
+    drawn = frame[frame["subspace"] == "random subspace"]
+    assert sorted(drawn["rank"]) == [1, 1, 30, 30]
+    # Nearly the whole vector is swapped in 30 of 32 random directions.
+    of_rank = drawn.groupby("rank")["iia"].mean()
+    assert of_rank[30] > of_rank[1] + 0.1
+    shown = {text.get_text() for text in found.plot("interchanges").get_yticklabels()}
+    assert {"random subspace, rank 1", "random subspace,\nrank 30"} & shown
+
+
+def test_other_rows_than_those_of_the_comparison_are_said(tiny, tmp_path):
+    model, known = tiny("llama"), suite(tiny("llama"))
+    a = Subspace.random(32, 2, seed=0)
+    made = comparison(model, tmp_path, {"LoReFT": {0: placed(model, LoReFT, (a, a))}})
+    made = replace(made, suite_hash=known.hash)
+    few = replace(known, tests={"own": known.tests["own"].select(range(10))})
+    told = "are not those that the comparison was run on"
+    assert any(told in note for note in compare_subspaces(made, model, few, draws=1).notes)
+    found = compare_subspaces(made, model, known, pairs=20, epochs=1, draws=1)
+    assert not any(told in note for note in found.notes)
 
 
 def test_what_cannot_be_asked_is_said(tiny, tmp_path):
