@@ -114,7 +114,9 @@ def test_methods_learn_what_is_readable_and_only_the_head_is_not_counted(bert, t
     before = plain(**texts, output_hidden_states=True).hidden_states[1][:, 0]
     adapted = PeftModel.from_pretrained(plain, str(found.trained_folder("LoRA", 0)))
     after = adapted(**texts, output_hidden_states=True).hidden_states[1][:, 0]
-    (row,) = asked.effects.query("subspace == 'LoReFT 0' and site.str.contains('0')").to_dict("r")
+    (row,) = asked.effects.query("subspace == 'LoReFT 0' and site.str.contains('0')").to_dict(
+        "records"
+    )
     basis = loaded.intervened.placements[0].intervention.subspace.basis
     inside = ((after - before) @ basis.T).square().sum() / (after - before).square().sum()
     assert row["share"] == pytest.approx(float(inside), abs=1e-4)
