@@ -110,13 +110,14 @@ def test_effects_have_sizes(true):
     assert 0 <= frame.loc[("DAS", still), "value"] < frame.loc[("whole vector", still), "value"]
 
 
-def test_what_another_method_found_is_a_page_without_an_interchange(true, planted, tmp_path):
+def test_what_another_method_found_is_a_page_without_an_interchange(true, tmp_path):
     # DAS's is saved by `reft-interp das`, whose test reads it.
     found = dataclasses.replace(
         true,
-        found=(true.interchange,),
         method="probe",
-        hits=true.hits | {"probe": true.hits["DAS"]},
+        found=(true.interchange,),
+        resampled=(),
+        hits=true.hits | {"probe": true.hits["DAS"][:1]},
     )
     assert "Does blocks." in found.save(tmp_path).read_text(encoding="utf-8")
     assert not (tmp_path / "interchange").exists() and (tmp_path / "evidence.json").is_file()
