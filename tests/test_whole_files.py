@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from reft_interp.whole_files import write_whole
+from reft_interp.whole_files import replacing, write_whole
 
 
 def test_a_file_is_replaced_and_nothing_is_left_beside_it(tmp_path):
@@ -26,3 +26,30 @@ def test_what_was_there_stays_when_writing_fails(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="no space left"):
         write_whole(file, "two\n")
     assert file.read_text() == "one\n"
+
+
+def test_two_writers_of_one_process_do_not_share_a_place(tmp_path):
+    file = tmp_path / "held.txt"
+    with replacing(file) as one, replacing(file) as other:
+        assert one != other
+        one.write_text("one")
+        other.write_text("other")
+    assert file.read_text() == "one"  # moved last
+
+
+def test_the_bytes_are_on_the_disk_before_the_name(tmp_path, monkeypatch):
+    done = []
+    replace, fsync = os.replace, os.fsync
+
+    def synced(number):
+        done.append(os.fstat(number).st_size)
+        fsync(number)
+
+    def moved(*names):
+        done.append("moved")
+        replace(*names)
+
+    monkeypatch.setattr(os, "fsync", synced)
+    monkeypatch.setattr(os, "replace", moved)
+    write_whole(tmp_path / "held.txt", "three")
+    assert done == [5, "moved"]
