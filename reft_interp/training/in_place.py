@@ -19,10 +19,12 @@ from reft_interp.models.devices import device_of
 from reft_interp.runtime import IntervenedModel
 from reft_interp.runtime.batching import Rows
 from reft_interp.runtime.prepared import PreparedRows
+from reft_interp.runtime.saving import check_same_placements
 from reft_interp.training.checkpoints import (
+    check_folder,
     check_same_training,
+    last_whole,
     newest_checkpoint,
-    refuse_other_training,
 )
 from reft_interp.training.folder_trainer import training_arguments
 from reft_interp.training.hyperparameters import check_hyperparameters
@@ -55,6 +57,30 @@ def check_arguments(
             f"TrainingArguments{meant}"
         )
     check_hyperparameters(epochs=epochs, learning_rate=learning_rate, batch_size=batch_size)
+
+
+def check_checkpoints(
+    intervened: IntervenedModel, checkpoints: str | Path | None, resume: bool
+) -> None:
+    """Raise where a training could not begin in a folder for checkpoints, or not go on from there.
+
+    Raises:
+        ValueError: `resume` without a folder, without a whole checkpoint there, with one of other
+            interventions, or for `orthogonal_parts`; else checkpoints of an earlier training.
+    """
+    if resume and checkpoints is None:
+        raise ValueError("resume=True needs checkpoints=, the folder to resume from")
+    if resume and any(isinstance(module, PartOfRows) for module in intervened.modules()):
+        raise ValueError(
+            "resume=True: an intervention here shares its basis with others (orthogonal_parts), "
+            "and a checkpoint holds each by itself, so training could not go on as if never "
+            "interrupted. IntervenedModel.load(checkpoint, model) reads what it holds"
+        )
+    if checkpoints is None:
+        return
+    check_folder(checkpoints, resume=resume)
+    if resume and (last := last_whole(checkpoints)) is not None:
+        check_same_placements(last, intervened)
 
 
 def train(
@@ -99,27 +125,16 @@ def train(
     Raises:
         TrainingStopped: the loss or the weights became NaN or infinite. It names the rows; the
             model holds the last good weights.
-        ValueError: nothing to train; `resume` without a folder for checkpoints, without a whole
-            checkpoint there, with one of other interventions, or for `orthogonal_parts`;
-            checkpoints of an earlier training; what `InterventionTrainer` refuses.
+        ValueError: nothing to train; rows that were prepared for other placements; what
+            `check_checkpoints` and `InterventionTrainer` refuse.
         OSError: a checkpoint could not be written; those before it are whole.
         torch.OutOfMemoryError: with the number of rows a step that would fit.
     """
     check_arguments(epochs, arguments, learning_rate=learning_rate, batch_size=batch_size)
-    if resume and checkpoints is None:
-        raise ValueError("resume=True needs checkpoints=, the folder to resume from")
-    if resume and any(isinstance(module, PartOfRows) for module in intervened.modules()):
-        raise ValueError(
-            "resume=True: an intervention here shares its basis with others (orthogonal_parts), "
-            "and a checkpoint holds each by itself, so training could not go on as if never "
-            "interrupted. IntervenedModel.load(checkpoint, model) reads what it holds"
-        )
+    check_checkpoints(intervened, checkpoints, resume)
 
     def prepared(given: PreparedRows | Rows) -> PreparedRows:
         return given if isinstance(given, PreparedRows) else PreparedRows(intervened, given)
-
-    if checkpoints is not None and not resume:
-        refuse_other_training(checkpoints)
 
     device = device_of(intervened.model)
     with training_arguments(

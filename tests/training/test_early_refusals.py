@@ -5,6 +5,8 @@ from typing import Any
 import pytest
 
 import reft_interp as ri
+from reft_interp.runtime import prepared
+from reft_interp.training import fit_classifier, prepared_labels
 
 SITE = ri.Site("resid_post", 0)
 
@@ -61,3 +63,29 @@ def test_a_misspelt_option_is_told_of_before_the_model_runs(tiny, monkeypatch, n
     ):
         with pytest.raises(ValueError, match=f"{name} must be \"[a-z]*\" or .*, got 'choice'"):
             fit()
+
+
+def test_a_folder_that_cannot_be_used_is_told_of_before_rows_are_prepared(
+    tiny, tmp_path, monkeypatch
+):
+    def prepare(*args, **options):
+        raise AssertionError("rows were prepared")
+
+    model, options = tiny("llama"), {"epochs": 1, "progress": False}
+    rows = [{"prompt": "The key", "answer": " is", "label": i % 2} for i in range(2)]
+    fits = {
+        kind: lambda fit=fit, folder=tmp_path / kind, **more: fit(
+            model, rows, ri.LoReFT(1), SITE, "last", checkpoints=folder, **options, **more
+        )
+        for kind, fit in (("words", ri.fit_reft), ("classes", fit_classifier))
+    }
+    fits["words"]()
+    fits["classes"]()
+    monkeypatch.setattr(prepared, "_fill", prepare)
+    monkeypatch.setattr(prepared_labels, "PreparedRows", prepare)
+    for kind, fit in fits.items():
+        with pytest.raises(ValueError, match="holds checkpoint-1 of an earlier training"):
+            fit()
+        (tmp_path / kind / "checkpoint-1" / "optimizer.pt").unlink()
+        with pytest.raises(ValueError, match=r"No valid checkpoint .* it lacks optimizer.pt"):
+            fit(resume=True)
