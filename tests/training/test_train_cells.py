@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from torch.optim import AdamW
 from torch.testing import assert_close
 from transformers import EarlyStoppingCallback
 
@@ -193,15 +194,31 @@ def test_a_cell_whose_rate_is_too_large_is_named_and_the_others_go_on(tiny, kind
     assert_close(weights(placed[2]), weights(placed[1]), atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize("kind", [LoReFT, DiReFT])
-def test_a_cell_whose_only_step_goes_too_far_goes_back(tiny, kind):
+@pytest.mark.parametrize(
+    ("where", "said"),
+    [
+        (float("nan"), "its weights are no numbers"),
+        (3e38, "its last step led to a loss that is no"),
+    ],
+)
+def test_a_cell_whose_last_step_goes_too_far_goes_back(tiny, monkeypatch, where, said):
     model = tiny("llama")
-    start = Subspace.random(32, 2, seed=0)
-    one = IntervenedModel(model, Placement(kind(start=start), Site("resid_post", 0), "l1"))
-    before, rows = weights(one), PreparedRows(one, ROWS[:8])
-    with pytest.warns(UserWarning, match=rf"cell 0 \({kind.__name__}.* stopped at step"):
-        train_cells([Cell(one, rows, learning_rate=1e38)], progress=False)
-    assert torch.equal(weights(one), before)
+    one, other = learned(model), learned(model, seed=1)
+    rows, of_other = prepare_each([(one, ROWS, None), (other, ROWS, None)])
+    plain, weight, steps = AdamW.step, one.interventions[0].get_parameter("value.weight"), []
+
+    def step(self, *given):
+        plain(self, *given)
+        if any(parameter is weight for parameter in self.param_groups[0]["params"]):
+            steps.append(1)
+            if len(steps) == 2:
+                nn.init.constant_(weight, where)
+
+    monkeypatch.setattr(AdamW, "step", step)
+    with pytest.warns(UserWarning, match=rf"cell 0 .* stopped at step \d: {said}"):
+        losses = train_cells([Cell(one, rows), Cell(other, of_other, epochs=2)], progress=False)
+    assert [len(frame) for frame in losses] == [2, 4]
+    assert weights(one).isfinite().all() and one.loss(ROWS).isfinite()
 
 
 def test_directions_that_are_dependent_at_an_evaluation_stop_their_cell_alone(tiny):
