@@ -44,7 +44,7 @@ def check_trainable(intervened: IntervenedModel) -> None:
         )
 
 
-def check_precision(asked: str, device: torch.device) -> None:
+def check_precision(asked: str, device: torch.device | None = None) -> None:
     """Raise where a training would run in mixed precision.
 
     Args:
@@ -55,7 +55,7 @@ def check_precision(asked: str, device: torch.device) -> None:
         ValueError: either is so.
     """
     if asked == "no":
-        if not torch.is_autocast_enabled(device.type):
+        if device is None or not torch.is_autocast_enabled(device.type):
             return
         asked = "torch.autocast"
     raise ValueError(

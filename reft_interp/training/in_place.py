@@ -26,6 +26,7 @@ from reft_interp.training.checkpoints import (
     last_whole,
     newest_checkpoint,
 )
+from reft_interp.training.collating import check_precision
 from reft_interp.training.folder_trainer import training_arguments
 from reft_interp.training.hyperparameters import check_hyperparameters
 from reft_interp.training.processes import check_processes, share_of
@@ -44,7 +45,7 @@ def check_arguments(
 
     Raises:
         TypeError: an argument that transformers' TrainingArguments does not know.
-        ValueError: epochs, rows a step or a learning rate that are not above 0.
+        ValueError: epochs, rows a step or a learning rate that are not above 0; mixed precision.
     """
     known = {one.name for one in fields(TrainingArguments)} | set(signature(train).parameters)
     unknown = [name for name in arguments if name not in known]
@@ -57,6 +58,9 @@ def check_arguments(
             f"TrainingArguments{meant}"
         )
     check_hyperparameters(epochs=epochs, learning_rate=learning_rate, batch_size=batch_size)
+    for name in ("bf16", "fp16"):
+        if arguments.get(name):
+            check_precision(name)
 
 
 def check_checkpoints(

@@ -114,11 +114,18 @@ class StoppingTrainer(Trainer):
         some = 0 < len(bad) < len(every)
         # Where no row gives a number, those of the batch before tell whether the weights can.
         if some or (bad and self._good.are_finite() and self._last_gives_number()):
-            others = "the others" if some else "those before them"
+            if some:
+                rest = "the others give numbers, so look at what is in these rows"
+            elif self._last is not None:
+                rest = "those before them give numbers, so look at what is in these rows"
+            else:
+                rest = (
+                    "no batch came before it, so look at what is in these rows, or whether the "
+                    "model gives numbers at all"
+                )
             raise TrainingStopped(
                 f"the loss became {loss} at step {step}, in row(s) {_numbers(bad)} of the batch of "
-                f"rows {_numbers(every)}; {others} give numbers, so look at what is in these rows. "
-                f"{self._holding} the weights before it",
+                f"rows {_numbers(every)}; {rest}. {self._holding} the weights before it",
                 self.trained(),
                 step,
                 bad,

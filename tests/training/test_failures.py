@@ -89,7 +89,9 @@ def test_a_batch_of_bad_rows_alone_is_no_ruin_of_the_weights(without_tokyo, tmp_
 
 
 def test_of_a_first_batch_of_bad_rows_the_rows_are_named(without_tokyo):
-    with pytest.raises(TrainingStopped, match=r"nan at step 1, in row\(s\) 0 of the batch"):
+    with pytest.raises(
+        TrainingStopped, match=r"nan at step 1, in row\(s\) 0 .*no batch came before"
+    ):
         fit(placed(without_tokyo), BROKEN[9:10])
 
 
