@@ -21,8 +21,8 @@ def replacing(file: Path) -> Iterator[Path]:
         OSError: it cannot be written; it is named, and holds what it held before.
     """
     # Its own name for each writer: of several machines that share a folder, processes may have the
-    # same number.
-    beside = file.with_name(f"{file.name}.{token_hex(8)}.part")
+    # same number. At the end, as torch.save writes the name without its last suffix into the file.
+    beside = file.with_name(f"{file.name}.part-{token_hex(8)}")
     try:
         yield beside
         _put_on_disk(beside)

@@ -3,6 +3,7 @@
 import os
 
 import pytest
+import torch
 
 from reft_interp.whole_files import replacing, write_whole
 
@@ -53,3 +54,12 @@ def test_the_bytes_are_on_the_disk_before_the_name(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "replace", moved)
     write_whole(tmp_path / "held.txt", "three")
     assert done == [5, "moved"]
+
+
+def test_what_torch_writes_is_the_same_each_time(tmp_path):
+    file, written = tmp_path / "held.bin", []
+    for _ in range(2):
+        with replacing(file) as beside:
+            torch.save({"weight": torch.ones(2)}, beside)
+        written.append(file.read_bytes())
+    assert written[0] == written[1]
