@@ -4,6 +4,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from secrets import token_hex
 from tempfile import TemporaryFile
 
 
@@ -19,10 +20,12 @@ def replacing(file: Path) -> Iterator[Path]:
     Raises:
         OSError: it cannot be written; it is named, and holds what it held before.
     """
-    # Its own name in each process, of which several may write the same file.
-    beside = file.with_name(f"{file.name}.{os.getpid()}.part")
+    # Its own name for each writer: of several machines that share a folder, processes may have the
+    # same number. At the end, as torch.save writes the name without its last suffix into the file.
+    beside = file.with_name(f"{file.name}.part-{token_hex(8)}")
     try:
         yield beside
+        _put_on_disk(beside)
         os.replace(beside, file)
     except OSError as error:
         # A full disk is told of without a name.
@@ -31,6 +34,12 @@ def replacing(file: Path) -> Iterator[Path]:
         raise
     finally:
         beside.unlink(missing_ok=True)
+
+
+def _put_on_disk(file: Path) -> None:
+    """A machine that loses power could otherwise keep the name alone, without the bytes."""
+    with file.open("rb+") as held:
+        os.fsync(held.fileno())
 
 
 def check_writable(folder: Path) -> None:

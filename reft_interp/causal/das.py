@@ -24,7 +24,7 @@ from reft_interp.runtime.prepared import Over, PreparedRows
 from reft_interp.sites import Site, check_site
 from reft_interp.subspace import Subspace
 from reft_interp.training import train
-from reft_interp.training.in_place import check_arguments
+from reft_interp.training.in_place import check_arguments, check_checkpoints
 from reft_interp.training.results import load_result, save_result, saved_settings
 
 
@@ -172,6 +172,7 @@ def fit_das(
     bases, sources = rows_of_one_source(pairs)
     interchange = DistributedInterchange(start, trainable=True)
     intervened = IntervenedModel(model, Placement(interchange, site, parse_positions(on)))
+    check_checkpoints(intervened, checkpoints, resume)
     settings = saved_settings(
         rank=start.rank,
         start=begins,

@@ -107,13 +107,14 @@ class PreparedRows:
     ) -> None:
         self.model = intervened.model
         self.rows = encoded.listed(rows)
-        self.sources = sources
+        self.sources, self.over = sources, over
         self.plan = Plan(False, "nothing has been decided yet")
         self._batch = encoded.batch(rows, answers=answers)
         self._choices = encoded.choices(rows) if over == "choices" else None
         check_names(intervened.placements, self._batch)
         positions = [encoded.positions(p.on, rows, answers) for p in intervened.placements]
         self._selectors = tuple(placement.on for placement in intervened.placements)
+        self._sites = tuple(placement.site for placement in intervened.placements)
         self._columns = {
             on: [columns.tolist() for columns in at.split(len(self.rows))]
             for on, at in zip(self._selectors, positions, strict=True)
@@ -144,6 +145,35 @@ class PreparedRows:
             batch = self._batch
             return int((batch.answer_end - batch.prompt_start)[list(rows)].max())
         return int((self._regions.ends - self._regions.starts)[list(rows)].max())
+
+    def check_made_for(self, intervened: IntervenedModel, argument: str = "rows") -> None:
+        """Raise unless these rows were prepared for edits like those of a model with interventions.
+
+        Args:
+            intervened: what will run them, as it is.
+            argument: what the rows are called in the message.
+
+        Raises:
+            ValueError: another model, or placements at other tokens, in another order, below the
+                layers, or with sources that were read at other sites, than they were prepared for.
+        """
+        if intervened.model is not self.model:
+            raise ValueError(
+                f"{argument}: these were prepared for another model than the one that runs them"
+            )
+        placements = intervened.placements
+        if tuple(placement.on for placement in placements) != self._selectors:
+            raise ValueError(
+                f"{argument}: these were prepared for edits on {_listed(self._selectors)}, but the "
+                f"placements are on {_listed([placement.on for placement in placements])}"
+            )
+        self._selected(placements)
+        for placement, site, held in zip(placements, self._sites, self._held, strict=True):
+            if held is not None and placement.site != site:
+                raise ValueError(
+                    f"{argument}: the sources of {placement} were read at {site}; it needs rows "
+                    "that were prepared for it"
+                )
 
     def inputs(
         self, rows: Sequence[int], placements: Sequence[Placement] | None = None
@@ -224,6 +254,10 @@ def prepare_each(
     ]
     _fill(prepared, placed, batch_size, engine, memory_budget, progress)
     return prepared
+
+
+def _listed(selectors: Sequence[PositionSelector]) -> str:
+    return ", ".join(repr(str(selector)) for selector in selectors)
 
 
 def _check_names(engine: Engine, over: Over) -> None:

@@ -1,12 +1,14 @@
 """A trained intervention as a folder: `config.json`, readable, and `interventions.safetensors`.
 
-Both files are written beside their place and then moved there, so that a folder holds either
-what it held before or what was saved. Nothing is pickled.
+Both files are written beside their place and then moved there, so that each is either what it was
+before or what was saved. The configuration holds the hash of the tensors that it describes: where
+only one of the two was moved, reading the folder says so. Nothing is pickled.
 """
 
 import json
 from collections.abc import Mapping
 from dataclasses import asdict
+from hashlib import sha256
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -42,6 +44,8 @@ MODEL: dict[str, tuple[type, ...]] = {
     "d_model": (int,),
 }
 """What is read of the model that something was saved for."""
+_HASH = "interventions_sha256"
+"""Where `config.json` says which tensors it describes; folders of earlier versions do not."""
 _FIELDS = {"model": (dict,), "interventions": (list,), "placements": (list,), "notes": (dict,)}
 _INTERVENTION = {"class": (str,), "arguments": (dict,)}
 _PLACEMENT = {"intervention": (int,), "site": (dict,), "positions": (str,)}
@@ -73,7 +77,12 @@ def save_folder(
     # Both are written before either is moved, the tensors first.
     with replacing(folder / CONFIG) as described, replacing(folder / TENSORS) as held:
         write_tensors(tensors, held)
+        config[_HASH] = _hash(held)
         described.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+
+
+def _hash(file: Path) -> str:
+    return sha256(file.read_bytes()).hexdigest()
 
 
 def _placements_config(intervened: "IntervenedModel") -> dict[str, Any]:
@@ -121,8 +130,8 @@ def load_placements(folder: str | Path, model: TransformerBridge) -> list[Placem
 
     Raises:
         FileNotFoundError: the folder lacks one of the two files.
-        ValueError: the folder is of a newer format, is damaged, holds NaN, or was made for a model
-            of another depth or width.
+        ValueError: the folder is of a newer format, is damaged, holds NaN, was made for a model of
+            another depth or width, or its two files are not of one saving.
     """
     folder = Path(folder)
     for name in (CONFIG, TENSORS):
@@ -142,6 +151,11 @@ def load_placements(folder: str | Path, model: TransformerBridge) -> list[Placem
     if expected != found:
         wrong = sorted(set(expected.items()) ^ set(found.items()))
         raise ValueError(f"{folder / TENSORS} does not fit {CONFIG}: {wrong}")
+    if _HASH in config and config[_HASH] != _hash(folder / TENSORS):
+        raise ValueError(
+            f"{folder / TENSORS} is not the file that {CONFIG} was saved with: saving was "
+            "interrupted between the two, or one was copied by itself. Save both anew"
+        )
     modules.load_state_dict(tensors, assign=True)
     placements: list[Placement] = []
     for i, entry in enumerate(config["placements"]):

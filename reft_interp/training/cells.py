@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
+from math import isfinite
 from typing import Any
 
 import pandas as pd
@@ -25,13 +26,14 @@ from tqdm.auto import tqdm
 from transformers import get_scheduler
 
 from reft_interp.encoding import IGNORED
+from reft_interp.models.devices import device_of
 from reft_interp.runtime import IntervenedModel
 from reft_interp.runtime.answer_loss import place_among
 from reft_interp.runtime.intervened import common_model
 from reft_interp.runtime.joining import Share, joint_logits
 from reft_interp.runtime.prepared import PreparedRows
 from reft_interp.runtime.running import answer_positions, can_score_tokens, token_logits
-from reft_interp.training.collating import check_trainable
+from reft_interp.training.collating import check_precision, check_trainable
 from reft_interp.training.hyperparameters import check_hyperparameters
 from reft_interp.whole_numbers import whole_number
 
@@ -56,8 +58,8 @@ class Cell:
 
     Raises:
         TypeError: epochs, batch_size or warmup_steps are no whole number.
-        ValueError: nothing to train; early stopping without evaluation rows; a number out of
-            range.
+        ValueError: nothing to train; rows that were prepared for other placements; early stopping
+            without evaluation rows; a number out of range.
     """
 
     intervened: IntervenedModel
@@ -74,6 +76,9 @@ class Cell:
 
     def __post_init__(self) -> None:
         check_trainable(self.intervened)
+        self.rows.check_made_for(self.intervened)
+        if self.evaluation_rows is not None:
+            self.evaluation_rows.check_made_for(self.intervened, "evaluation_rows")
         check_hyperparameters(
             epochs=self.epochs,
             learning_rate=self.learning_rate,
@@ -115,10 +120,12 @@ def train_cells(
     Returns:
         For each cell its losses: step, epoch, loss. A cell whose loss, gradient or step is no
         number stops there, with the last weights whose loss was one, and a warning that names the
-        cell by its place in `cells`; the others go on.
+        cell by its place in `cells`; the others go on. So does one whose last step led to weights
+        that give no number.
 
     Raises:
-        ValueError: no cells, cells of several models, or two that share an intervention.
+        ValueError: no cells, cells of several models, or two that share an intervention; mixed
+            precision (`torch.autocast`).
     """
     _check(cells)
     runs = [_Run(number, cell) for number, cell in enumerate(cells)]
@@ -162,6 +169,7 @@ class _Run:
         self.stopped = False
         self._sampler = SeedableRandomSampler(range(len(cell.rows)), data_seed=cell.seed)
         self._order: list[int] = []
+        self._chosen: list[int] = []
 
     @property
     def active(self) -> bool:
@@ -173,7 +181,12 @@ class _Run:
         if step == 0:
             self._order = list(self._sampler)
         size = self.cell.batch_size
-        return _share(self.cell.intervened, self.cell.rows, self._order[step * size :][:size])
+        self._chosen = self._order[step * size :][:size]
+        return self.last_share()
+
+    def last_share(self) -> Share:
+        """The rows of the last step once more."""
+        return _share(self.cell.intervened, self.cell.rows, self._chosen)
 
     def step(self, loss: Tensor) -> bool:
         """Clip this cell's gradient and take a step; False where something is no number."""
@@ -217,6 +230,10 @@ class _Run:
         at_epoch_end = len(self.losses) % self.cell.steps_per_epoch == 0
         return self.cell.evaluation_rows is not None and at_epoch_end
 
+    @property
+    def at_its_end(self) -> bool:
+        return not self.stopped and not self.active
+
     def is_finite(self) -> bool:
         """Whether the weights after a step are numbers; stops where they are not."""
         if all(bool(torch.isfinite(parameter).all()) for parameter in self.parameters):
@@ -228,9 +245,10 @@ class _Run:
         self.evaluations.append(loss)
         if self.cell.patience is None:
             return
-        if self.best is None or loss < self.best[0]:
+        # A first loss that is no number would otherwise be the best for good.
+        if isfinite(loss) and (self.best is None or loss < self.best[0]):
             self.best = loss, deepcopy(self.cell.intervened.state_dict())
-        best = self.evaluations.index(self.best[0])
+        best = -1 if self.best is None else self.evaluations.index(self.best[0])
         if len(self.evaluations) - 1 - best >= self.cell.patience:
             self.stop()
 
@@ -266,6 +284,8 @@ def _train_together(runs: Sequence[_Run], bar: "tqdm[Any]") -> None:
                 run for run, loss in zip(active, losses, strict=True) if run.step(loss.detach())
             ]
             _evaluate([run for run in moving if run.at_an_evaluation and run.is_finite()])
+            # What goes back to its best weights has been evaluated there.
+            _look_once_more([run for run in moving if run.at_its_end and run.best is None])
     finally:
         for run in runs:
             run.finish()
@@ -313,27 +333,42 @@ def _evaluate(runs: Sequence[_Run]) -> None:
     """One pass over the evaluation rows of each of these cells, together."""
     if not runs:
         return
-    totals = [0.0] * len(runs)
-    sizes = [run.cell.batch_size for run in runs]
-    rows: list[PreparedRows] = [run.cell.evaluation_rows for run in runs]  # pyright: ignore[reportAssignmentType]
+    totals = dict.fromkeys(runs, 0.0)
+    rows: dict[_Run, PreparedRows] = {run: run.cell.evaluation_rows for run in runs}  # pyright: ignore[reportAssignmentType]
     for run in runs:
         run.cell.intervened.eval()
-    steps = max(-(-len(held) // size) for held, size in zip(rows, sizes, strict=True))
+    steps = max(-(-len(held) // run.cell.batch_size) for run, held in rows.items())
     for step in range(steps):
-        here = [i for i in range(len(runs)) if step * sizes[i] < len(rows[i])]
-        chosen = [range(len(rows[i]))[step * sizes[i] :][: sizes[i]] for i in here]
+        chosen = {
+            run: range(len(held))[step * run.cell.batch_size :][: run.cell.batch_size]
+            for run, held in rows.items()
+            if not run.stopped
+        }
+        here = [run for run, some in chosen.items() if some]
+        if not here:
+            break
         with torch.no_grad():
-            losses = _losses(
-                [
-                    _share(runs[i].cell.intervened, rows[i], some)
-                    for i, some in zip(here, chosen, strict=True)
-                ]
-            )
-        for i, some, loss in zip(here, chosen, losses, strict=True):
-            totals[i] += float(loss) * len(some)
-    for run, total, held in zip(runs, totals, rows, strict=True):
+            shares = [_share(run.cell.intervened, rows[run], chosen[run]) for run in here]
+            here, losses = _with_directions(here, shares)
+        for run, loss in zip(here, losses, strict=True):
+            totals[run] += float(loss) * len(chosen[run])
+    for run in runs:
         run.cell.intervened.train()
-        run.evaluated(total / len(held))
+        if not run.stopped:
+            run.evaluated(totals[run] / len(rows[run]))
+
+
+def _look_once_more(runs: Sequence[_Run]) -> None:
+    """Run the last rows of cells that have come to their end once more: what the last step did is
+    seen in no further loss."""
+    runs = [run for run in runs if run.is_finite()]
+    if not runs:
+        return
+    with torch.no_grad():
+        whole, losses = _with_directions(runs, [run.last_share() for run in runs])
+    for run, loss in zip(whole, losses, strict=True):
+        if not torch.isfinite(loss):
+            run.fail(f"its last step led to a loss that is no number ({float(loss)})")
 
 
 def _share(intervened: IntervenedModel, rows: PreparedRows, some: Sequence[int]) -> Share:
@@ -366,7 +401,8 @@ def _lowest(cell: Cell) -> int:
 def _check(cells: Sequence[Cell]) -> None:
     if not cells:
         raise ValueError("cells must hold at least one cell, got none")
-    common_model("cells", [cell.intervened for cell in cells])
+    model = common_model("cells", [cell.intervened for cell in cells])
+    check_precision("no", device_of(model))
     seen: dict[int, int] = {}
     for i, cell in enumerate(cells):
         for parameter in cell.intervened.parameters():

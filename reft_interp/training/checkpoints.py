@@ -14,6 +14,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 from warnings import warn
+from zipfile import BadZipFile, ZipFile
 
 import torch
 from safetensors import SafetensorError
@@ -22,12 +23,18 @@ from transformers import TrainingArguments
 from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME, TRAINER_STATE_NAME
 
 from reft_interp.runtime import IntervenedModel
+from reft_interp.runtime.batching import as_list
+from reft_interp.runtime.placement import SOURCE
 from reft_interp.runtime.prepared import PreparedRows
 from reft_interp.runtime.saving import TENSORS, check_same_placements, read_notes
+from reft_interp.runtime.sources import EditedSource, Sources
 from reft_interp.training.streaming import StreamedRows
 
 FINGERPRINT = "training that goes on"
 """Where the notes of a checkpoint say what it can be gone on with."""
+
+_RANDOM = "rng_state*.pth"
+"""The states of the random number generators, a file for each process."""
 
 _NAME = re.compile(r"checkpoint-(\d+)")
 
@@ -93,6 +100,24 @@ def refuse_other_training(folder: str | Path, tensors: Sequence[str] = (TENSORS,
             )
 
 
+def check_folder(folder: str | Path, *, resume: bool, tensors: Sequence[str] = (TENSORS,)) -> None:
+    """Raise where a training cannot begin in a folder, or not go on from there: before its rows are
+    prepared, which takes longer.
+
+    Args:
+        folder: of checkpoints.
+        resume: whether it goes on.
+        tensors: the files of weights that a checkpoint has.
+
+    Raises:
+        ValueError: it goes on, and no checkpoint there is whole; it begins, and one is.
+    """
+    if not resume:
+        refuse_other_training(folder, tensors)
+    elif last_whole(folder, tensors) is None:
+        newest_whole(folder, tensors)  # which says why not
+
+
 def last_whole(folder: str | Path, tensors: Sequence[str] = (TENSORS,)) -> Path | None:
     """The newest whole checkpoint, if there is one.
 
@@ -106,16 +131,49 @@ def last_whole(folder: str | Path, tensors: Sequence[str] = (TENSORS,)) -> Path 
 def identify_training(rows: PreparedRows | StreamedRows, args: TrainingArguments) -> dict[str, Any]:
     """What a training that goes on has to have in common with the one that wrote a checkpoint, so
     that the steps before and after are of one training. Epochs and learning rate may change."""
-    hashed = None
-    if isinstance(rows, PreparedRows):
-        texts = [[row["prompt"], row["answer"]] for row in rows.rows]
-        hashed = sha256(json.dumps(texts).encode("utf-8")).hexdigest()
-    processes = args.world_size * args.gradient_accumulation_steps
+    held = isinstance(rows, PreparedRows)
     return {
-        "rows": hashed,
-        "rows a step": args.per_device_train_batch_size * processes,
+        "rows": hash_of(rows.rows) if held else None,
+        "sources": hash_of(_described(rows.sources)) if held else None,
+        "over=": rows.over if held else "vocabulary",
+        "rows a step": rows_a_step(args),
         "seed": args.seed,
     }
+
+
+def rows_a_step(args: TrainingArguments) -> int:
+    """Rows of one step of the optimiser, over all processes."""
+    processes = args.world_size * args.gradient_accumulation_steps
+    return args.per_device_train_batch_size * processes
+
+
+def hash_of(held: Any) -> str:
+    """The same number for the same rows, in whatever process.
+
+    Args:
+        held: texts, numbers, lists and mappings; anything else as it prints.
+    """
+    written = json.dumps(held, default=_as_json, skipkeys=True)
+    return sha256(written.encode("utf-8")).hexdigest()
+
+
+def _as_json(held: Any) -> Any:
+    return dict(held) if isinstance(held, Mapping) else str(held)
+
+
+def _described(sources: Sources | None) -> Any:
+    if isinstance(sources, Mapping):
+        if set(sources) == {SOURCE}:  # the same by another spelling
+            return _described(sources[SOURCE])
+        return {name: _described(source) for name, source in sorted(sources.items())}
+    if isinstance(sources, EditedSource):
+        placed = [str(placement) for placement in sources.intervened.placements]
+        return {
+            "placements": placed,
+            "rows": as_list(sources.rows),
+            "sources": _described(sources.sources),
+        }
+    return None if sources is None else as_list(sources)
 
 
 def check_same_training(
@@ -176,4 +234,15 @@ def _fault(checkpoint: Path, tensors: Sequence[str] = (TENSORS,)) -> str | None:
             torch.load(checkpoint / name, map_location="cpu", weights_only=True)
         except (RuntimeError, EOFError, OSError, pickle.UnpicklingError):
             return f"{name} is cut off or damaged"
+    random = sorted(checkpoint.glob(_RANDOM))
+    if not random:
+        return f"it lacks {_RANDOM}"
+    for file in random:
+        try:
+            with ZipFile(file) as parts:
+                whole = parts.testzip() is None
+        except (BadZipFile, OSError):
+            whole = False
+        if not whole:
+            return f"{file.name} is cut off or damaged"
     return None

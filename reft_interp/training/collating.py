@@ -44,6 +44,27 @@ def check_trainable(intervened: IntervenedModel) -> None:
         )
 
 
+def check_precision(asked: str, device: torch.device | None = None) -> None:
+    """Raise where a training would run in mixed precision.
+
+    Args:
+        asked: what accelerate calls it, as "bf16"; "no" for none.
+        device: of the training, where `torch.autocast` may be on all the same.
+
+    Raises:
+        ValueError: either is so.
+    """
+    if asked == "no":
+        if device is None or not torch.is_autocast_enabled(device.type):
+            return
+        asked = "torch.autocast"
+    raise ValueError(
+        f"{asked}: mixed precision would compute what is trained in it too, whose directions need "
+        'float32. Load the model in it (load_model(..., dtype="bfloat16")); what is trained stays '
+        "in float32"
+    )
+
+
 class RowsDataset(Dataset):
     """Prepared rows as a torch dataset.
 

@@ -62,6 +62,10 @@ class GoodWeights:
         """How many steps had been taken when these were the weights."""
         return self._good_step
 
+    def are_finite(self) -> bool:
+        """Whether the present weights are numbers."""
+        return all(bool(torch.isfinite(parameter).all()) for parameter in self._parameters)
+
     def begin(self, step: int) -> None:
         """Before anything of a step runs: the one before it went well.
 
@@ -80,6 +84,23 @@ class GoodWeights:
 
     def _copy(self) -> list[Tensor]:
         return [parameter.detach().clone() for parameter in self._parameters]
+
+
+@torch.no_grad()
+def gives_number(module: nn.Module, chosen: RowsOfBatch) -> bool:
+    """Whether the loss of a batch is a number with the present weights; so it is of no rows.
+
+    The model runs once, whatever the batch holds: other processes may run it with this one.
+
+    Args:
+        module: what is trained; called with the inputs of a batch it gives a `loss`.
+        chosen: the rows of the batch.
+    """
+    try:
+        loss = module(**chosen.prepared.inputs(chosen.numbers or [0]))["loss"]
+    except torch.linalg.LinAlgError:  # pyright: ignore[reportPrivateImportUsage]
+        return False
+    return not chosen.numbers or bool(torch.isfinite(loss))
 
 
 @torch.no_grad()

@@ -4,10 +4,8 @@ As Wu et al. 2024 do it on GLUE (arXiv:2404.03592, section 4.5 and appendix D). 
 `reft` trains a model to answer in words.
 """
 
-import json
 import random
 from collections.abc import Mapping, Sequence
-from hashlib import sha256
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -24,9 +22,11 @@ from reft_interp.runtime.batching import Rows, as_list
 from reft_interp.runtime.planning import Engine
 from reft_interp.sites import Site
 from reft_interp.training.checkpoints import (
+    check_folder,
     check_same_training,
+    hash_of,
     newest_whole,
-    refuse_other_training,
+    rows_a_step,
 )
 from reft_interp.training.classifier import Classifier
 from reft_interp.training.classifier_result import ClassifierResult, default_metric
@@ -149,8 +149,8 @@ def fit_classifier(
             raise ValueError(f"{name} must be at least 0 and below 1, got {ratio}")
     if resume and checkpoints is None:
         raise ValueError("resume=True needs checkpoints=, the folder to resume from")
-    if checkpoints is not None and not resume:
-        refuse_other_training(checkpoints, [HEAD])
+    if checkpoints is not None:
+        check_folder(checkpoints, resume=resume, tensors=[HEAD])
     train, development, test = _splits(rows, validation, seed)
     labels = [labels_of(train, "rows")]
     labels += [labels_of(some, "validation") for some in (development, test) if some is not None]
@@ -227,7 +227,7 @@ def fit_classifier(
             "rows to choose an epoch on": None
             if development is None
             else _hash(development, labels[1]),
-            "rows a step": batch_size,
+            "rows a step": rows_a_step(of_trainer),
             "seed": seed,
         }
         trainer = ClassifierTrainer(
@@ -275,8 +275,7 @@ def _places(classifier: Classifier) -> list[str]:
 
 
 def _hash(rows: Rows, labels: Sequence[int | float]) -> str:
-    held = [[row, label] for row, label in zip(as_list(rows), labels, strict=True)]
-    return sha256(json.dumps(held, default=str).encode("utf-8")).hexdigest()
+    return hash_of([[row, label] for row, label in zip(as_list(rows), labels, strict=True)])
 
 
 def _splits(

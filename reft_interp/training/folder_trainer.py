@@ -6,6 +6,7 @@ Trainer's own state beside it. `trainer` trains interventions with it, `classifi
 classifier.
 """
 
+import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -16,6 +17,7 @@ import pandas as pd
 import torch
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
+from safetensors import SafetensorError
 from torch import nn
 from torch.utils.data import Dataset, Sampler
 from transformer_lens.model_bridge import TransformerBridge
@@ -24,6 +26,7 @@ from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from reft_interp.runtime.saving import TENSORS
 from reft_interp.training.checkpoints import begin_anew, last_whole
+from reft_interp.training.collating import check_precision
 from reft_interp.training.processes import even_sampler
 from reft_interp.training.stopping_trainer import StoppingTrainer
 
@@ -48,6 +51,9 @@ class FolderTrainer(StoppingTrainer):
         anneal: told before each step which share of the training is done.
         callbacks: transformers' callbacks, for instance EarlyStoppingCallback.
         options: further options of transformers' Trainer.
+
+    Raises:
+        ValueError: mixed precision.
     """
 
     def __init__(
@@ -77,6 +83,7 @@ class FolderTrainer(StoppingTrainer):
             callbacks=list(callbacks),
             **options,
         )
+        check_precision(self.accelerator.mixed_precision, args.device)
         self._tensors = tensors
         self.add_callback(_Anneal(anneal))
         self.remove_callback(PrinterCallback)
@@ -108,6 +115,29 @@ class FolderTrainer(StoppingTrainer):
         order = super()._get_train_sampler(train_dataset)
         return even_sampler(order, self.train_dataset, self.args, self._train_batch_size)  # pyright: ignore[reportArgumentType]
 
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        folder = self._checkpoint_folder()
+        if self.args.should_save:
+            begin_anew(folder)
+        self.accelerator.wait_for_everyone()
+        try:
+            super()._save_checkpoint(model, trial)
+        # torch and safetensors report a full disk by errors of their own.
+        except (OSError, RuntimeError, SafetensorError) as error:
+            shutil.rmtree(folder, ignore_errors=True)
+            message = (
+                f"the checkpoint of step {self.state.global_step} could not be written to "
+                f"{folder}: {error}"
+            )
+            if not is_temporary(self.args):
+                last = last_whole(folder.parent, self._tensors)
+                whole = f"{last} is whole: resume=True goes on from it"
+                message += (
+                    f". Of the checkpoints before it {whole if last else 'there is no other'}"
+                )
+            number = getattr(error, "errno", None)
+            raise OSError(*(() if number is None else (number,)), message) from error
+
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
         if self.args.should_save:
             self.write(output_dir or self.args.output_dir or ".")
@@ -132,16 +162,12 @@ class FolderTrainer(StoppingTrainer):
             The logged losses: step, epoch, loss.
 
         Raises:
-            ValueError: the loss or the weights became NaN or infinite.
+            TrainingStopped: the loss or the weights became NaN or infinite.
+            OSError: a checkpoint could not be written; those before it are whole.
         """
         module.train()
         try:
             self.train(resume_from_checkpoint=resume or None)
-        except torch.linalg.LinAlgError as error:  # pyright: ignore[reportPrivateImportUsage]
-            raise ValueError(
-                f"the trained directions are no longer independent or no numbers at step "
-                f"{self.state.global_step}: try a learning rate below {self.args.learning_rate}"
-            ) from error
         finally:
             module.eval()
             module.zero_grad()

@@ -19,11 +19,14 @@ from reft_interp.models.devices import device_of
 from reft_interp.runtime import IntervenedModel
 from reft_interp.runtime.batching import Rows
 from reft_interp.runtime.prepared import PreparedRows
+from reft_interp.runtime.saving import check_same_placements
 from reft_interp.training.checkpoints import (
+    check_folder,
     check_same_training,
+    last_whole,
     newest_checkpoint,
-    refuse_other_training,
 )
+from reft_interp.training.collating import check_precision
 from reft_interp.training.folder_trainer import training_arguments
 from reft_interp.training.hyperparameters import check_hyperparameters
 from reft_interp.training.processes import check_processes, share_of
@@ -42,7 +45,7 @@ def check_arguments(
 
     Raises:
         TypeError: an argument that transformers' TrainingArguments does not know.
-        ValueError: epochs, rows a step or a learning rate that are not above 0.
+        ValueError: epochs, rows a step or a learning rate that are not above 0; mixed precision.
     """
     known = {one.name for one in fields(TrainingArguments)} | set(signature(train).parameters)
     unknown = [name for name in arguments if name not in known]
@@ -55,6 +58,33 @@ def check_arguments(
             f"TrainingArguments{meant}"
         )
     check_hyperparameters(epochs=epochs, learning_rate=learning_rate, batch_size=batch_size)
+    for name in ("bf16", "fp16"):
+        if arguments.get(name):
+            check_precision(name)
+
+
+def check_checkpoints(
+    intervened: IntervenedModel, checkpoints: str | Path | None, resume: bool
+) -> None:
+    """Raise where a training could not begin in a folder for checkpoints, or not go on from there.
+
+    Raises:
+        ValueError: `resume` without a folder, without a whole checkpoint there, with one of other
+            interventions, or for `orthogonal_parts`; else checkpoints of an earlier training.
+    """
+    if resume and checkpoints is None:
+        raise ValueError("resume=True needs checkpoints=, the folder to resume from")
+    if resume and any(isinstance(module, PartOfRows) for module in intervened.modules()):
+        raise ValueError(
+            "resume=True: an intervention here shares its basis with others (orthogonal_parts), "
+            "and a checkpoint holds each by itself, so training could not go on as if never "
+            "interrupted. IntervenedModel.load(checkpoint, model) reads what it holds"
+        )
+    if checkpoints is None:
+        return
+    check_folder(checkpoints, resume=resume)
+    if resume and (last := last_whole(checkpoints)) is not None:
+        check_same_placements(last, intervened)
 
 
 def train(
@@ -99,27 +129,16 @@ def train(
     Raises:
         TrainingStopped: the loss or the weights became NaN or infinite. It names the rows; the
             model holds the last good weights.
-        ValueError: nothing to train; `resume` without a folder for checkpoints, without a whole
-            checkpoint there, with one of other interventions, or for `orthogonal_parts`;
-            checkpoints of an earlier training; what `InterventionTrainer` refuses.
+        ValueError: nothing to train; rows that were prepared for other placements; what
+            `check_checkpoints` and `InterventionTrainer` refuse.
         OSError: a checkpoint could not be written; those before it are whole.
         torch.OutOfMemoryError: with the number of rows a step that would fit.
     """
     check_arguments(epochs, arguments, learning_rate=learning_rate, batch_size=batch_size)
-    if resume and checkpoints is None:
-        raise ValueError("resume=True needs checkpoints=, the folder to resume from")
-    if resume and any(isinstance(module, PartOfRows) for module in intervened.modules()):
-        raise ValueError(
-            "resume=True: an intervention here shares its basis with others (orthogonal_parts), "
-            "and a checkpoint holds each by itself, so training could not go on as if never "
-            "interrupted. IntervenedModel.load(checkpoint, model) reads what it holds"
-        )
+    check_checkpoints(intervened, checkpoints, resume)
 
     def prepared(given: PreparedRows | Rows) -> PreparedRows:
         return given if isinstance(given, PreparedRows) else PreparedRows(intervened, given)
-
-    if checkpoints is not None and not resume:
-        refuse_other_training(checkpoints)
 
     device = device_of(intervened.model)
     with training_arguments(

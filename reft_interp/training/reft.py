@@ -20,7 +20,7 @@ from reft_interp.runtime.prepared import Over, PreparedRows
 from reft_interp.runtime.truncating import Side, truncate_prompts
 from reft_interp.sites import Site
 from reft_interp.subspace import Subspace
-from reft_interp.training.in_place import check_arguments, train
+from reft_interp.training.in_place import check_arguments, check_checkpoints, train
 from reft_interp.training.processes import check_devices
 from reft_interp.training.results import load_result, save_result, saved_settings
 from reft_interp.training.seeding import seeded
@@ -198,6 +198,7 @@ def fit_reft(
         **arguments,
     )
     intervened = place_reft(model, intervention, site, on, shared=shared, seed=seed)
+    check_checkpoints(intervened, checkpoints, resume)
 
     def fitting(given: Rows) -> Rows:
         if max_length is None:

@@ -4,13 +4,11 @@ A checkpoint is a folder that `IntervenedModel.load` reads, with the Trainer's o
 Below: `folder_trainer`.
 """
 
-import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.utils.data import Sampler, SequentialSampler
 from transformers import TrainerCallback, TrainingArguments
@@ -20,7 +18,7 @@ from reft_interp.runtime import IntervenedModel
 from reft_interp.runtime.planning import Plan
 from reft_interp.runtime.prepared import PreparedRows
 from reft_interp.runtime.saving import read_notes, read_tensors
-from reft_interp.training.checkpoints import FINGERPRINT, begin_anew, identify_training, last_whole
+from reft_interp.training.checkpoints import FINGERPRINT, identify_training
 from reft_interp.training.collating import (
     RowsDataset,
     RowsOfBatch,
@@ -48,9 +46,10 @@ class InterventionTrainer(FolderTrainer):
         callbacks: transformers' callbacks, for instance EarlyStoppingCallback.
 
     Raises:
-        ValueError: nothing in `intervened` is trainable; the model is on another device than
-            `args` says, or on several that nothing moves between; FSDP, DeepSpeed or mixed
-            precision; gradient checkpointing of rows that are replayed.
+        ValueError: nothing in `intervened` is trainable; rows that were prepared for other
+            placements; the model is on another device than `args` says, or on several that nothing
+            moves between; FSDP, DeepSpeed or mixed precision; gradient checkpointing of rows that
+            are replayed.
     """
 
     def __init__(
@@ -65,6 +64,10 @@ class InterventionTrainer(FolderTrainer):
         check_processes(intervened.model, args)
         if isinstance(train_rows, StreamedRows):
             check_stream(args)
+        else:
+            train_rows.check_made_for(intervened)
+        if evaluation_rows is not None:
+            evaluation_rows.check_made_for(intervened, "evaluation_rows")
         recompute = _recompute(args, train_rows.plan)
         super().__init__(
             intervened,
@@ -78,12 +81,6 @@ class InterventionTrainer(FolderTrainer):
             callbacks=callbacks,
         )
         self._intervened = intervened
-        if self.accelerator.mixed_precision != "no":
-            raise ValueError(
-                f"{self.accelerator.mixed_precision}: mixed precision would compute the "
-                "interventions in it too, whose directions need float32. Load the model in it "
-                '(load_model(..., dtype="bfloat16")); the interventions stay in float32'
-            )
         self.fingerprint = identify_training(train_rows, args)
         self._recompute = recompute
         self._position = StreamPosition() if isinstance(train_rows, StreamedRows) else None
@@ -167,25 +164,6 @@ class InterventionTrainer(FolderTrainer):
             order = SequentialSampler(eval_dataset)
             return even_sampler(order, eval_dataset, self.args, self.args.eval_batch_size)
         return super()._get_eval_sampler(eval_dataset)
-
-    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        folder = self._checkpoint_folder()
-        if self.args.should_save:
-            begin_anew(folder)
-        self.accelerator.wait_for_everyone()
-        try:
-            super()._save_checkpoint(model, trial)
-        # torch and safetensors report a full disk by errors of their own.
-        except (OSError, RuntimeError, SafetensorError) as error:
-            shutil.rmtree(folder, ignore_errors=True)
-            last = last_whole(folder.parent)
-            kept = f"{last} is whole: resume=True goes on from it" if last else "there is no other"
-            message = (
-                f"the checkpoint of step {self.state.global_step} could not be written to "
-                f"{folder}: {error}. Of the checkpoints before it {kept}"
-            )
-            number = getattr(error, "errno", None)
-            raise OSError(*(() if number is None else (number,)), message) from error
 
     def write(self, folder: str | Path) -> None:
         notes = {FINGERPRINT: self.fingerprint}

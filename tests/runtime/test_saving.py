@@ -256,6 +256,22 @@ def test_tensors_of_another_shape_are_refused(tiny, tmp_path):
         IntervenedModel.load(tmp_path / "rank 2", model)
 
 
+def test_tensors_of_another_saving_are_refused(tiny, tmp_path):
+    """As a saving that is cut off between its two moves leaves them."""
+    model = tiny("llama")
+    for name, seed in (("old", 0), ("new", 1)):
+        edit = LoReFT(start=Subspace.random(32, 2, seed=seed))
+        IntervenedModel(model, Placement(edit, Site("resid_post", 0), "f1")).save(tmp_path / name)
+    shutil.copy(tmp_path / "new" / TENSORS, tmp_path / "old" / TENSORS)
+    with pytest.raises(ValueError, match=f"{TENSORS} is not the file that config.json was saved"):
+        IntervenedModel.load(tmp_path / "old", model)
+    # Folders of earlier versions do not say which tensors are theirs.
+    config = json.loads((tmp_path / "old" / CONFIG).read_text())
+    del config["interventions_sha256"]
+    (tmp_path / "old" / CONFIG).write_text(json.dumps(config))
+    IntervenedModel.load(tmp_path / "old", model)
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -285,6 +301,7 @@ def paths(held: Any, here: tuple[str | int, ...] = ()) -> Iterator[tuple[str | i
 # leaves out has a default, and any text is a position's span.
 HARMLESS = {
     ("reft_interp",): "all",
+    ("interventions_sha256",): ["nothing"],
     ("notes", "why"): "all",
     ("model", "revision"): "all",
     ("model", "dtype"): "all",

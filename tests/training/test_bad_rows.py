@@ -6,12 +6,16 @@ from typing import Any
 import pytest
 from datasets import Dataset, DatasetDict, load_dataset
 
-from reft_interp.interventions import LoReFT
+from reft_interp.interventions import DistributedInterchange, LoReFT
 from reft_interp.models import wrap_model
+from reft_interp.runtime import EditedSource, IntervenedModel, Placement
 from reft_interp.runtime.batching import as_list
+from reft_interp.runtime.prepared import PreparedRows
+from reft_interp.runtime.sources import Sources
 from reft_interp.sites import Site
+from reft_interp.subspace import Subspace
 from reft_interp.tasks.suites.templates import chat_prompt
-from reft_interp.training import ReFTResult, fit_reft
+from reft_interp.training import ReFTResult, fit_reft, train
 
 GOOD = [
     {"prompt": "The key near the doors", "answer": " is"},
@@ -99,15 +103,37 @@ def test_numbers_that_make_no_steps(tiny, name, value, least):
 
 def test_a_training_goes_on_with_its_own_rows_steps_and_seed_alone(tiny, tmp_path):
     model = tiny("llama")
-    fit(model, checkpoints=tmp_path)
-    for name, rows, options in (
-        ("rows", GOOD[::-1], {}),
-        ("rows a step", GOOD, {"batch_size": 1}),
-        ("seed", GOOD, {"seed": 3}),
+    rows = [row | {"choices": [" is", " are"]} for row in GOOD]
+    turned = [row | {"choices": [" are", " is"]} for row in GOOD]
+    fit(model, rows, checkpoints=tmp_path)
+    for name, given, options in (
+        ("rows", rows[::-1], {}),
+        ("rows", turned, {}),
+        ("over=", rows, {"over": "choices"}),
+        ("rows a step", rows, {"batch_size": 1}),
+        ("seed", rows, {"seed": 3}),
     ):
         with pytest.raises(ValueError, match=rf"checkpoint-1 was written by .* other {name} \("):
-            fit(model, rows, epochs=2, checkpoints=tmp_path, resume=True, **options)
-    assert len(fit(model, epochs=2, checkpoints=tmp_path, resume=True).losses) == 2
+            fit(model, given, epochs=2, checkpoints=tmp_path, resume=True, **options)
+    assert len(fit(model, rows, epochs=2, checkpoints=tmp_path, resume=True).losses) == 2
+
+
+def test_a_training_goes_on_with_its_own_sources_alone(tiny, tmp_path):
+    model = tiny("llama")
+    edit = DistributedInterchange(Subspace.random(32, 2, seed=0), trainable=True)
+    swapped = IntervenedModel(model, Placement(edit, Site("resid_post", 0), "last"))
+    prompts = [row["prompt"] for row in GOOD]
+    other = EditedSource(fit(model, epochs=1).intervened, prompts)
+
+    def go_on(sources: Sources, **options: Any) -> int:
+        rows = PreparedRows(swapped, GOOD, sources)
+        return len(train(swapped, rows, checkpoints=tmp_path, progress=False, **options))
+
+    go_on(prompts[::-1])
+    for sources in (prompts, other):
+        with pytest.raises(ValueError, match=r"by a training with other sources \("):
+            go_on(sources, epochs=2, resume=True)
+    assert go_on({"source": prompts[::-1]}, epochs=2, resume=True) == 2
 
 
 def test_a_result_of_another_model_or_a_damaged_one(tiny, make_tiny, tmp_path):

@@ -58,6 +58,8 @@ DAMAGE = {
     "it lacks optimizer.pt": lambda one: (one / "optimizer.pt").unlink(),
     "optimizer.pt is cut off": lambda one: cut(one / "optimizer.pt"),
     "scheduler.pt is cut off": lambda one: (one / "scheduler.pt").write_bytes(b""),
+    "it lacks rng_state": lambda one: (one / "rng_state.pth").unlink(),
+    "rng_state.pth is cut off": lambda one: cut(one / "rng_state.pth"),
     "interventions.safetensors is damaged": lambda one: cut(one / "interventions.safetensors"),
 }
 

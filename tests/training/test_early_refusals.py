@@ -1,10 +1,14 @@
 """Mistakes that are told before anything runs, in the words of whoever made them."""
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
 
 import reft_interp as ri
+from reft_interp.runtime import prepared
+from reft_interp.training import fit_classifier, prepared_labels
 
 SITE = ri.Site("resid_post", 0)
 
@@ -61,3 +65,34 @@ def test_a_misspelt_option_is_told_of_before_the_model_runs(tiny, monkeypatch, n
     ):
         with pytest.raises(ValueError, match=f"{name} must be \"[a-z]*\" or .*, got 'choice'"):
             fit()
+
+
+def test_a_folder_that_cannot_be_used_is_told_of_before_rows_are_prepared(
+    tiny, tmp_path, monkeypatch
+):
+    def prepare(*args, **options):
+        raise AssertionError("rows were prepared")
+
+    model, options = tiny("llama"), {"epochs": 1, "progress": False}
+    rows = [{"prompt": "The key", "answer": " is", "label": i % 2} for i in range(2)]
+    pairs = [{"base": "The key", "source": "The keys", "label": " are"}]
+    begun: dict[str, Callable[..., Any]] = {
+        "words": partial(ri.fit_reft, model, rows, ri.LoReFT(1), SITE, "last"),
+        "classes": partial(fit_classifier, model, rows, ri.LoReFT(1), SITE, "last"),
+        "pairs": partial(ri.fit_das, model, pairs, SITE, "last"),
+    }
+    fits = {
+        kind: partial(fit, checkpoints=tmp_path / kind, **options) for kind, fit in begun.items()
+    }
+    for fit in fits.values():
+        fit()
+    monkeypatch.setattr(prepared, "_fill", prepare)
+    monkeypatch.setattr(prepared_labels, "PreparedRows", prepare)
+    for kind, fit in fits.items():
+        with pytest.raises(ValueError, match="bf16: mixed precision"):
+            fit(bf16=True)
+        with pytest.raises(ValueError, match="holds checkpoint-1 of an earlier training"):
+            fit()
+        (tmp_path / kind / "checkpoint-1" / "optimizer.pt").unlink()
+        with pytest.raises(ValueError, match=r"No valid checkpoint .* it lacks optimizer.pt"):
+            fit(resume=True)

@@ -14,7 +14,15 @@ from reft_interp.runtime.planning import Engine
 from reft_interp.runtime.prepared import PreparedRows
 from reft_interp.sites import Site
 from reft_interp.subspace import Subspace
-from reft_interp.training import Classifier, TrainingStopped, failures, fit_classifier, train
+from reft_interp.training import (
+    Cell,
+    Classifier,
+    TrainingStopped,
+    failures,
+    fit_classifier,
+    train,
+    train_cells,
+)
 
 ROWS = [
     {"prompt": f"The {word} near the {other}", "answer": " are" if word.endswith("s") else " is"}
@@ -62,6 +70,58 @@ def test_a_row_without_a_number_is_named_and_the_weights_before_it_stay(without_
         lr_scheduler_type="constant",
     )  # fmt: skip
     assert stopped.intervened is intervened
+    assert torch.equal(weights(intervened), before)
+
+
+def test_a_batch_of_bad_rows_alone_is_no_ruin_of_the_weights(without_tokyo, tmp_path):
+    intervened = placed(without_tokyo)
+    told = r"in row\(s\) 9 of the batch of rows 9; those before them give numbers"
+    with pytest.raises(TrainingStopped, match=told) as caught:
+        fit(
+            intervened, BROKEN, batch_size=1, lr_scheduler_type="constant", checkpoints=tmp_path,
+            save_strategy="steps", save_steps=1,
+        )  # fmt: skip
+    stopped = caught.value
+    assert stopped.rows == [9] and stopped.step > 1
+    # The checkpoint of the step before it is good, and stays; so do its weights.
+    newest = IntervenedModel.load(tmp_path / f"checkpoint-{stopped.step - 1}", without_tokyo)
+    assert torch.equal(weights(intervened), weights(newest))
+
+
+def test_of_a_first_batch_of_bad_rows_the_rows_are_named(without_tokyo):
+    with pytest.raises(
+        TrainingStopped, match=r"nan at step 1, in row\(s\) 0 .*no batch came before"
+    ):
+        fit(placed(without_tokyo), BROKEN[9:10])
+
+
+def test_a_last_step_without_a_gradient_is_taken_back(tiny, tmp_path):
+    intervened = placed(tiny("llama"))
+    before = fit(placed(tiny("llama")), max_steps=1, lr_scheduler_type="constant")
+    steps = []
+
+    def second_is_nan(gradient):
+        steps.append(1)
+        return gradient * (float("nan") if len(steps) == 2 else 1.0)
+
+    intervened.interventions[0].get_parameter("value.bias").register_hook(second_is_nan)
+    told = r"weights became NaN or infinite at step 2: .* weights of step 1 again; .*checkpoint-1\."
+    with pytest.raises(TrainingStopped, match=told) as caught:
+        fit(
+            intervened, max_steps=2, lr_scheduler_type="constant", checkpoints=tmp_path,
+            save_strategy="steps", save_steps=1,
+        )  # fmt: skip
+    assert caught.value.step == 2
+    assert torch.equal(weights(intervened), before)
+    assert [one.name for one in tmp_path.iterdir()] == ["checkpoint-1"]
+
+
+@pytest.mark.parametrize("kind", [LoReFT, DiReFT])
+def test_a_last_step_that_goes_too_far_is_taken_back(tiny, kind):
+    intervened = placed(tiny("llama"), kind)
+    before = weights(intervened)
+    with pytest.raises(TrainingStopped, match=r"at step 1: try a .* below 1e\+38"):
+        fit(intervened, max_steps=1, learning_rate=1e38)
     assert torch.equal(weights(intervened), before)
 
 
@@ -181,8 +241,18 @@ def test_where_not_even_one_row_fits_it_says_so(tiny, small_gpu, monkeypatch):
 
 
 def test_mixed_precision_is_refused_and_a_bfloat16_model_trains(tiny, make_tiny):
-    with pytest.raises(ValueError, match=r'bf16: mixed precision.*dtype="bfloat16"'):
-        fit(placed(tiny("llama")), bf16=True)
+    told = r'bf16: mixed precision.*dtype="bfloat16"'
+    for train_one in (lambda: fit(placed(tiny("llama")), bf16=True),
+                      lambda: classified(tiny("llama"), bf16=True)):  # fmt: skip
+        with pytest.raises(ValueError, match=told):
+            train_one()
+    intervened = placed(tiny("llama"))
+    rows = PreparedRows(intervened, ROWS)
+    for train_one in (lambda: train(intervened, rows, progress=False),
+                      lambda: train_cells([Cell(intervened, rows)], progress=False)):  # fmt: skip
+        with torch.autocast("cpu", torch.bfloat16):
+            with pytest.raises(ValueError, match=r"torch.autocast: mixed precision"):
+                train_one()
     half = copy.deepcopy(tiny("llama")).to(torch.bfloat16)
     intervened, full = placed(half), placed(tiny("llama"))
     before = intervened.loss(ROWS).item()

@@ -181,6 +181,33 @@ def test_the_seed_decides_the_weights_and_the_head_begins_the_same_with_edits_an
     assert_close(heads[0].state_dict(), heads[1].state_dict())
 
 
+def test_rows_a_step_are_those_that_are_trained_on(hooked, tmp_path):
+    model, rows = hooked("bert"), planted(hooked("bert"), 8)
+    options: dict[str, Any] = {"checkpoints": tmp_path, "epochs": 1, "batch_size": 4}
+    fit(model, rows, False, gradient_accumulation_steps=2, **options)
+    with pytest.raises(ValueError, match=r"other rows a step \(8, here 4\)"):
+        fit(model, rows, False, resume=True, **options)
+
+
+def test_a_full_disk_leaves_the_last_good_checkpoint(hooked, tmp_path, monkeypatch):
+    def write(*args, **kwargs):
+        raise OSError(28, "No space left on device")
+
+    class Fill(TrainerCallback):
+        def on_step_begin(self, args, state, control, **kwargs):
+            if state.global_step == 1:
+                monkeypatch.setattr("torch.save", write)
+
+    rows = planted(hooked("bert"), 8)
+    told = r"checkpoint of step 2 could not be .* No space left .*\S+checkpoint-1 is whole: resume"
+    with pytest.raises(OSError, match=told):
+        fit(
+            hooked("bert"), rows, False, checkpoints=tmp_path, epochs=2, batch_size=8,
+            callbacks=[Fill()],
+        )  # fmt: skip
+    assert [one.name for one in tmp_path.iterdir()] == ["checkpoint-1"]
+
+
 def test_checkpoints_are_classifiers_and_a_training_resumes_from_them(hooked, tmp_path):
     model, rows = hooked("bert"), planted(hooked("bert"), 80)
     options = {"validation": rows[40:], "epochs": 3, "batch_size": 20}

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from torch.optim import AdamW
 from torch.testing import assert_close
 from transformers import EarlyStoppingCallback
 
@@ -191,6 +192,98 @@ def test_a_cell_whose_rate_is_too_large_is_named_and_the_others_go_on(tiny, kind
     assert placed[0].loss(ROWS).isfinite()
     train_cells([Cell(placed[1], prepared[1], epochs=3)], progress=False)
     assert_close(weights(placed[2]), weights(placed[1]), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("where", "said"),
+    [
+        (float("nan"), "its weights are no numbers"),
+        (3e38, "its last step led to a loss that is no"),
+    ],
+)
+def test_a_cell_whose_last_step_goes_too_far_goes_back(tiny, monkeypatch, where, said):
+    model = tiny("llama")
+    one, other = learned(model), learned(model, seed=1)
+    rows, of_other = prepare_each([(one, ROWS, None), (other, ROWS, None)])
+    plain, weight, steps = AdamW.step, one.interventions[0].get_parameter("value.weight"), []
+
+    def step(self, *given):
+        plain(self, *given)
+        if any(parameter is weight for parameter in self.param_groups[0]["params"]):
+            steps.append(1)
+            if len(steps) == 2:
+                nn.init.constant_(weight, where)
+
+    monkeypatch.setattr(AdamW, "step", step)
+    with pytest.warns(UserWarning, match=rf"cell 0 .* stopped at step \d: {said}"):
+        losses = train_cells([Cell(one, rows), Cell(other, of_other, epochs=2)], progress=False)
+    assert [len(frame) for frame in losses] == [2, 4]
+    assert weights(one).isfinite().all() and one.loss(ROWS).isfinite()
+
+
+def test_directions_that_are_dependent_at_an_evaluation_stop_their_cell_alone(tiny):
+    model = tiny("llama")
+    broken, whole, alone = learned(model), learned(model, seed=1), learned(model, seed=1)
+
+    def collapse(module, inputs):
+        if not module.training:
+            with torch.no_grad():
+                module.rows.matrix[1] = module.rows.matrix[0]
+
+    broken.interventions[0].register_forward_pre_hook(collapse)
+    prepared = prepare_each([(one, ROWS, None) for one in (whole, broken, alone)])
+    options: dict[str, Any] = {"epochs": 3, "patience": 3}
+    with pytest.warns(UserWarning, match=r"cell 1 .* directions are no longer independent"):
+        losses = train_cells(
+            [Cell(one, p, p, **options) for one, p in zip((whole, broken), prepared, strict=False)],
+            progress=False,
+        )
+    assert len(losses[0]["evaluation_loss"].dropna()) == 3 and len(losses[1]) == 2
+    train_cells([Cell(alone, prepared[2], prepared[2], **options)], progress=False)
+    assert_close(weights(whole), weights(alone), atol=1e-5, rtol=0)
+
+
+def test_a_first_evaluation_without_a_number_is_not_the_best(tiny):
+    model = tiny("llama")
+    one, alone = learned(model), learned(model)
+    runs = []
+
+    def spoil_the_first(module, inputs, output):
+        if not module.training:
+            runs.append(1)
+            return output * (float("nan") if len(runs) <= 2 else 1.0)  # two batches
+        return output
+
+    rows = PreparedRows(one, ROWS)
+    one.interventions[0].register_forward_hook(spoil_the_first)
+    (losses,) = train_cells([Cell(one, rows, rows, epochs=4, patience=2)], progress=False)
+    found = losses["evaluation_loss"].iloc[[1, 3, 5, 7]].tolist()
+    assert found[0] != found[0] and found[3] < found[2] < found[1]
+    train_cells([Cell(alone, rows, epochs=4)], progress=False)
+    assert_close(weights(one), weights(alone), atol=1e-5, rtol=0)  # the last were the best
+
+
+def test_rows_that_were_prepared_for_other_placements_are_refused(tiny, make_tiny):
+    model = tiny("llama")
+    one = learned(model)
+    for other, told in (
+        (learned(model, on="f1"), r"prepared for edits on 'f1', but the placements are on 'l1'"),
+        (learned(model, on="f1+l1"), r"on 'f1\+l1', but .* on 'l1'"),
+        (learned(make_tiny("llama")), "prepared for another model"),
+    ):
+        rows, good = PreparedRows(other, ROWS[:2]), PreparedRows(one, ROWS[:2])
+        for begin in (Cell, lambda *given: train(*given, progress=False)):
+            with pytest.raises(ValueError, match=f"^rows: these were {told}|^rows: .*{told}"):
+                begin(one, rows)
+            with pytest.raises(ValueError, match=f"^evaluation_rows: .*{told}"):
+                begin(one, good, rows)
+    lower = IntervenedModel(model, Placement(LoReFT(2), Site("resid_pre", 0), "l1"))
+    with pytest.raises(ValueError, match="these are for edits from block 1 on, on l1"):
+        train(lower, PreparedRows(one, ROWS[:2]), progress=False)
+    edit = DistributedInterchange(Subspace.random(32, 3, seed=0), trainable=True)
+    elsewhere = IntervenedModel(model, Placement(edit, Site("mlp_out", 0), "last"))
+    with pytest.raises(ValueError, match=r"sources of .* were read at .*mlp_out"):
+        Cell(swapped(model), PreparedRows(elsewhere, ROWS, SOURCES))
 
 
 def test_what_cannot_be_trained_is_said_first(tiny):

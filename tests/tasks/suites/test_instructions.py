@@ -153,7 +153,7 @@ def test_outputs_are_written_as_alpaca_eval_reads_them(folder, tmp_path):
         {"dataset": "koala", "instruction": "Greet me.", "output": "Hé ☃", "generator": "ours"},
         {"dataset": "vicuna", "instruction": "Go away.", "output": "", "generator": "ours"},
     ]
-    assert not list(tmp_path.glob("*.part"))
+    assert not list(tmp_path.glob("*.part*"))
     write_outputs(file, suite.train, ["Hello!", "5"], "ours")
     assert read_outputs(file)[1]["instruction"] == "Add them.\n\n2 and 3"
 
