@@ -205,17 +205,31 @@ class Subspace:
         return cls(_stored_like(positive, cls.from_matrix(difference[None]).basis))
 
     def coordinates(self, h: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch r"]:
-        """Rh: the coordinates of h in this basis."""
-        self._check_width(h)
-        return h @ self._basis_like(h).T
+        """Rh: the coordinates of h in this basis, computed in float32 at least.
+
+        Raises:
+            TypeError: h of whole numbers.
+            ValueError: h of another width.
+        """
+        return self._coordinates(h).to(h.dtype)
 
     def project(self, h: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch d"]:
-        """RᵀRh: the part of h inside the subspace."""
-        return self.coordinates(h) @ self._basis_like(h)
+        """RᵀRh: the part of h inside the subspace, computed in float32 at least.
+
+        Raises:
+            TypeError: h of whole numbers.
+            ValueError: h of another width.
+        """
+        return self._projected(h).to(h.dtype)
 
     def remove(self, h: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch d"]:
-        """h − RᵀRh: the part of h outside the subspace."""
-        return h - self.project(h)
+        """h − RᵀRh: the part of h outside the subspace, computed in float32 at least.
+
+        Raises:
+            TypeError: h of whole numbers.
+            ValueError: h of another width.
+        """
+        return (h - self._projected(h)).to(h.dtype)
 
     def complement(self) -> "Subspace":
         """All that is orthogonal to the subspace, of rank width − rank.
@@ -295,8 +309,16 @@ class Subspace:
         with reading(path, "basis"):
             return cls(tensors["basis"])
 
-    def _basis_like(self, h: Tensor) -> Tensor:
-        return self.basis.to(device=h.device, dtype=h.dtype)
+    def _coordinates(self, h: Tensor) -> Tensor:
+        self._check_width(h)
+        if not h.is_floating_point():
+            raise TypeError(f"activations must be floating point numbers, got {h.dtype}")
+        precise = torch.promote_types(h.dtype, torch.float32)
+        return h.to(precise) @ self.basis.to(h.device, precise).T
+
+    def _projected(self, h: Tensor) -> Tensor:
+        coordinates = self._coordinates(h)
+        return coordinates @ self.basis.to(h.device, coordinates.dtype)
 
     def _check_width(self, h: Tensor) -> None:
         if h.shape[-1] != self.width:

@@ -343,6 +343,22 @@ def test_activations_keep_their_dtype():
     assert_close(subspace.project(h).double(), exact, rtol=0, atol=0.05)
 
 
+def test_half_precision_is_rounded_once():
+    subspace = Subspace.random(64, 3, seed=0)
+    h = torch.randn(200, 64, generator=torch.Generator().manual_seed(1)).bfloat16()
+    basis = subspace.basis.double()
+    exact = h.double() @ basis.T
+    torch.testing.assert_close(subspace.coordinates(h), exact.bfloat16(), atol=0, rtol=2**-8)
+    outside = (h.double() - exact @ basis).bfloat16()
+    assert (subspace.remove(h) != outside).float().mean() < 0.01
+
+
+@pytest.mark.usefixtures("no_type_checks")
+def test_activations_of_whole_numbers_are_refused():
+    with pytest.raises(TypeError, match=r"floating point numbers, got torch\.int64"):
+        Subspace.random(3, 1, seed=0).coordinates(torch.tensor([1, 2, 3]))
+
+
 def test_activations_of_another_width_are_refused():
     for verb in (random(8, 3).coordinates, random(8, 3).project, random(8, 3).remove):
         with pytest.raises(ValueError, match=r"7 wide, but the subspace lives in R\^8"):

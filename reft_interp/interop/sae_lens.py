@@ -10,6 +10,10 @@ from reft_interp.saved_files import check_fields, read_json, read_numbers, readi
 
 _FILES = ("cfg.json", "sae_weights.safetensors")
 _ARCHITECTURES = ("standard", "jumprelu", "topk")
+_NOT_SUPPORTED = (
+    "normalize_activations", "reshape_activations", "rescale_acts_by_decoder_norm",
+    "finetuning_scaling_factor",
+)  # fmt: skip
 
 
 def load_sae(folder: str | Path) -> SparseAutoencoder:
@@ -21,8 +25,8 @@ def load_sae(folder: str | Path) -> SparseAutoencoder:
     Raises:
         FileNotFoundError: the folder lacks one of the two files.
         ValueError: a file is damaged, or the two do not fit; an architecture other than standard
-            (ReLU), jumprelu and topk, or activations that are normalised, reshaped or rescaled on
-            the way.
+            (ReLU), jumprelu and topk, another activation function, or activations that are
+            normalised, reshaped or rescaled on the way.
     """
     config_path, tensors_path = (Path(folder) / name for name in _FILES)
     for path in (config_path, tensors_path):
@@ -35,7 +39,16 @@ def load_sae(folder: str | Path) -> SparseAutoencoder:
         raise ValueError(
             f"{config_path}: architecture must be one of {', '.join(_ARCHITECTURES)}, got {kind!r}"
         )
-    for name in ("normalize_activations", "reshape_activations", "rescale_acts_by_decoder_norm"):
+    # Until sae-lens 6 "standard" was also said of others than ReLU, by the name of the function.
+    if config.get("activation_fn_str") == "topk":
+        kind = "topk"
+        config = {**config, **(config.get("activation_fn_kwargs") or {})}
+    elif config.get("activation_fn_str", "relu") != "relu":
+        raise ValueError(
+            f"{config_path}: activation_fn_str must be relu or topk, got "
+            f"{config['activation_fn_str']!r}"
+        )
+    for name in _NOT_SUPPORTED:
         if config.get(name, "none") not in ("none", False):
             raise ValueError(f"{config_path}: {name} is {config[name]!r}, which is not supported")
     needed = ["W_enc", "b_enc", "W_dec", "b_dec", *(["threshold"] if kind == "jumprelu" else [])]

@@ -38,8 +38,7 @@ def add_probes(page: Report, probes: Sequence[ProbeReport]) -> None:
         "the last token, what stands there is only what the untouched model holds. "
         + " ".join(notes),
     )
-    for read, frame in linear.groupby("read", sort=False):
-        name = "probes-" + "".join(c if c.isalnum() else "-" for c in str(read)).strip("-")
+    for i, (read, frame) in enumerate(linear.groupby("read", sort=False)):
         page.figure(
             plotting.grouped_intervals(
                 frame,
@@ -50,7 +49,7 @@ def add_probes(page: Report, probes: Sequence[ProbeReport]) -> None:
                 title=f"Read: {read}",
             ),
             caption=f"Probe accuracy, n = {frame['n'].iloc[0]}. {INTERVALS} Read: {read}.",
-            name=name,
+            name=f"probes-{i}-{_file_name(str(read))}",
         )
     page.table(
         linear.pivot_table(
@@ -75,13 +74,15 @@ def add_probes(page: Report, probes: Sequence[ProbeReport]) -> None:
         "Principal angles: 0° is a shared direction, 90° an orthogonal one. The band is the "
         "middle 95 % of random subspaces of the same ranks.",
     )
-    page.figure(
-        plotting.angles(
-            joined([probe.angles for probe in probes]), expected=probes[0].expected_angles
-        ),
-        caption="Principal angles to the DAS subspace.",
-        name="principal-angles",
-    )
+    angles = joined([probe.angles for probe in probes])
+    # A band is that of one rank. What probes at one place compare with DAS is the same for all.
+    bands = joined([probe.expected_angles for probe in probes]).drop_duplicates(["rank", "index"])
+    for rank, of_rank in angles.groupby("rank", sort=False):
+        page.figure(
+            plotting.angles(of_rank, expected=bands.query("rank == @rank")),
+            caption=f"Principal angles of subspaces of rank {rank} to the DAS subspace.",
+            name=f"principal-angles-{rank}",
+        )
     page.table(
         joined([probe.overlaps for probe in probes]),
         caption="Overlap: mean squared cosine of the angles.",
@@ -129,3 +130,9 @@ def add_probes(page: Report, probes: Sequence[ProbeReport]) -> None:
         caption=f"Task accuracy. {INTERVALS}",
         name="removal",
     )
+
+
+def _file_name(text: str) -> str:
+    """What a name has of letters that every file system takes, where there are any."""
+    plain = "".join(c if c.isascii() and c.isalnum() else "-" for c in text)
+    return plain.strip("-")[:60] or "tokens"

@@ -140,11 +140,17 @@ def _examples(
     if len(set(y.tolist())) < 2:
         raise ValueError(f"labels must have at least two values, got only {labels[0]!r}")
     each = np.arange(len(y)) if groups is None else np.unique(groups, return_inverse=True)[1]
-    if (most := int(np.bincount(y).max())) < _FOLDS or len(set(each.tolist())) < _FOLDS:
+    fewest, of_all = int(np.bincount(y).min()), len(set(each.tolist()))
+    if fewest < _FOLDS or of_all < _FOLDS:
         raise ValueError(
-            f"labels: probes are read out in {_FOLDS} folds, which need {_FOLDS} rows of a "
-            f"label and {_FOLDS} groups of rows; got {most} of the most frequent label, in "
-            f"{len(set(each.tolist()))} groups"
+            f"labels: probes are read out in {_FOLDS} folds, which need {_FOLDS} rows of each "
+            f"label and {_FOLDS} groups of rows; got {fewest} of the rarest label, and {of_all} "
+            "groups"
+        )
+    if (spread := min(len(set(each[y == label].tolist())) for label in set(y.tolist()))) < 2:
+        raise ValueError(
+            f"groups: each label must be in two groups at least, as no group is in training and "
+            f"test at once, got one that is in {spread}"
         )
     return activations.detach().float().cpu(), y, each
 

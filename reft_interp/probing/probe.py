@@ -55,9 +55,9 @@ class ProbeReport:
     tokens: pd.DataFrame = field(repr=False)
     """Promoted tokens: subspace, direction, sign, tokens."""
     angles: pd.DataFrame = field(repr=False)
-    """Principal angles to the DAS subspace: series, index, angle."""
+    """Principal angles to the DAS subspace: series, rank (of the subspace), index, angle."""
     expected_angles: pd.DataFrame = field(repr=False)
-    """The same of random subspaces: index, angle, low, high."""
+    """The same of random subspaces of each such rank: rank, index, angle, low, high."""
     overlaps: pd.DataFrame = field(repr=False)
     """Overlap with the DAS subspace: subspace, overlap, expected at random, and
     the middle 95 % of random subspaces (random low, random high)."""
@@ -272,7 +272,11 @@ class _Questions:
             if one.site.component not in ("z", "mlp_post"):
                 axes = principal_axes(one.subspace, at_variable)
                 tokens.append(_labelled(promoted_tokens(self.model, axes), subspace=one.label))
-            angles.append(angles_between(one.subspace, sought).assign(series=f"{one.label} to DAS"))
+            angles.append(
+                angles_between(one.subspace, sought).assign(
+                    series=f"{one.label} to DAS", rank=one.subspace.rank
+                )
+            )
             overlaps.append({"subspace": one.label} | overlap_beside_chance(one.subspace, sought))
             bar.update()
         elsewhere = sorted({str(p.site) for p in found if p.site != against.site})
@@ -289,14 +293,17 @@ class _Questions:
             intervened, [(one.label, one.placement, one.subspace) for one in found]
         )
         bar.update()
-        ranks = (found[0].subspace.rank, sought.rank)
+        by_chance = [
+            random_angles((rank, sought.rank), sought.width, seed=seed).assign(rank=rank)
+            for rank in dict.fromkeys(one.subspace.rank for one in found)
+        ]
         return ProbeReport(
             name=type(intervened.placements[0].intervention).__name__,
             notes=tuple(notes),
             linear=pd.concat(linear, ignore_index=True),
             tokens=pd.concat(tokens, ignore_index=True) if tokens else pd.DataFrame(),
             angles=pd.concat(angles, ignore_index=True),
-            expected_angles=random_angles(ranks, sought.width, seed=seed),
+            expected_angles=pd.concat(by_chance, ignore_index=True),
             overlaps=pd.DataFrame(overlaps),
             interchange=interchange,
             removal=removal,

@@ -24,9 +24,14 @@ def check_several(rows: Any, argument: str = "rows") -> None:
     """Raise unless something is rows, whatever they are.
 
     Raises:
-        TypeError: a single string or mapping, or something with splits.
+        TypeError: a single string or mapping, something with splits, or nothing that can be read
+            row by row.
     """
-    if isinstance(rows, Mapping) and all(isinstance(one, Dataset) for one in rows.values()):
+    if (
+        isinstance(rows, Mapping)
+        and rows
+        and all(isinstance(one, Dataset) for one in rows.values())
+    ):
         raise TypeError(
             f"{argument} must be rows, got {type(rows).__name__}: give one of its splits, "
             f"{', '.join(f'[{name!r}]' for name in rows)}"
@@ -42,13 +47,17 @@ def check_several(rows: Any, argument: str = "rows") -> None:
     if hasattr(rows, "train") and hasattr(rows, "test"):
         name = type(rows).__name__
         raise TypeError(f"{argument} must be rows, got {name}: give its .train or its .test")
+    try:
+        iter(rows)
+    except TypeError:
+        raise TypeError(f"{argument} must be a list of rows, got {rows!r}") from None
 
 
 def as_list(rows: Rows, argument: str = "rows") -> list[Mapping[str, Any]]:
     """Rows as mappings with a `prompt`.
 
     Raises:
-        TypeError: a single string, or something that is no row.
+        TypeError: a single string, something that is no row, or a prompt that is no text.
         ValueError: there are none, or one has no prompt.
     """
     check_several(rows, argument)
@@ -60,6 +69,10 @@ def as_list(rows: Rows, argument: str = "rows") -> list[Mapping[str, Any]]:
             raise TypeError(f"{argument}: row {i} must be a string or a mapping, got {row!r}")
         if "prompt" not in row:
             raise ValueError(f"{argument}: row {i} has no 'prompt', only {sorted(row)}")
+        if not isinstance(row["prompt"], str):
+            raise TypeError(
+                f"{argument}: row {i} must have a text as its prompt, got {row['prompt']!r}"
+            )
         mappings.append(row)
     if not mappings:
         raise ValueError(f"{argument} must hold at least one row, got none")

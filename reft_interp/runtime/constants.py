@@ -284,6 +284,11 @@ class RecordedSources:
             for i, part in zip(group, held.split(positions.counts(some).tolist()), strict=True):
                 self._held[self._key(site, reads.runs[i], columns[i])] = part.clone()
 
+    @property
+    def nbytes(self) -> int:
+        """Memory of what was recorded."""
+        return sum(held.nbytes for held in self._held.values())
+
     def of(self, reads: SourceReads) -> list[list[Float[Tensor, "k d"]]]:
         """For each site that is read, what the source of each row holds."""
         return [

@@ -51,8 +51,9 @@ class PreparedRows:
         batch_size: rows recorded and frozen at once.
         engine: "auto" runs only what the edits can change, where that is possible and
             saves something; "full" forces the plain run. `plan` says what was decided.
-        memory_budget: bytes that frozen constants may take; 40 % of the free memory by
-            default. Rows past it are frozen again for each batch that needs them.
+        memory_budget: bytes that frozen constants may take together with what sources hold;
+            40 % of the memory that is free beside those by default. Rows past it are frozen again
+            for each batch that needs them; what sources hold is kept in any case.
         over: what an answer is compared with in training: "vocabulary", all tokens, or
             "choices", those of the row alone, which spares most of the output layer.
         answers: whether rows have an `answer`. Without, what runs ends with the prompt.
@@ -131,8 +132,10 @@ class PreparedRows:
 
     @property
     def nbytes(self) -> int:
-        """Memory of the constants that are kept."""
-        return self.plan.nbytes
+        """Memory of the constants and of what sources hold, as they are kept."""
+        parts = [part for held in self._held for part in held or ()]
+        # A source that several rows share is held once.
+        return self.plan.nbytes + sum({id(part): part.nbytes for part in parts}.values())
 
     @property
     def first_block(self) -> int:
@@ -236,7 +239,7 @@ def prepare_each(
             same object are tokenized once.
         batch_size: rows recorded and frozen at once.
         engine: as for `PreparedRows`.
-        memory_budget: bytes that frozen constants of all together may take.
+        memory_budget: bytes that frozen constants and sources of all together may take.
         over: as for `PreparedRows`.
         progress: show progress bars.
 
@@ -313,7 +316,10 @@ def _fill(
             replayed.append(one)
     if not replayed:
         return
-    frozen = FrozenRows(model, [one._regions for one in replayed], granted(model, memory_budget))
+    budget = granted(model, memory_budget)
+    if memory_budget is not None:
+        budget = max(0, budget - recorded.nbytes)
+    frozen = FrozenRows(model, [one._regions for one in replayed], budget)
     for one in replayed:
         one.plan = replay_plan(model, one._regions, frozen)
     if not replayed[0].plan.replays:

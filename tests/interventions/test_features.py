@@ -157,6 +157,12 @@ def saved(folder, config: str, **other) -> None:
         ('{"architecture": "standard"}', {}, {}),
         ('{"architecture": "jumprelu"}', {"threshold": THRESHOLD}, {"threshold": THRESHOLD}),
         ('{"architecture": "topk", "k": 3}', {}, {"k": 3}),
+        (
+            '{"architecture": "standard", "activation_fn_str": "topk", '
+            '"activation_fn_kwargs": {"k": 3}, "finetuning_scaling_factor": false}',
+            {},
+            {"k": 3},
+        ),
     ],
 )
 def test_reads_what_sae_lens_saves(tmp_path, config, other, options):
@@ -180,6 +186,14 @@ def test_an_input_may_be_read_as_it_is(tmp_path):
         (
             '{"architecture": "standard", "normalize_activations": "layer_norm"}',
             "normalize_activations is 'layer_norm', which is not supported",
+        ),
+        (
+            '{"architecture": "standard", "activation_fn_str": "tanh-relu"}',
+            "activation_fn_str must be relu or topk, got 'tanh-relu'",
+        ),
+        (
+            '{"architecture": "standard", "finetuning_scaling_factor": true}',
+            "finetuning_scaling_factor is True, which is not supported",
         ),
         ("{", "cfg.json is damaged"),
         ("[]", "cfg.json is damaged: must be a mapping"),

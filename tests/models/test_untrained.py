@@ -1,5 +1,6 @@
 """The untrained copy: same shape, other weights, no training left."""
 
+import pytest
 import torch
 
 from reft_interp.models import identify, untrained_copy
@@ -28,3 +29,10 @@ def test_it_runs_and_repeats_with_its_seed(tiny):
     assert not torch.allclose(one(ids), model(ids))
     assert identify(one).name == "untrained tiny-llama"
     assert identify(one).n_layers == identify(model).n_layers
+    assert one.original_model.config is not model.original_model.config
+
+
+def test_a_sharded_model_is_refused(tiny, monkeypatch):
+    monkeypatch.setattr("reft_interp.models.untrained.is_sharded", lambda _: True)
+    with pytest.raises(ValueError, match="sharded over several processes"):
+        untrained_copy(tiny("llama"))

@@ -67,10 +67,14 @@ def test_labels_that_do_not_fit_are_refused(planted):
         linear_probes(h, labels[1:], having)
     with pytest.raises(ValueError, match="at least two values, got only 1"):
         linear_probes(h, [1] * 200, having)
-    with pytest.raises(ValueError, match="got 4 of the most frequent label, in 8 groups"):
+    with pytest.raises(ValueError, match="got 4 of the rarest label, and 8 groups"):
         linear_probes(h[:8], [0, 1] * 4, having)
-    with pytest.raises(ValueError, match="got 100 of the most frequent label, in 4 groups"):
+    with pytest.raises(ValueError, match="got 100 of the rarest label, and 4 groups"):
         linear_probes(h, [0, 1] * 100, having, groups=list("abcd") * 50)
+    with pytest.raises(ValueError, match="got 1 of the rarest label, and 101 groups"):
+        linear_probes(h[:101], [0] * 100 + [1], having)
+    with pytest.raises(ValueError, match=r"each label must be in two groups at least, .* is in 1"):
+        linear_probes(h, labels, having, groups=[str(i if i % 2 else 0) for i in range(200)])
 
 
 def test_the_random_control_is_the_mean_and_range_of_its_draws(planted):

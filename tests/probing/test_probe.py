@@ -9,6 +9,8 @@ from datasets import Dataset
 
 import reft_interp as ri
 from reft_interp.causal import PreparedPairs
+from reft_interp.probing.document import document
+from reft_interp.probing.geometry import random_angles
 from reft_interp.runtime import IntervenedModel, Placement
 from reft_interp.training import ReFTResult
 
@@ -201,6 +203,25 @@ def test_the_report_is_written(report, tmp_path):
     assert saved["overlap"].tolist() == pytest.approx(report.overlaps["overlap"].tolist())
     assert "LoReFT" in report._repr_html_()
     assert "What LoReFT encodes" in str(report)
+
+
+def test_each_rank_has_its_own_angles_at_random(report, fitted, pairs, tmp_path):
+    reft, das, task = fitted
+    model = reft.intervened.model
+    wide = IntervenedModel(model, Placement(ri.LoReFT(rank=7), SITE, "l1"))
+    other = ri.probe(wide, against=das, data=pairs, task=task, draws=1)
+    document([report, other]).save(tmp_path)
+    rank = reft.intervened.placements[0].intervention.subspace.rank
+    drawn = {p.stem.split("-", 1)[-1] for p in (tmp_path / "figures").glob("*angles*.png")}
+    assert {f"angles-{rank}", "angles-7"} <= drawn
+    expected = other.expected_angles.query("rank == 7")
+    by_hand = random_angles((7, das.subspace.rank), 32)
+    pd.testing.assert_frame_equal(expected.drop(columns="rank"), by_hand)
+
+
+def test_a_name_that_is_no_file_name_is_one_in_the_report(report, tmp_path):
+    named = report.linear.assign(read=["größe " * 40] * len(report.linear))
+    assert dataclasses.replace(report, linear=named).save(tmp_path).is_file()
 
 
 def test_sites_are_told_apart(fitted, pairs):

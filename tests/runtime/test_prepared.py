@@ -108,6 +108,17 @@ def test_what_memory_does_not_hold_is_computed_again(tiny, budget):
     assert_close(intervened(**prepared.inputs(order))["loss"], expected, atol=1e-5, rtol=1e-5)
 
 
+def test_sources_count_in_the_memory_that_may_be_taken(tiny):
+    intervened = swapped(tiny("llama"))
+    prepared = PreparedRows(intervened, ROWS, SOURCES)
+    held = prepared.nbytes - prepared.plan.nbytes
+    assert held == 4 * 32 * len(SOURCES)
+    short = PreparedRows(intervened, ROWS, SOURCES, memory_budget=prepared.nbytes - 1)
+    assert short.plan.nbytes < prepared.plan.nbytes
+    whole = PreparedRows(intervened, ROWS, SOURCES, memory_budget=prepared.nbytes)
+    assert whole.plan.nbytes == prepared.plan.nbytes
+
+
 def test_dropout_is_no_reason_to_run_in_full(tiny):
     """Two runs differ under dropout; that says nothing about the replay."""
     placed = Placement(ConsReFT(4, dropout=0.5), Site("resid_post", 1), "l1")
