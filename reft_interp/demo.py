@@ -69,6 +69,10 @@ def run_demo(
         pairs: counterfactual pairs, training and test together.
         task_rows: rows of the ReFT's task, to train on and to test on.
         console: where tables are printed.
+
+    Raises:
+        OSError: the folder cannot be written, or the model cannot be found.
+        ValueError: data that are not SST-2 or cannot be read, too few of them, too few pairs.
     """
     console = console or Console()
     began = time.perf_counter()

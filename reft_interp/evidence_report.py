@@ -60,7 +60,7 @@ def run_das(
         raise ValueError(
             f"component must be one of {', '.join(get_args(Component))}, got {component!r}"
         )
-    check_arguments(epochs, {}, learning_rate=learning_rate, batch_size=batch_size)
+    check_arguments(epochs, {}, learning_rate=learning_rate, batch_size=batch_size, seed=seed)
     if seeds < 1:
         raise ValueError(f"seeds must be at least 1, got {seeds}")
     site = Site(component, layer)

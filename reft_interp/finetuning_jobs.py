@@ -94,7 +94,12 @@ def run_compare(
     model: str,
     say: Say,
 ) -> None:
-    """Compare methods on a suite, and write its table and figure, and a page on its subspaces."""
+    """Compare methods on a suite, and write its table and figure, and a page on its subspaces.
+
+    Raises:
+        ValueError: an unknown suite or method, data that are not there, a budget that trains
+            nothing, or `probe` on an encoder.
+    """
     budget = Budget(steps, batch_size, trials, tuple(range(seeds)))
     chosen = named_suite(suite, data)
     rows = len(chosen.train) if chosen.train is not None else None

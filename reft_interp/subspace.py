@@ -126,11 +126,12 @@ class Subspace:
         """Drawn uniformly from all subspaces of that rank (the Haar measure), float32 at least.
 
         Raises:
-            TypeError: rank is not a whole number.
+            TypeError: rank or seed is not a whole number.
             ValueError: rank is not between 1 and width.
         """
         if check_rank(rank) > width:
             raise ValueError(f"rank must be between 1 and {width} (the width), got {rank}")
+        seed = whole_number(seed, f"seed must be a whole number, got {seed!r}")
         generator = torch.Generator().manual_seed(seed)
         rows = torch.randn(rank, width, generator=generator, dtype=torch.float64)
         return cls(cls.from_matrix(rows).basis.to(torch.promote_types(dtype, torch.float32)))

@@ -17,3 +17,20 @@ def whole_number(given: Any, wrong: str) -> int:
     if isinstance(given, bool) or not hasattr(given, "__index__"):
         raise TypeError(wrong)
     return index(given)
+
+
+def at_least_one(given: Any, name: str) -> int:
+    """A number of things of which there must be one, as an int.
+
+    Args:
+        given: of any type that counts.
+        name: of the argument.
+
+    Raises:
+        TypeError: it is no whole number.
+        ValueError: it is below 1.
+    """
+    whole = whole_number(given, f"{name} must be a whole number, got {given!r}")
+    if whole < 1:
+        raise ValueError(f"{name} must be at least 1, got {given}")
+    return whole

@@ -155,49 +155,50 @@ def fit_das(
         checkpoints: a folder for checkpoints, one an epoch; none by default.
         resume: go on from the newest checkpoint there.
         callbacks: transformers' callbacks, for instance EarlyStoppingCallback.
-        arguments: further arguments of `training.train`; they are saved with the result.
+        arguments: further arguments of transformers' TrainingArguments, as `training.train` takes
+            them; they are saved with the result.
 
     Raises:
-        TypeError: an argument that cannot be saved as JSON.
+        TypeError: an argument that nobody knows, or that cannot be saved as JSON; pairs a step or a
+            seed that are no whole number.
         ValueError: a site that the model lacks, a rank above its width or unlike `start`'s,
             tokens that a pair does not have: all before the first step.
     """
-    check_arguments(epochs, arguments, learning_rate=learning_rate, batch_size=batch_size)
+    check_arguments(
+        epochs,
+        arguments,
+        learning_rate=learning_rate,
+        batch_size=batch_size,
+        seed=seed,
+        caller=fit_das,
+    )
+    trained_with = saved_settings(
+        epochs=epochs, learning_rate=learning_rate, batch_size=batch_size, seed=seed, **arguments
+    )
     check_site(site)
     begins = "random" if start is None else "given"
     if start is None:
-        start = Subspace.random(site.width(model), 1 if rank is None else rank, seed=seed)
+        start = Subspace.random(
+            site.width(model), 1 if rank is None else rank, seed=trained_with["seed"]
+        )
     elif rank not in (None, start.rank):
         raise ValueError(f"rank must be that of start ({start.rank}) or left out, got {rank}")
     bases, sources = rows_of_one_source(pairs)
     interchange = DistributedInterchange(start, trainable=True)
     intervened = IntervenedModel(model, Placement(interchange, site, parse_positions(on)))
     check_checkpoints(intervened, checkpoints, resume)
-    settings = saved_settings(
-        rank=start.rank,
-        start=begins,
-        epochs=epochs,
-        learning_rate=learning_rate,
-        batch_size=batch_size,
-        seed=seed,
-        pairs=len(bases),
-        engine=engine,
-        over=over,
-        **arguments,
+    settings = trained_with | saved_settings(
+        rank=start.rank, start=begins, pairs=len(bases), engine=engine, over=over
     )
     losses = train(
         intervened,
         PreparedRows(
             intervened, bases, sources, engine=engine, memory_budget=memory_budget, over=over
         ),
-        epochs=epochs,
-        learning_rate=learning_rate,
-        batch_size=batch_size,
-        seed=seed,
         progress=progress,
         checkpoints=checkpoints,
         resume=resume,
         callbacks=callbacks,
-        **arguments,
+        **trained_with,
     )
     return DASResult(intervened.eval(), losses, settings)

@@ -25,6 +25,8 @@ from reft_interp.sites import Site, check_site
 from reft_interp.subspace import Subspace, check_rank
 from reft_interp.training import Cell, train_cells
 from reft_interp.training.hyperparameters import check_hyperparameters, hyperparameters_of
+from reft_interp.training.results import saved_settings
+from reft_interp.whole_numbers import at_least_one
 
 
 @dataclass(frozen=True)
@@ -46,8 +48,9 @@ class DASCell:
             another sample of pairs would have led to.
 
     Raises:
-        TypeError: `site` is no Site; rank, epochs or batch_size are no whole number.
-        ValueError: rank is below 1; epochs, learning_rate or batch_size are not above 0.
+        TypeError: `site` is no Site; rank, epochs, batch_size or seed are no whole number.
+        ValueError: rank is below 1; epochs, learning_rate or batch_size are not above 0; the seed
+            is below 0.
     """
 
     site: Site
@@ -68,6 +71,7 @@ class DASCell:
             epochs=self.epochs,
             learning_rate=self.learning_rate,
             batch_size=self.batch_size,
+            seed=self.seed,
             whole_epochs=True,
         )
 
@@ -102,9 +106,12 @@ def fit_das_each(
         A result for each cell, in their order.
 
     Raises:
-        ValueError: no cells; a site that the model lacks, a rank above its width or unlike that
-            of `start`, tokens that a pair does not have: all before the first step.
+        TypeError: rows_at_once is no whole number.
+        ValueError: no cells; rows_at_once below 1; a site that the model lacks, a rank above its
+            width or unlike that of `start`, tokens that a pair does not have: all before the first
+            step.
     """
+    at_least_one(rows_at_once, "rows_at_once")
     prepared = prepare_das(
         model,
         pairs,
@@ -196,13 +203,13 @@ def place_das(model: TransformerBridge, cell: DASCell) -> IntervenedModel:
 
 
 def _settings(cell: DASCell, pairs: int, engine: Engine, over: Over) -> dict[str, Any]:
-    return {
-        "rank": cell.rank,
-        "start": "random" if cell.start is None else "given",
+    return saved_settings(
+        rank=cell.rank,
+        start="random" if cell.start is None else "given",
         **hyperparameters_of(cell),
-        "shuffled_labels": cell.shuffled_labels,
-        "resampled_pairs": cell.resampled_pairs,
-        "pairs": pairs,
-        "engine": engine,
-        "over": over,
-    }
+        shuffled_labels=cell.shuffled_labels,
+        resampled_pairs=cell.resampled_pairs,
+        pairs=pairs,
+        engine=engine,
+        over=over,
+    )

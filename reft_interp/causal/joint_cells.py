@@ -22,6 +22,7 @@ from reft_interp.causal.shuffling import drawn_rows
 from reft_interp.runtime.prepared import prepare_each
 from reft_interp.training import Cell, train_cells
 from reft_interp.training.hyperparameters import hyperparameters_of
+from reft_interp.training.results import saved_settings
 
 
 @dataclass(frozen=True)
@@ -78,13 +79,13 @@ def fit_das_jointly_each(
         found_jointly(
             intervened,
             frame,
-            {
-                "ranks": {name: rank for name, (_, _, rank) in cell.places.items()},
+            saved_settings(
+                ranks={name: int(rank) for name, (_, _, rank) in cell.places.items()},
                 **hyperparameters_of(cell),
-                "shuffled_labels": cell.shuffled_labels,
-                "resampled_pairs": cell.resampled_pairs,
-                "pairs": len(bases),
-            },
+                shuffled_labels=cell.shuffled_labels,
+                resampled_pairs=cell.resampled_pairs,
+                pairs=len(bases),
+            ),
         )
         for cell, intervened, frame in zip(cells, placed, losses, strict=True)
     ]

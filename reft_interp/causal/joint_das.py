@@ -125,38 +125,30 @@ def fit_das_jointly(
         over: what the label is compared with; see `fit_das`.
 
     Raises:
-        TypeError: a place is no site with its tokens and its rank.
+        TypeError: a place is no site with its tokens and its rank; pairs a step or a seed that are
+            no whole number.
         ValueError: no places; pairs without a source for each of their variables; a site that
             the model lacks; ranks at one site and selection that sum to more than its width;
             places whose selections differ and are the same tokens.
     """
-    check_arguments(epochs, {}, learning_rate=learning_rate, batch_size=batch_size)
+    check_arguments(epochs, {}, learning_rate=learning_rate, batch_size=batch_size, seed=seed)
+    trained_with = saved_settings(
+        epochs=epochs, learning_rate=learning_rate, batch_size=batch_size, seed=seed
+    )
     bases, sources = interchange_rows(pairs)
     check_places(places, sources)
-    intervened = place_jointly(model, places, seed)
+    intervened = place_jointly(model, places, trained_with["seed"])
     check_apart(intervened, bases)
     rows = PreparedRows(
         intervened, bases, sources, engine=engine, memory_budget=memory_budget, over=over
     )
-    losses = train(
-        intervened,
-        rows,
-        epochs=epochs,
-        learning_rate=learning_rate,
-        batch_size=batch_size,
-        seed=seed,
-        progress=progress,
-    )
-    settings = saved_settings(
-        ranks={name: rank for name, (_, _, rank) in places.items()},
-        epochs=epochs,
-        learning_rate=learning_rate,
-        batch_size=batch_size,
-        seed=seed,
+    settings = trained_with | saved_settings(
+        ranks={name: int(rank) for name, (_, _, rank) in places.items()},
         pairs=len(bases),
         engine=engine,
         over=over,
     )
+    losses = train(intervened, rows, progress=progress, **trained_with)
     return found_jointly(intervened, losses, settings)
 
 

@@ -95,7 +95,7 @@ def gather_joint_evidence(
     """
     check_counterfactuals(pairs)
     check_draws(seeds, resamples, random_subspaces)
-    check_arguments(epochs, {}, learning_rate=learning_rate, batch_size=batch_size)
+    check_arguments(epochs, {}, learning_rate=learning_rate, batch_size=batch_size, seed=seed)
     for rows in (pairs.train, pairs.test):
         _, sources = interchange_rows(rows)
         if not isinstance(sources, dict) or len(sources) < 2:

@@ -40,7 +40,7 @@ print(classifier.predict([{row}]))
 """
 _ROWS = {
     "DenseHead": '{"text_a": "A text.", "text_b": "Another, where rows are pairs."}',
-    "LinearHead": '{"prompt": "A text, asked as the rows of training were."}',
+    "LastTokenHead": '{"prompt": "A text, asked as the rows of training were."}',
 }
 """By the head's class: an encoder's reads texts, a decoder's a prompt."""
 _ALONE = """\

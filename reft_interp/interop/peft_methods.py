@@ -35,6 +35,9 @@ class PEFT(PlainMethod):
         config: as `peft.LoraConfig(r=8)`; `task_type` is filled in.
         name: in tables; the configuration's by default, without "Config".
         candidates: learning rates to choose from, the best guess first.
+
+    Raises:
+        ValueError: `reft` beside a configuration that puts tokens of its own before the prompt.
     """
 
     config: "PeftConfig"

@@ -35,7 +35,7 @@ from reft_interp.training.class_finetuning import fit_classes
 from reft_interp.training.collating import RowsDataset, collate_rows
 from reft_interp.training.finetuning import Finetuned, FinetuningMethod, Fit, Schedule, TextRow
 from reft_interp.training.folder_trainer import training_arguments, use_one_copy
-from reft_interp.training.loss_curve import LossCurve
+from reft_interp.training.loss_curve import LossCurve, development_curve
 from reft_interp.training.memory import peak_memory
 from reft_interp.training.processes import check_alone
 from reft_interp.training.seeding import seeded
@@ -225,6 +225,11 @@ class BitFit(PlainMethod):
     candidates: tuple[float, ...] = (1e-3, 3e-3, 3e-4)
 
     def adapt(self, model):
+        """See `PlainMethod.adapt`.
+
+        Raises:
+            ValueError: the model has no biases.
+        """
         plain = copy_to_train(model)
         biases = [name for name, _ in plain.named_parameters() if name.endswith("bias")]
         if not biases:
@@ -294,9 +299,7 @@ def _train(
     development: Sequence[TextRow] | None,
     measured_after: Sequence[int],
 ) -> LossCurve:
-    curve = LossCurve(
-        lambda: finetuned.loss(development or rows), measured_after if development else ()
-    )
+    curve = development_curve(finetuned, development, measured_after)
     with training_arguments(
         {**schedule.arguments, "per_device_train_batch_size": schedule.batch_size},
         device=device_of(model),

@@ -111,5 +111,6 @@ def short_number(number: float, decimals: int = 3) -> str:
 
 
 def in_unit_interval(numbers: np.ndarray) -> bool:
+    """Whether all numbers are between 0 and 1, as shares are; what is not finite does not count."""
     numbers = numbers[np.isfinite(numbers)]
     return bool(np.all((numbers >= 0) & (numbers <= 1)))

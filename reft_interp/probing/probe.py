@@ -135,6 +135,8 @@ def probe(
         progress: show a progress bar.
 
     Raises:
+        TypeError: `reft` or `against` are neither what `fit_reft` and `fit_das` give nor, of the
+            first, an IntervenedModel; rows that are none.
         ValueError: a placement of another width than the DAS subspace; `data` without a column for
             `variable`, or in which it never varies.
     """
@@ -175,6 +177,7 @@ def probe_each(
         progress: show a progress bar.
 
     Raises:
+        TypeError: as `probe`.
         ValueError: none given; one is of another model than the first; what `probe` refuses.
     """
     if not isinstance(against, DASResult):

@@ -56,7 +56,11 @@ def _other_end(name: str, ending: str, other: str) -> str | None:
 
 
 def with_index(frame: pd.DataFrame) -> pd.DataFrame:
-    """The frame with its index as columns, where the index says something, and flat names."""
+    """The frame with its index as columns, where the index says something, and flat names.
+
+    Raises:
+        ValueError: two columns would have one name.
+    """
     frame = frame.copy()
     if isinstance(frame.columns, pd.MultiIndex):
         frame.columns = [" ".join(str(part) for part in name if part != "") for name in frame]

@@ -87,6 +87,9 @@ class Report:
         title: the page's heading.
         subtitle: one line below it.
         summary: what was found, in a few sentences, for those who read nothing else.
+
+    Raises:
+        ValueError: the title is empty.
     """
 
     def __init__(self, title: str, *, subtitle: str = "", summary: str = ""):

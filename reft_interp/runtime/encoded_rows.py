@@ -3,7 +3,7 @@
 Above: `prepared` records and freezes what is constant about them.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -16,7 +16,7 @@ from reft_interp.encoding import TokenizedBatch
 from reft_interp.positions import Positions, PositionSelector, check_alignment
 from reft_interp.runtime.batching import Rows, as_list, encode, warn_of_glued_answers
 from reft_interp.runtime.constants import SourceReads
-from reft_interp.runtime.intervened import IntervenedModel
+from reft_interp.runtime.placement import Placement
 from reft_interp.runtime.sources import EditedSource, Sources, named_sources, prompts_of, readers_of
 
 
@@ -84,25 +84,34 @@ def _choices(
 
 
 def source_reads(
-    intervened: IntervenedModel,
+    placements: Sequence[Placement],
     encoded: EncodedRows,
     batch: TokenizedBatch,
-    rows: Rows,
+    selected: Callable[[PositionSelector], Positions],
     sources: Sources | None,
-    answers: bool,
 ) -> list[tuple[SourceReads, list[int]]]:
-    """Of each source that is read where, and the placements that read it."""
+    """Of each source that is read where, and the placements that read it.
+
+    Args:
+        placements: those that read, among others.
+        encoded: what is known of the sources' prompts.
+        batch: the bases.
+        selected: what a selector finds in the bases.
+        sources: for each base the prompt that is read.
+
+    Raises:
+        ValueError: sources are missing, superfluous, of another number, or not aligned.
+    """
     found = []
-    for name, source in named_sources(intervened.placements, len(batch), sources).items():
+    for name, source in named_sources(placements, len(batch), sources).items():
         of_source = encoded.batch(prompts_of(source), answers=False)
-        readers = readers_of(intervened.placements, name)
+        readers = readers_of(placements, name)
         positions = []
-        for placement in (intervened.placements[i] for i in readers):
+        for placement in (placements[i] for i in readers):
             at = encoded.positions(placement.on, prompts_of(source), False)
-            ours = encoded.positions(placement.on, rows, answers)
-            check_alignment(placement.on, ours, at, batch, of_source)
+            check_alignment(placement.on, selected(placement.on), at, batch, of_source)
             positions.append(at)
         edited = source if isinstance(source, EditedSource) else None
-        sites = tuple(intervened.placements[i].site for i in readers)
+        sites = tuple(placements[i].site for i in readers)
         found.append((SourceReads(of_source, sites, tuple(positions), edited), readers))
     return found

@@ -16,23 +16,17 @@ from transformer_lens.model_bridge import TransformerBridge
 from reft_interp.encoding import IGNORED, TokenizedBatch
 from reft_interp.interventions import Intervention
 from reft_interp.models.devices import device_of
-from reft_interp.positions import Positions, check_alignment
+from reft_interp.positions import Positions
 from reft_interp.runtime.answer_loss import answer_loss
 from reft_interp.runtime.batching import Rows, encode
+from reft_interp.runtime.encoded_rows import EncodedRows, source_reads
 from reft_interp.runtime.frozen import Region
 from reft_interp.runtime.generation import When, generate
 from reft_interp.runtime.placement import Edit, Placement, select
 from reft_interp.runtime.planning import Engine, Plan, plan
 from reft_interp.runtime.running import is_causal, run
 from reft_interp.runtime.saving import CONFIG, load_placements, save_folder
-from reft_interp.runtime.sources import (
-    EditedSource,
-    Sources,
-    named_sources,
-    prompts_of,
-    readers_of,
-    record_source,
-)
+from reft_interp.runtime.sources import Sources, record_source
 from reft_interp.saved_files import reading
 from reft_interp.showing import Shown, show
 
@@ -265,20 +259,14 @@ class IntervenedModel(nn.Module):
         Raises:
             ValueError: sources are missing, superfluous, of another number, or not aligned.
         """
-        named = named_sources(self.placements, len(batch), sources)
-        if not named:
+        encoded = EncodedRows(self.model)
+        reads = source_reads(self.placements, encoded, batch, lambda on: on(batch), sources)
+        if not reads:
             return None
         held: list[Tensor | None] = [None] * len(self.placements)
-        for name, source in named.items():
-            prompts = encode(self.model, prompts_of(source))
-            readers = readers_of(self.placements, name)
-            at = []
-            for placement in (self.placements[i] for i in readers):
-                positions = placement.on(prompts)
-                check_alignment(placement.on, placement.on(batch), positions, batch, prompts)
-                at.append((placement.site, positions))
-            edited = source if isinstance(source, EditedSource) else None
-            parts = record_source(self.model, prompts, at, edited, range(len(batch)))
+        for read, readers in reads:
+            at = list(zip(read.sites, read.positions, strict=True))
+            parts = record_source(self.model, read.batch, at, read.edited, range(len(batch)))
             for i, part in zip(readers, parts, strict=True):
                 held[i] = part
         return held

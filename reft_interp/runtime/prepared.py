@@ -120,7 +120,13 @@ class PreparedRows:
             on: [columns.tolist() for columns in at.split(len(self.rows))]
             for on, at in zip(self._selectors, positions, strict=True)
         }
-        self._reads = source_reads(intervened, encoded, self._batch, rows, sources, answers)
+        self._reads = source_reads(
+            intervened.placements,
+            encoded,
+            self._batch,
+            lambda on: encoded.positions(on, rows, answers),
+            sources,
+        )
         self._held: list[list[Float[Tensor, "k d"]] | None] = [None] * len(positions)
         self._regions = regions_of(
             self.model, [p.site for p in intervened.placements], positions, self._batch

@@ -35,7 +35,7 @@ from reft_interp.runtime.prepared import PreparedRows
 from reft_interp.runtime.running import answer_positions, can_score_tokens, token_logits
 from reft_interp.training.collating import check_precision, check_trainable
 from reft_interp.training.hyperparameters import check_hyperparameters
-from reft_interp.whole_numbers import whole_number
+from reft_interp.whole_numbers import at_least_one, whole_number
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class Cell:
             best weights; never by default.
 
     Raises:
-        TypeError: epochs, batch_size or warmup_steps are no whole number.
+        TypeError: epochs, batch_size, warmup_steps or patience are no whole number.
         ValueError: nothing to train; rows that were prepared for other placements; early stopping
             without evaluation rows; a number out of range.
     """
@@ -90,10 +90,10 @@ class Cell:
             raise ValueError(f"warmup_steps must be at least 0, got {steps}")
         if not self.max_grad_norm >= 0:  # not so for NaN
             raise ValueError(f"max_grad_norm must be at least 0, got {self.max_grad_norm}")
-        if self.patience is not None and (self.patience < 1 or self.evaluation_rows is None):
-            raise ValueError(
-                f"patience must be at least 1 and needs evaluation_rows, got {self.patience}"
-            )
+        if self.patience is not None:
+            at_least_one(self.patience, "patience")
+            if self.evaluation_rows is None:
+                raise ValueError(f"patience={self.patience} needs evaluation_rows, got none")
 
     @property
     def steps_per_epoch(self) -> int:
@@ -124,8 +124,10 @@ def train_cells(
         that give no number.
 
     Raises:
-        ValueError: no cells, cells of several models, or two that share an intervention; mixed
-            precision (`torch.autocast`).
+        TypeError: `rows_at_once` is no whole number.
+        ValueError: no cells, cells of several models, or two that share an intervention;
+            `rows_at_once` below 1; a `lr_scheduler_type` that transformers does not know, or that
+            depends on more than the step; mixed precision (`torch.autocast`).
     """
     _check(cells)
     runs = [_Run(number, cell) for number, cell in enumerate(cells)]
@@ -143,7 +145,13 @@ def groups_of(
     layers: Sequence[int], batch_sizes: Sequence[int], rows_at_once: int
 ) -> list[list[int]]:
     """Which cells share each step, by their numbers: those whose regions begin at similar layers,
-    as they share the most work, while their rows fit."""
+    as they share the most work, while their rows fit.
+
+    Raises:
+        TypeError: `rows_at_once` is no whole number.
+        ValueError: it is below 1.
+    """
+    at_least_one(rows_at_once, "rows_at_once")
     groups: list[list[int]] = [[]]
     for i in sorted(range(len(layers)), key=layers.__getitem__):
         size = sum(batch_sizes[j] for j in groups[-1])

@@ -3,6 +3,7 @@
 Next door: `labelled_rows` reads labels that are numbers already.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -46,10 +47,13 @@ def class_answers(
         like: what other rows have, which these must have too.
 
     Raises:
-        ValueError: rows whose answers are no classes, or other ones than `like`.
+        ValueError: rows whose answers are no classes, or other ones than `like`; a score that is
+            NaN or infinite.
     """
     found = like or _of_row(rows[0])
     for i, row in enumerate(rows):
+        if isinstance(row.get("label"), float) and not math.isfinite(row["label"]):
+            raise ValueError(f"{argument}: row {i} has the label {row['label']}; it must be finite")
         if found is None or _of_row(row) != found:
             raise ValueError(
                 f"{argument}: the answers are no classes that an encoder could tell apart: row {i} "

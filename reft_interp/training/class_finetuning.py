@@ -28,7 +28,7 @@ from reft_interp.training.finetuning import (
     places,
 )
 from reft_interp.training.folder_trainer import training_arguments
-from reft_interp.training.loss_curve import LossCurve
+from reft_interp.training.loss_curve import LossCurve, development_curve
 from reft_interp.training.memory import peak_memory
 from reft_interp.training.prepared_labels import PreparedLabels
 from reft_interp.training.seeding import seeded
@@ -111,9 +111,7 @@ def fit_classes(
         class_answers(development, "development", like=answers)
     finetuned = ClassFinetuned(begin(answers.classes), answers, constants)
     once = finetuned.prepare(rows)
-    curve = LossCurve(
-        lambda: finetuned.loss(development or rows), measured_after if development else ()
-    )
+    curve = development_curve(finetuned, development, measured_after)
     with peak_memory(device_of(model)) as peak:
         _train(finetuned.classifier, once.rows, schedule, curve)
     return Fit(finetuned, curve.seconds, once.seconds, curve.points, once.with_training(peak.bytes))

@@ -23,8 +23,9 @@ from reft_interp.runtime.replaying import replay
 from reft_interp.runtime.running import is_causal, prompt_ends, prompt_starts, run
 from reft_interp.runtime.sources import evaluating
 from reft_interp.training.classifier_saving import load_classifier, read_weights, save_classifier
-from reft_interp.training.heads import DenseHead, LinearHead
+from reft_interp.training.heads import DenseHead, LastTokenHead
 from reft_interp.training.labelled_rows import texts_of
+from reft_interp.whole_numbers import whole_number
 
 
 class Classifier(nn.Module):
@@ -43,12 +44,13 @@ class Classifier(nn.Module):
         max_length: tokens after which an encoder's texts are cut, of a pair the longer one.
 
     Raises:
+        TypeError: `classes` or `max_length` are no whole number.
         ValueError: fewer than two classes; interventions that need a source; a dropout that is
             no probability; `max_length` on a decoder, whose prompt ends with what is asked.
     """
 
     intervened: IntervenedModel | None
-    head: DenseHead | LinearHead
+    head: DenseHead | LastTokenHead
 
     def __init__(
         self,
@@ -59,6 +61,12 @@ class Classifier(nn.Module):
         max_length: int | None = None,
     ):
         super().__init__()
+        if classes is not None:
+            wrong = f"classes must be a whole number, or None for a score, got {classes!r}"
+            classes = whole_number(classes, wrong)
+        if max_length is not None:
+            wrong = f"max_length must be a whole number, got {max_length!r}"
+            max_length = whole_number(max_length, wrong)
         if classes is not None and classes < 2:
             raise ValueError(f"classes must be at least 2, or None for a score, got {classes}")
         intervened = model if isinstance(model, IntervenedModel) else None
@@ -77,7 +85,7 @@ class Classifier(nn.Module):
         self.intervened = intervened
         self.classes = classes
         self.max_length = max_length
-        kind = LinearHead if is_causal(bridge) else DenseHead
+        kind = LastTokenHead if is_causal(bridge) else DenseHead
         dropout = _configured_dropout(bridge) if head_dropout is None else head_dropout
         self.head = kind(bridge.cfg.d_model, classes or 1, dropout=dropout)
         self.head.to(device_of(bridge))

@@ -34,6 +34,8 @@ HEAD = "head.safetensors"
 INTERVENTIONS = "interventions"
 _FORMAT = 1
 _KIND = "classifier"
+_FORMER_NAMES = {"LinearHead": "LastTokenHead"}
+"""Of heads, in folders that were saved before they had those of today."""
 _FIELDS = {
     "model": (dict,),
     "classes": (int, type(None)),
@@ -85,7 +87,12 @@ def weight_files(classifier: "Classifier") -> list[str]:
 def load_classifier(
     kind: "type[Classifier]", folder: str | Path, model: TransformerBridge
 ) -> "Classifier":
-    """Read a classifier; see `Classifier.load`."""
+    """Read a classifier; see `Classifier.load`.
+
+    Raises:
+        FileNotFoundError: the folder holds no saved classifier.
+        ValueError: it is damaged, or does not fit the model.
+    """
     folder = Path(folder)
     config = read_config(folder)
     check_model(config["model"], model, folder)
@@ -153,6 +160,8 @@ def read_config(folder: str | Path) -> dict[str, Any]:
     check_fields(path, config, _FIELDS)
     check_fields(path, config["model"], MODEL, "model")
     check_fields(path, config["head"], {"class": (str,), "dropout": (int, float)}, "head")
+    kind = config["head"]["class"]
+    config["head"]["class"] = _FORMER_NAMES.get(kind, kind)
     return config
 
 

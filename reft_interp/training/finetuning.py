@@ -20,9 +20,10 @@ from reft_interp.runtime import IntervenedModel
 from reft_interp.runtime.batching import Rows, as_list, by_length
 from reft_interp.runtime.prepared import PreparedRows
 from reft_interp.runtime.running import is_causal
+from reft_interp.training.hyperparameters import check_hyperparameters, check_warmup_and_decay
 from reft_interp.training.memory import peak_memory
 
-_AT_ONCE = 32
+AT_ONCE = 32
 """Rows whose loss is computed at once."""
 
 TextRow = Mapping[str, Any]
@@ -34,7 +35,9 @@ class Schedule:
     """How long a method trains, how fast, and how much of each text it reads.
 
     Raises:
-        ValueError: no steps, an empty batch, or a warm-up that is no share.
+        TypeError: steps, batch_size or seed are no whole number.
+        ValueError: steps, batch_size or learning_rate are not above 0, or infinite; a warm-up that
+            is no share, or a weight decay below 0.
     """
 
     steps: int
@@ -51,13 +54,13 @@ class Schedule:
     """Tokens after which an encoder's texts are cut; see `Classifier`."""
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch_size", "learning_rate"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} must be above 0, got {getattr(self, name)!r}")
-        if not 0 <= self.warmup_ratio < 1:
-            raise ValueError(
-                f"warmup_ratio must be at least 0 and below 1, got {self.warmup_ratio}"
-            )
+        check_hyperparameters(
+            steps=self.steps,
+            learning_rate=self.learning_rate,
+            batch_size=self.batch_size,
+            seed=self.seed,
+        )
+        check_warmup_and_decay(warmup_ratio=self.warmup_ratio, weight_decay=self.weight_decay)
 
     @property
     def arguments(self) -> dict[str, Any]:
@@ -84,8 +87,16 @@ class Finetuned(ABC):
         """Cross-entropy of the answer tokens, in nats a token; of a classifier, that of the
         classes, in nats a row, or the squared error of scores."""
         with torch.no_grad():
-            sums = [self.summed_loss(rows, group) for group in by_length(rows, _AT_ONCE)]
+            sums = [self.summed_loss(rows, group) for group in by_length(rows, AT_ONCE)]
         return sum(loss for loss, _ in sums) / sum(tokens for _, tokens in sums)
+
+    def prepare(self, rows: Sequence[TextRow]) -> "Preparation[Any] | None":
+        """Compute what is constant about rows whose loss will be asked for, if anything is.
+
+        Args:
+            rows: kept as they are, and as long as this is.
+        """
+        return None
 
     def generate(self, rows: Sequence[TextRow], *, batch_size: int, **options: Any) -> list[str]:
         """Continuations of the prompts, in their order.
@@ -143,8 +154,9 @@ class Fit:
     curve: Sequence[tuple[int, float, float]] = field(default=(), repr=False)
     """Steps done, seconds of training until then, loss on the development rows."""
     memory: int | None = None
-    """Bytes at the peak, above what was held before, the constants among them, whichever training
-    prepared them. None where nothing is trained, or it cannot be known."""
+    """Bytes at the peak, above what was held before, the constants of the rows trained on among
+    them, whichever training prepared them, and not those of development rows. None where nothing is
+    trained, or it cannot be known."""
 
 
 @runtime_checkable

@@ -33,11 +33,13 @@ from reft_interp.training.classifier_result import ClassifierResult, default_met
 from reft_interp.training.classifier_saving import HEAD, read_config, weight_files
 from reft_interp.training.classifier_trainer import ClassifierTrainer, Objective
 from reft_interp.training.folder_trainer import training_arguments
+from reft_interp.training.hyperparameters import check_warmup_and_decay
 from reft_interp.training.in_place import check_arguments
 from reft_interp.training.labelled_rows import classes_of, halve, labels_of
 from reft_interp.training.prepared_labels import PreparedLabels
 from reft_interp.training.processes import share_of
 from reft_interp.training.reft import place_reft
+from reft_interp.training.results import saved_settings
 from reft_interp.training.seeding import seeded
 
 
@@ -136,17 +138,37 @@ def fit_classifier(
         arguments: further arguments of transformers' TrainingArguments; they win over those here.
 
     Raises:
-        TypeError: an argument that nobody knows, or a label that is no number.
+        TypeError: an argument that nobody knows, or that cannot be saved as JSON; a label that is
+            no number.
         ValueError: a site that the model lacks, a row without label, texts or tokens to edit,
-            validation rows beside a suite, settings that no training can have, checkpoints of
-            another training: all before the first step.
+            labels that are not finite, or of which nobody can say whether they are classes or
+            scores, validation rows beside a suite, settings that no training can have, checkpoints
+            of another training: all before the first step.
         TrainingStopped: the loss became NaN or infinite. It names the rows; the classifier, its
             `trained`, holds the last good weights.
     """
-    check_arguments(epochs, arguments, learning_rate=learning_rate, batch_size=batch_size)
-    for name, ratio in (("warmup_ratio", warmup_ratio), ("weight_decay", weight_decay)):
-        if not 0 <= ratio < 1:
-            raise ValueError(f"{name} must be at least 0 and below 1, got {ratio}")
+    check_arguments(
+        epochs,
+        arguments,
+        learning_rate=learning_rate,
+        batch_size=batch_size,
+        seed=seed,
+        caller=fit_classifier,
+    )
+    check_warmup_and_decay(warmup_ratio=warmup_ratio, weight_decay=weight_decay)
+    told = saved_settings(
+        epochs=epochs,
+        learning_rate=learning_rate,
+        batch_size=batch_size,
+        warmup_ratio=warmup_ratio,
+        weight_decay=weight_decay,
+        seed=seed,
+        shuffled_labels=shuffled_labels,
+        shared=shared,
+        engine=engine,
+        **arguments,
+    )
+    seed, batch_size = told["seed"], told["batch_size"]
     if resume and checkpoints is None:
         raise ValueError("resume=True needs checkpoints=, the folder to resume from")
     if checkpoints is not None:
@@ -177,27 +199,14 @@ def fit_classifier(
         chosen(gold, gold)
     train_rows = prepared(train, labels[0])
     held_out = None if development is None else prepared(development, labels[1])
-    settings = {
-        "epochs": epochs,
-        "learning_rate": learning_rate,
-        "batch_size": batch_size,
-        "warmup_ratio": warmup_ratio,
-        "weight_decay": weight_decay,
-        "seed": seed,
-        "shuffled_labels": shuffled_labels,
-        "shared": shared,
-        "engine": engine,
-        "rows": [len(some) for some in labels],
-        "metric": chosen.name,
-        **arguments,
-    }
+    settings = told | {"rows": [len(some) for some in labels], "metric": chosen.name}
     given: dict[str, Any] = {
-        "num_train_epochs": epochs,
-        "learning_rate": learning_rate,
+        "num_train_epochs": told["epochs"],
+        "learning_rate": told["learning_rate"],
         "per_device_train_batch_size": batch_size,
         "per_device_eval_batch_size": max(batch_size, 64),
-        "warmup_steps": warmup_ratio,
-        "weight_decay": weight_decay,
+        "warmup_steps": told["warmup_ratio"],
+        "weight_decay": told["weight_decay"],
         "seed": seed,
         "prediction_loss_only": False,
     }
@@ -211,7 +220,7 @@ def fit_classifier(
             "save_total_limit": 1 if checkpoints is None else None,
         }
     with training_arguments(
-        given | arguments,
+        given | {name: told[name] for name in arguments},
         device=device_of(model),
         evaluates=held_out is not None,
         progress=progress,

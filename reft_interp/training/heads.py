@@ -20,6 +20,9 @@ class DenseHead(nn.Module):
         width: of the hidden state.
         outputs: how many numbers it gives.
         dropout: probability, in training.
+
+    Raises:
+        ValueError: a dropout below 0, or of 1 and above.
     """
 
     def __init__(self, width: int, outputs: int, *, dropout: float | int = 0.1):
@@ -34,13 +37,16 @@ class DenseHead(nn.Module):
         return self.out_proj(self.dropout(inner))
 
 
-class LinearHead(nn.Module):
-    """A linear layer with a bias, behind dropout.
+class LastTokenHead(nn.Module):
+    """A linear layer with a bias, behind dropout, for a decoder's state at the last token.
 
     Args:
         width: of the hidden state.
         outputs: how many numbers it gives.
         dropout: probability, in training.
+
+    Raises:
+        ValueError: a dropout below 0, or of 1 and above.
     """
 
     def __init__(self, width: int, outputs: int, *, dropout: float | int = 0.0):

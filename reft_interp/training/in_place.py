@@ -3,7 +3,7 @@
 Next door: `trainer`, whose Trainer runs the steps; `reft`, which places the interventions too.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from difflib import get_close_matches
 from inspect import signature
@@ -28,7 +28,7 @@ from reft_interp.training.checkpoints import (
 )
 from reft_interp.training.collating import check_precision
 from reft_interp.training.folder_trainer import training_arguments
-from reft_interp.training.hyperparameters import check_hyperparameters
+from reft_interp.training.hyperparameters import check_hyperparameters, plain_values
 from reft_interp.training.processes import check_processes, share_of
 from reft_interp.training.streaming import StreamedRows
 from reft_interp.training.trainer import InterventionTrainer
@@ -40,24 +40,39 @@ def check_arguments(
     *,
     learning_rate: float,
     batch_size: int,
+    seed: int = 0,
+    caller: Callable[..., Any] | None = None,
 ) -> None:
     """Raise, before anything runs, where training could not begin.
 
+    Args:
+        epochs: passes over the rows.
+        arguments: those that are for transformers' TrainingArguments.
+        learning_rate: of the optimiser.
+        batch_size: rows a step.
+        seed: of what is drawn.
+        caller: whose own arguments an unknown one may have meant; `train` by default.
+
     Raises:
-        TypeError: an argument that transformers' TrainingArguments does not know.
+        TypeError: an argument that transformers' TrainingArguments does not know; rows a step or a
+            seed that are no whole number.
         ValueError: epochs, rows a step or a learning rate that are not above 0; mixed precision.
     """
-    known = {one.name for one in fields(TrainingArguments)} | set(signature(train).parameters)
+    known = {one.name for one in fields(TrainingArguments) if one.init}
     unknown = [name for name in arguments if name not in known]
     if unknown:
+        own = signature(caller or train).parameters.values()
+        named = known | {one.name for one in own if one.kind != one.VAR_KEYWORD}
         # What it is called in torch's optimisers.
-        close = {"lr": ["learning_rate"]}.get(unknown[0]) or get_close_matches(unknown[0], known, 1)
+        close = {"lr": ["learning_rate"]}.get(unknown[0]) or get_close_matches(unknown[0], named, 1)
         meant = f"; did you mean {close[0]!r}?" if close else ""
         raise TypeError(
             f"{unknown[0]!r} is neither an argument here nor one of transformers' "
             f"TrainingArguments{meant}"
         )
-    check_hyperparameters(epochs=epochs, learning_rate=learning_rate, batch_size=batch_size)
+    check_hyperparameters(
+        epochs=epochs, learning_rate=learning_rate, batch_size=batch_size, seed=seed
+    )
     for name in ("bf16", "fp16"):
         if arguments.get(name):
             check_precision(name)
@@ -142,14 +157,16 @@ def train(
 
     device = device_of(intervened.model)
     with training_arguments(
-        {
-            "num_train_epochs": epochs,
-            "learning_rate": learning_rate,
-            "per_device_train_batch_size": batch_size,
-            "per_device_eval_batch_size": batch_size,
-            "seed": seed,
-            **arguments,
-        },
+        plain_values(
+            {
+                "num_train_epochs": epochs,
+                "learning_rate": learning_rate,
+                "per_device_train_batch_size": batch_size,
+                "per_device_eval_batch_size": batch_size,
+                "seed": seed,
+                **arguments,
+            }
+        ),
         device=device,
         evaluates=evaluation_rows is not None,
         progress=progress,

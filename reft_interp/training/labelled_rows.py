@@ -3,6 +3,7 @@
 Next door: `prepared_labels` holds what is constant about such rows while a classifier trains.
 """
 
+import math
 import random
 from collections.abc import Iterable, Mapping, Sequence
 from numbers import Integral, Real
@@ -46,7 +47,9 @@ def labels_of(rows: Rows, argument: str = "rows") -> list[int] | list[float]:
 
     Raises:
         TypeError: something that is no rows, or a label that is no number.
-        ValueError: a row without a label, or a class below 0 (GLUE's test sets have -1).
+        ValueError: a row without a label; one that is NaN or infinite; a class below 0 (GLUE's
+            test sets have -1); integers beside floats that are whole numbers too, which may be
+            classes as well as scores.
     """
     check_several(rows, argument)
     labels: list[Any] = []
@@ -58,7 +61,10 @@ def labels_of(rows: Rows, argument: str = "rows") -> list[int] | list[float]:
                 f"{argument}: row {i} has the label {row['label']!r}; it must be the number of a "
                 "class, or a score"
             )
+        if not math.isfinite(row["label"]):
+            raise ValueError(f"{argument}: row {i} has the label {row['label']}; it must be finite")
         labels.append(row["label"])
+    _check_kind(labels, argument)
     if not all(isinstance(label, Integral) for label in labels):
         return [float(label) for label in labels]
     for i, label in enumerate(labels):
@@ -73,14 +79,28 @@ def classes_of(labels: Sequence[Sequence[int] | Sequence[float]]) -> int | None:
     """How many classes some lists of labels are of; None for scores.
 
     Raises:
-        ValueError: all labels are 0, so that there is nothing to tell apart.
+        ValueError: all labels are 0, so that there is nothing to tell apart; some lists are of
+            integers and others of floats that are whole numbers too.
     """
     every = [label for some in labels for label in some]
+    _check_kind(every, "rows and validation")
     if any(isinstance(label, float) for label in every):
         return None
     if not any(every):
         raise ValueError("rows must have labels of at least two classes, all of them are 0")
     return int(max(every)) + 1
+
+
+def _check_kind(labels: Sequence[Any], argument: str) -> None:
+    """Raise where nobody can say whether labels are classes or scores: a column of classes with a
+    gap, for instance, is read as floats."""
+    floats = [label for label in labels if not isinstance(label, Integral)]
+    if len(floats) in (0, len(labels)) or any(float(label) % 1 for label in floats):
+        return
+    raise ValueError(
+        f"{argument}: some labels are integers, as classes are, and others floats, as scores are, "
+        f"though whole numbers too (the first is {floats[0]!r}): give them all as int, or as float"
+    )
 
 
 def halve(rows: Rows, seed: int) -> tuple[list[Row], list[Row]]:

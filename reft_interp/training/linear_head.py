@@ -15,10 +15,8 @@ from sklearn.preprocessing import StandardScaler
 from transformer_lens.model_bridge import TransformerBridge
 
 from reft_interp.models.devices import device_of
-from reft_interp.runtime.batching import by_length, encode
-from reft_interp.runtime.running import record
+from reft_interp.runtime.activations import activations
 from reft_interp.saved_files import write_tensors
-from reft_interp.selector import Positions
 from reft_interp.sites import Site
 from reft_interp.training.finetuning import Finetuned, FinetuningMethod, Fit, TextRow, end_of_text
 from reft_interp.training.memory import peak_memory
@@ -95,6 +93,11 @@ class LinearHead(FinetuningMethod):
     only_for = "decoders"
 
     def fit(self, model, rows, schedule, **_: Any):
+        """See `FinetuningMethod.fit`.
+
+        Raises:
+            ValueError: fewer than two answers, or so many that most stand in one row alone.
+        """
         answers = sorted({row["answer"] for row in rows})
         if not 2 <= len(answers) <= len(rows) / 2:
             raise ValueError(
@@ -114,10 +117,5 @@ def last_states(
 ) -> Float[np.ndarray, "rows d"]:
     """The last block's output at each prompt's last token."""
     site = Site("resid_post", int(model.cfg.n_layers) - 1)
-    found = np.empty((len(rows), site.width(model)), dtype=np.float64)
-    for group in by_length(rows, batch_size):
-        batch = encode(model, [rows[i] for i in group])
-        every = torch.arange(len(group), device=batch.input_ids.device)
-        (states,) = record(model, batch, [(site, Positions(every, batch.prompt_end - 1))])
-        found[group] = states.double().cpu().numpy()
-    return found
+    states = torch.cat(activations(model, rows, site, "last", batch_size=batch_size))
+    return states.double().cpu().numpy()

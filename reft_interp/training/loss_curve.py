@@ -1,9 +1,11 @@
 """The loss on held-out rows while a training runs, and how long it has run until then."""
 
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 
 from transformers import TrainerCallback
+
+from reft_interp.training.finetuning import Finetuned, TextRow
 
 
 class LossCurve(TrainerCallback):
@@ -37,3 +39,23 @@ class LossCurve(TrainerCallback):
 
     def on_train_end(self, args, state, control, **kwargs):
         self.seconds = time.perf_counter() - self._began - self._paused
+
+
+def development_curve(
+    finetuned: Finetuned, development: Sequence[TextRow] | None, after: Collection[int]
+) -> LossCurve:
+    """The loss on development rows while a method trains.
+
+    What is constant about them is computed here, so that it is no part of what is measured of the
+    training, whether or not another one has computed it before.
+
+    Args:
+        finetuned: what is trained.
+        development: the rows; without any, nothing is measured but the time.
+        after: which steps, from 1.
+    """
+    rows = development or ()
+    if not rows or not after:
+        return LossCurve(lambda: finetuned.loss(rows))
+    finetuned.prepare(rows)
+    return LossCurve(lambda: finetuned.loss(rows), after)

@@ -18,7 +18,7 @@ class Peak:
 
     bytes: int | None = None
     """Above what was held at the start; None where it cannot be known (a CPU without Linux's
-    /proc)."""
+    /proc, or one that lets nobody reset the high-water mark)."""
     of_gpus: list[int] = field(default_factory=list)
     """The same of each GPU, in the order of their numbers; empty on a CPU."""
 
@@ -26,7 +26,10 @@ class Peak:
 @contextmanager
 def peak_memory(device: torch.device) -> Iterator[Peak]:
     """Within it, the highest memory is watched: of the GPUs, as a model may be spread over
-    several, or of this process on a CPU."""
+    several, or of this process on a CPU.
+
+    There is one high-water mark: one measurement within another would reset that of the outer one.
+    """
     peak = Peak()
     # What is garbage, or free but kept by the allocator, is held by nobody: what fills it is new.
     gc.collect()
@@ -40,12 +43,11 @@ def peak_memory(device: torch.device) -> Iterator[Peak]:
         peak.bytes = sum(peak.of_gpus)
         return
     _give_back_what_is_free()
-    with suppress(OSError):
-        _RESET.write_text("5")  # the high-water mark becomes what is held now
+    was_reset = _reset()
     held = _status("VmRSS")
     yield peak
     highest = _status("VmHWM")
-    if held is not None and highest is not None:
+    if was_reset and held is not None and highest is not None:
         peak.bytes = max(highest - held, 0)
 
 
@@ -53,6 +55,15 @@ def _give_back_what_is_free() -> None:
     """To the system, where the C library can (glibc)."""
     with suppress(OSError, AttributeError):
         ctypes.CDLL(None).malloc_trim(0)
+
+
+def _reset() -> bool:
+    """Whether the high-water mark is now what is held; otherwise it is that of the whole life."""
+    try:
+        _RESET.write_text("5")
+    except OSError:
+        return False
+    return True
 
 
 def _status(name: str) -> int | None:

@@ -70,7 +70,7 @@ def share_of(batch_size: int, processes: int) -> int:
             f"batch_size is the rows of a step over all processes, and must be a multiple of "
             f"their number, {processes}, got {batch_size}"
         )
-    return batch_size // processes
+    return int(batch_size) // processes  # of NumPy too, which no checkpoint could hold
 
 
 def check_alone(what: str, instead: str) -> None:

@@ -71,6 +71,9 @@ class FewShot(FinetuningMethod):
     Args:
         examples: how many.
         name: in tables.
+
+    Raises:
+        ValueError: examples below 1.
     """
 
     examples: int = 4
@@ -82,6 +85,11 @@ class FewShot(FinetuningMethod):
             raise ValueError(f"examples must be at least 1, got {self.examples}")
 
     def fit(self, model, rows, schedule, **_):
+        """See `FinetuningMethod.fit`.
+
+        Raises:
+            ValueError: fewer rows than examples.
+        """
         if self.examples > len(rows):
             raise ValueError(f"examples must be at most {len(rows)} rows, got {self.examples}")
         drawn = random.Random(f"few-shot {schedule.seed}").sample(list(rows), self.examples)
@@ -98,15 +106,16 @@ class Constant(Finetuned):
 
     Args:
         answer: what it gives.
+        end: what may stand behind an answer of a row, and is no part of it.
     """
 
     trained_parameters = 0
 
-    def __init__(self, answer: str):
-        self.answer = answer
+    def __init__(self, answer: str, end: str = ""):
+        self.answer, self.end = answer, end
 
     def summed_loss(self, rows, group):
-        certain = all(rows[i]["answer"] == self.answer for i in group)
+        certain = all(rows[i]["answer"].removesuffix(self.end) == self.answer for i in group)
         return (0.0 if certain else math.inf), len(group)
 
     def continued(self, rows, **_):
@@ -129,5 +138,6 @@ class MostFrequentAnswer(FinetuningMethod):
     varies = False
 
     def fit(self, model, rows, schedule, **_):
-        counted = Counter(row["answer"].removesuffix(end_of_text(model)) for row in rows)
-        return Fit(Constant(counted.most_common(1)[0][0]))
+        end = end_of_text(model)
+        counted = Counter(row["answer"].removesuffix(end) for row in rows)
+        return Fit(Constant(counted.most_common(1)[0][0], end))

@@ -169,23 +169,34 @@ def fit_reft(
         over: "vocabulary" compares the answer with all tokens, "choices" with the row's choices
             alone: another loss, and less work.
         callbacks: transformers' callbacks, for instance EarlyStoppingCallback.
-        arguments: further arguments of `train`; they are saved with the result.
+        arguments: further arguments of transformers' TrainingArguments, as `train` takes them;
+            they are saved with the result.
 
     Raises:
-        TypeError: an argument that cannot be saved as JSON.
+        TypeError: an argument that nobody knows, or that cannot be saved as JSON; rows a step or a
+            seed that are no whole number.
         ValueError: a site that the model lacks, a row without answer, positions that a row
             does not have: all before the first step.
+        TrainingStopped: the loss or the weights became NaN or infinite, as in `train`.
+        OSError: a checkpoint could not be written; those before it are whole.
+        torch.OutOfMemoryError: with the number of rows a step that would fit.
     """
-    check_arguments(epochs, arguments, learning_rate=learning_rate, batch_size=batch_size)
+    check_arguments(
+        epochs,
+        arguments,
+        learning_rate=learning_rate,
+        batch_size=batch_size,
+        seed=seed,
+        caller=fit_reft,
+    )
     streamed = isinstance(rows, IterableDataset)
     if streamed and over != "vocabulary":
         raise ValueError(f'over must be "vocabulary" where rows are a stream, got {over!r}')
     count = None if streamed else len(as_list(rows))
-    settings = saved_settings(
-        epochs=epochs,
-        learning_rate=learning_rate,
-        batch_size=batch_size,
-        seed=seed,
+    trained_with = saved_settings(
+        epochs=epochs, learning_rate=learning_rate, batch_size=batch_size, seed=seed, **arguments
+    )
+    settings = trained_with | saved_settings(
         rows=count,
         shared=shared,
         engine=engine,
@@ -195,9 +206,8 @@ def fit_reft(
             if max_length is None
             else {"max_length": max_length, "truncation_side": truncation_side}
         ),
-        **arguments,
     )
-    intervened = place_reft(model, intervention, site, on, shared=shared, seed=seed)
+    intervened = place_reft(model, intervention, site, on, shared=shared, seed=trained_with["seed"])
     check_checkpoints(intervened, checkpoints, resume)
 
     def fitting(given: Rows) -> Rows:
@@ -214,14 +224,10 @@ def fit_reft(
         intervened,
         rows.map(lambda row: fitting([row])[0]) if streamed else prepare(rows),
         None if evaluation is None else prepare(evaluation),
-        epochs=epochs,
-        learning_rate=learning_rate,
-        batch_size=batch_size,
-        seed=seed,
         progress=progress,
         checkpoints=checkpoints,
         resume=resume,
         callbacks=callbacks,
-        **arguments,
+        **trained_with,
     )
     return ReFTResult(intervened.eval(), losses, settings)

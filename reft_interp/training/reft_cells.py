@@ -18,6 +18,8 @@ from reft_interp.sites import Site
 from reft_interp.training.cells import Cell, train_cells
 from reft_interp.training.hyperparameters import check_hyperparameters, hyperparameters_of
 from reft_interp.training.reft import ReFTResult, place_reft
+from reft_interp.training.results import saved_settings
+from reft_interp.whole_numbers import at_least_one
 
 
 @dataclass(frozen=True)
@@ -35,8 +37,8 @@ class ReFTCell:
         batch_size: rows a step.
 
     Raises:
-        TypeError: epochs or batch_size are no whole number.
-        ValueError: epochs, learning_rate or batch_size are not above 0.
+        TypeError: epochs, batch_size or seed are no whole number.
+        ValueError: epochs, learning_rate or batch_size are not above 0, or the seed is below 0.
     """
 
     intervention: Intervention
@@ -53,6 +55,7 @@ class ReFTCell:
             epochs=self.epochs,
             learning_rate=self.learning_rate,
             batch_size=self.batch_size,
+            seed=self.seed,
             whole_epochs=True,
         )
 
@@ -90,11 +93,14 @@ def fit_reft_each(
         A result for each cell, in their order.
 
     Raises:
-        ValueError: no cells; a site that the model lacks, a row without answer, positions that a
-            row does not have, a module that two cells would both train: all before the first step.
+        TypeError: rows_at_once is no whole number.
+        ValueError: no cells; rows_at_once is below 1; a site that the model lacks, a row without
+            answer, positions that a row does not have, a module that two cells would both train:
+            all before the first step.
     """
     if not cells:
         raise ValueError("cells must hold at least one cell, got none")
+    at_least_one(rows_at_once, "rows_at_once")
     count = len(as_list(rows))
     placed = [
         place_reft(model, cell.intervention, cell.site, cell.on, shared=cell.shared, seed=cell.seed)
@@ -119,13 +125,13 @@ def fit_reft_each(
         ReFTResult(
             intervened,
             frame,
-            {
+            saved_settings(
                 **hyperparameters_of(cell),
-                "rows": count,
-                "shared": cell.shared,
-                "engine": engine,
-                "over": over,
-            },
+                rows=count,
+                shared=cell.shared,
+                engine=engine,
+                over=over,
+            ),
         )
         for cell, intervened, frame in zip(cells, placed, losses, strict=True)
     ]

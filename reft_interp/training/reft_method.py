@@ -12,17 +12,22 @@ from reft_interp.interventions import Intervention
 from reft_interp.models.devices import device_of
 from reft_interp.positions import FirstLast, PositionSelector, parse_positions
 from reft_interp.runtime import IntervenedModel, Placement
+from reft_interp.runtime.prepared import PreparedRows
 from reft_interp.runtime.running import is_causal
 from reft_interp.sites import Component, Site
 from reft_interp.training.class_finetuning import begin_classifier, fit_classes
 from reft_interp.training.finetuning import (
+    AT_ONCE,
     Constants,
     Finetuned,
     FinetuningMethod,
     Fit,
+    Preparation,
+    TextRow,
 )
+from reft_interp.training.hyperparameters import check_warmup_and_decay
 from reft_interp.training.in_place import train
-from reft_interp.training.loss_curve import LossCurve
+from reft_interp.training.loss_curve import development_curve
 from reft_interp.training.memory import peak_memory
 from reft_interp.training.seeding import seeded
 from reft_interp.whole_numbers import whole_number
@@ -44,9 +49,11 @@ class IntervenedFinetuned(Finetuned):
     def trained_parameters(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
         return self.intervened.trained_parameters
 
+    def prepare(self, rows: Sequence[TextRow]) -> Preparation[PreparedRows]:
+        return self._constants.of(self.intervened, rows, AT_ONCE)
+
     def summed_loss(self, rows, group):
-        prepared = self._constants.of(self.intervened, rows, len(group)).rows
-        inputs = prepared.inputs(group, self.intervened.placements)
+        inputs = self.prepare(rows).rows.inputs(group, self.intervened.placements)
         self.intervened.eval()
         summed = self.intervened(**inputs, num_items_in_batch=1)["loss"]
         return float(summed), int((inputs["labels"] != IGNORED).sum())
@@ -77,6 +84,12 @@ class ReFT(FinetuningMethod):
             default.
         weight_decay: of AdamW; the schedule's own by default.
         name: in tables; the intervention's class by default.
+
+    Raises:
+        TypeError: a layer that is no whole number.
+        ValueError: layers that are a text other than "all"; tokens that are no selection, or that
+            `tied=False` cannot part into first and last ones; a warm-up or weight decay that no
+            training can have.
     """
 
     intervention: Intervention
@@ -97,6 +110,7 @@ class ReFT(FinetuningMethod):
         if not self.name:
             object.__setattr__(self, "name", type(self.intervention).__name__)
         self._parts()
+        check_warmup_and_decay(**self._own_schedule)
 
     def fit(self, model, rows, schedule, *, development=None, measured_after=(), constants=None):
         constants = constants or Constants()
@@ -111,9 +125,7 @@ class ReFT(FinetuningMethod):
         # Without gradient, so many take no more memory than a step does.
         once = constants.of(intervened, rows, 2 * schedule.batch_size)
         finetuned = IntervenedFinetuned(intervened, constants)
-        curve = LossCurve(
-            lambda: finetuned.loss(development or rows), measured_after if development else ()
-        )
+        curve = development_curve(finetuned, development, measured_after)
         with peak_memory(device_of(model)) as peak:
             train(
                 intervened,

@@ -9,6 +9,7 @@ from transformer_lens.model_bridge import TransformerBridge
 
 from reft_interp.runtime import IntervenedModel
 from reft_interp.runtime.saving import read_notes
+from reft_interp.training.hyperparameters import plain_values
 from reft_interp.whole_files import write_whole
 
 
@@ -49,9 +50,8 @@ def saved_settings(**settings: Any) -> dict[str, Any]:
     Raises:
         TypeError: an argument that JSON cannot hold, by its name: a result could not be saved.
     """
-    plain = {}
-    for name, value in settings.items():
-        value = value.item() if getattr(value, "ndim", None) == 0 else value
+    plain = plain_values(settings)
+    for name, value in plain.items():
         try:
             json.dumps(value)
         except TypeError:
@@ -59,5 +59,4 @@ def saved_settings(**settings: Any) -> dict[str, Any]:
                 f"{name} must be a number, a text, or a list or mapping of them, as a result is "
                 f"saved with it, got {value!r}"
             ) from None
-        plain[name] = value
     return plain

@@ -84,7 +84,7 @@ class StreamedBatch:
         except (TypeError, ValueError) as error:
             for number in rows if len(rows) > 1 else ():  # which one it is
                 self.inputs([number])
-            raise type(error)(f"row {rows[0]} of the stream, as a batch of one: {error}") from error
+            raise ValueError(f"row {rows[0]} of the stream, as a batch of one: {error}") from error
         return {
             "batch": batch,
             "positions": positions,

@@ -1,6 +1,7 @@
 """DAS on a model in which the variable was put by hand, so that the answer is known."""
 
 import random
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,7 +10,14 @@ from begun_steps import BegunSteps
 from datasets import Dataset
 from two_variables import ANSWERS, FIRST, LETTERS, SECOND, SITE, planted_model, values_of
 
-from reft_interp.causal import DASResult, PreparedPairs, fit_das, interchange_accuracy
+from reft_interp.causal import (
+    DASCell,
+    DASResult,
+    PreparedPairs,
+    fit_das,
+    fit_das_each,
+    interchange_accuracy,
+)
 from reft_interp.interventions import DistributedInterchange, Interchange
 from reft_interp.runtime import IntervenedModel
 from reft_interp.runtime.saving import read_notes
@@ -184,3 +192,21 @@ def test_callbacks_are_told_and_no_setting_and_what_cannot_be_saved_is_refused_f
     with pytest.raises(TypeError, match="debug must be a number, a text"):
         fit_das(model, few, SITE, "last", **options, debug=[object()])
     assert begun.steps == [0, 1]
+
+
+def test_numbers_of_numpy_search_and_are_saved_as_pythons(
+    model, train_pairs, tmp_path, no_type_checks
+):
+    numbers: dict[str, Any] = {"seed": 1, "batch_size": 64, "epochs": 1, "rank": 2}
+    given: dict[str, Any] = {name: np.int64(number) for name, number in numbers.items()}
+    some = train_pairs.select(range(64))
+    here: dict[str, Any] = {"site": SITE, "on": "last", "progress": False}
+    found = fit_das(model, some, **here, **given, checkpoints=tmp_path / "there")
+    same = fit_das(model, some, **here, **numbers)
+    assert torch.equal(found.subspace.basis, same.subspace.basis)
+    assert found.settings == same.settings
+    (each,) = fit_das_each(model, some, [DASCell(SITE, "last", **given)], progress=False)
+    for one, folder in ((found, tmp_path / "one"), (each, tmp_path / "each")):
+        one.save(folder)
+        settings = DASResult.load(folder, model).settings
+        assert settings == one.settings and settings | numbers == settings

@@ -2,6 +2,7 @@
 
 import random
 
+import numpy as np
 import pytest
 from datasets import Dataset
 from torch.testing import assert_close
@@ -90,9 +91,11 @@ def test_what_was_found_is_saved(model, tmp_path):
         pairs(LETTERS, 16, seed=0),
         {"first": (SITE, "last", 1), "second": (SITE, "last", 2)},
         epochs=1,
+        seed=np.int64(1),  # pyright: ignore[reportArgumentType]
         progress=False,
     )
-    found.intervened.save(tmp_path)
+    found.save(tmp_path)
+    assert type(found.settings["seed"]) is int
     bases, sources = interchange_rows(pairs(LETTERS, 4, seed=3))
     loaded = IntervenedModel.load(tmp_path, model)
     assert_close(loaded.logits(bases, sources), found.intervened.logits(bases, sources))

@@ -205,7 +205,7 @@ def test_a_classifier_comes_back_as_one(hub, intervened, tmp_path, given):
     card = card_of(hub, "someone/labels").text
     for line in (
         "A classification head on a frozen language model, with interventions",
-        "| LinearHead | 3 |  |",
+        "| LastTokenHead | 3 |  |",
         "| LoReFT | 3 | resid_post | 1 | f2+l2 |",
         '"learning rate": 0.005',
         "classifier = ri.from_pretrained('someone/labels', model)",
@@ -225,7 +225,7 @@ def test_a_head_alone_is_shared_too(hub, tiny, tmp_path):
     assert again.intervened is None and again.predict(PROMPTS) == classifier.predict(PROMPTS)
     assert card_of(hub, "someone/score").text.strip() == "My own words."
     push_to_hub(classifier, "someone/score")
-    assert "| LinearHead | one score |  |" in card_of(hub, "someone/score").text
+    assert "| LastTokenHead | one score |  |" in card_of(hub, "someone/score").text
     assert "What is edited" not in card_of(hub, "someone/score").text
     assert isinstance(from_pretrained(tmp_path, tiny("llama")), Classifier)
 

@@ -52,6 +52,7 @@ def test_what_is_said_of_a_score_is_what_stsb_reads(tmp_path):
         ({"choices": [" no", " maybe"]}, "row 1 has the choices ' no', ' maybe' and the answer"),
         ({"answer": " never"}, "row 1 has .*' no', ' yes' and the answer ' never'"),
         ({"label": 0.5}, "row 1 has"),
+        ({"label": float("nan")}, "suite: test: row 1 has the label nan; it must be finite"),
     ],
 )
 def test_answers_that_are_no_classes_are_refused(changed, said):

@@ -220,7 +220,7 @@ def test_a_folder_that_does_not_fit_is_refused(make_encoder, tiny, tmp_path):
         Classifier.load(tmp_path, make_encoder("bert", num_hidden_layers=1))
     with (
         pytest.warns(UserWarning, match=r"was made for a model with (name|architecture)"),
-        pytest.raises(ValueError, match="holds a DenseHead, but tiny-llama takes a LinearHead"),
+        pytest.raises(ValueError, match="holds a DenseHead, but tiny-llama takes a LastTokenHead"),
     ):
         (tmp_path / "config.json").write_text(json.dumps(config | {"max_length": None}))
         Classifier.load(tmp_path, tiny("llama"))
@@ -299,3 +299,28 @@ def test_a_full_disk_leaves_the_classifier_that_was_there(tiny, tmp_path, monkey
     assert torch.equal(Classifier.load(tmp_path, model)(ROWS), before(ROWS))
     written = {path.name for path in tmp_path.rglob("*") if path.is_file()}
     assert written == {"config.json", "head.safetensors", "interventions.safetensors"}
+
+
+def test_a_head_that_was_saved_under_its_former_name_is_read(tiny, tmp_path):
+    made = Classifier(tiny("llama"), 3)
+    made.save(tmp_path)
+    path = tmp_path / "config.json"
+    config = json.loads(path.read_text())
+    assert config["head"]["class"] == "LastTokenHead"
+    config["head"]["class"] = "LinearHead"
+    path.write_text(json.dumps(config))
+    again = Classifier.load(tmp_path, tiny("llama"))
+    rows = [{"prompt": "The key"}, {"prompt": "The old doors"}]
+    assert torch.equal(again(rows), made(rows))
+    config["head"]["class"] = "DenseHead"
+    path.write_text(json.dumps(config))
+    with pytest.raises(ValueError, match="holds a DenseHead, but tiny-llama takes a LastToken"):
+        Classifier.load(tmp_path, tiny("llama"))
+
+
+@pytest.mark.usefixtures("no_type_checks")
+def test_classes_and_tokens_are_whole_numbers(make_encoder):
+    with pytest.raises(TypeError, match=r"classes must be a whole number, or None .* got 2\.5"):
+        Classifier(make_encoder("bert"), 2.5)  # pyright: ignore[reportArgumentType]
+    with pytest.raises(TypeError, match=r"max_length must be a whole number, got 8\.5"):
+        Classifier(make_encoder("bert"), 2, max_length=8.5)  # pyright: ignore[reportArgumentType]

@@ -29,8 +29,15 @@ def test_an_argument_that_nobody_knows_is_named(tiny):
     with pytest.raises(TypeError, match=r"'lr' is neither .*did you mean 'learning_rate'"):
         ri.fit_reft(tiny("llama"), rows, ri.LoReFT(1), SITE, "last", lr=1e-3)
     pairs = [{"base": "The key", "source": "The keys", "label": " are"}]
-    with pytest.raises(TypeError, match="'ranks' is neither an argument here"):
+    with pytest.raises(TypeError, match=r"'ranks' is neither .*did you mean 'rank'"):
         ri.fit_das(tiny("llama"), pairs, SITE, "last", ranks=2)
+    # What `train` calls otherwise, or has by itself, is no argument of whoever calls it.
+    with pytest.raises(TypeError, match=r"'evaluation_rows' is neither .*mean 'evaluation'"):
+        ri.fit_reft(tiny("llama"), rows, ri.LoReFT(1), SITE, "last", evaluation_rows=rows)
+    with pytest.raises(TypeError, match="'rows' is neither an argument here"):
+        ri.fit_das(tiny("llama"), pairs, SITE, "last", rows=rows)
+    with pytest.raises(TypeError, match="'_n_gpu' is neither an argument here"):
+        ri.fit_das(tiny("llama"), pairs, SITE, "last", _n_gpu=1)
 
 
 def test_no_epochs_are_no_training(tiny):

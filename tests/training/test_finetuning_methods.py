@@ -16,7 +16,7 @@ from reft_interp.interventions import RED, DiReFT, LoReFT
 from reft_interp.runtime import IntervenedModel
 from reft_interp.runtime.batching import encode
 from reft_interp.sites import Site
-from reft_interp.training import finetuning, fit_reft, reft_method
+from reft_interp.training import finetuning, fit_reft, memory, reft_method
 from reft_interp.training.finetuning import Constants, Schedule
 from reft_interp.training.linear_head import LinearHead, last_states
 from reft_interp.training.loss_curve import LossCurve
@@ -155,6 +155,8 @@ def test_the_most_frequent_answer_is_given_to_every_prompt(tiny):
     assert found.generate(ROWS, batch_size=3, max_new_tokens=1) == [" are"] * 4
     assert found.trained_parameters == 0
     assert found.loss([ROWS[1]]) == 0 and found.loss(ROWS) == float("inf")
+    # As a comparison gives a decoder its rows: with the end of the text behind the answer.
+    assert found.loss(rows[1:]) == 0 and found.loss(rows) == float("inf")
 
 
 def planted_rows(n: int) -> list[dict]:
@@ -223,6 +225,13 @@ def test_memory_at_its_peak_is_what_was_held():
     assert 200 * 2**20 < peak.bytes < 400 * 2**20
 
 
+def test_memory_is_not_known_where_its_high_water_mark_cannot_be_reset(tmp_path, monkeypatch):
+    monkeypatch.setattr(memory, "_RESET", tmp_path / "not there" / "clear_refs")
+    with peak_memory(torch.device("cpu")) as peak:
+        pass
+    assert peak.bytes is None
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="glibc's allocator")
 def test_memory_that_was_freed_before_counts_when_it_is_filled_again():
     small = [torch.ones(2**12) for _ in range(10_000)]  # 160 MiB, from the heap
@@ -263,14 +272,66 @@ def test_constants_count_in_the_memory_of_each_training_that_uses_them(
     assert first.memory == second.memory == expected(held)
 
 
+def test_development_rows_are_no_part_of_what_a_training_takes(tiny, monkeypatch):
+    """Whether or not a training before it has prepared them: nothing is prepared while it runs,
+    which would also reset the mark that is being watched."""
+    opened: list[str] = []
+
+    def watched(name):
+        @contextmanager
+        def peak_memory(device):
+            assert "training" not in opened, f"{name} within a training"
+            opened.append(name)
+            yield Peak(100)
+            opened.remove(name)
+
+        return peak_memory
+
+    monkeypatch.setattr(finetuning, "peak_memory", watched("preparation"))
+    monkeypatch.setattr(reft_method, "peak_memory", watched("training"))
+    model, constants, development = tiny("llama"), Constants(), ROWS[:2]
+    fits = [
+        ReFT(LoReFT(rank=1), (1,), "l1").fit(
+            model, ROWS, Schedule(2, 2), development=development, measured_after=(1, 2),
+            constants=constants,
+        )
+        for _ in range(2)
+    ]  # fmt: skip
+    assert [step for step, _, _ in fits[0].curve] == [1, 2]
+    losses = [[loss for _, _, loss in fit.curve] for fit in fits]
+    assert losses[0] == losses[1] and losses[0][1] == fits[0].finetuned.loss(development)
+    assert fits[0].memory == fits[1].memory
+
+
 @pytest.mark.parametrize(
     ("given", "said"),
     [
         ({"steps": 0}, "steps must be above 0, got 0"),
         ({"steps": 1, "batch_size": 0}, "batch_size must be above 0"),
         ({"steps": 1, "warmup_ratio": 1.0}, "warmup_ratio must be at least 0 and below 1"),
+        ({"steps": 1, "warmup_ratio": math.nan}, "warmup_ratio must be at least 0 and below 1"),
+        ({"steps": 1, "learning_rate": math.inf}, "learning_rate must be finite, got inf"),
+        ({"steps": 1, "weight_decay": -0.1}, "weight_decay must be at least 0 and finite"),
+        ({"steps": 1, "weight_decay": math.nan}, "weight_decay must be at least 0 and finite"),
+        ({"steps": 1, "seed": -1}, "seed must be at least 0 and below"),
     ],
 )
 def test_a_schedule_that_trains_nothing_is_refused(given, said):
     with pytest.raises(ValueError, match=said):
         Schedule(**given)
+
+
+@pytest.mark.usefixtures("no_type_checks")
+@pytest.mark.parametrize(
+    "given",
+    [{"steps": 2.5}, {"steps": True}, {"steps": 1, "batch_size": True}, {"steps": 1, "seed": 0.5}],
+)
+def test_a_schedule_counts_in_whole_numbers(given):
+    wrong, number = list(given.items())[-1]
+    with pytest.raises(TypeError, match=f"{wrong} must be a whole number, got {number}"):
+        Schedule(**given)
+
+
+def test_a_reft_says_at_once_how_it_cannot_be_trained():
+    with pytest.raises(ValueError, match="weight_decay must be at least 0 and finite, got -1"):
+        ReFT(LoReFT(rank=1), weight_decay=-1.0)

@@ -1,7 +1,9 @@
 """A head and interventions that are trained together, on labels that were planted."""
 
+import math
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from labelled_sentences import planted, sentences
@@ -293,6 +295,13 @@ def test_mistakes_are_told_before_the_first_step(hooked):
         fit(model, [rows[0] | {"label": -1}])
     with pytest.raises(TypeError, match="row 0 has the label 'yes'; it must be the number"):
         fit(model, [rows[0] | {"label": "yes"}])
+    for label in (math.nan, math.inf):
+        with pytest.raises(ValueError, match=r"row 8 has the label (nan|inf); it must be finite"):
+            fit(model, [*rows, rows[0] | {"label": label}])
+    floats = [row | {"label": float(row["label"])} for row in rows]
+    for given, validation in (([*rows[:7], floats[7]], None), (rows, floats)):
+        with pytest.raises(ValueError, match=r"some labels are integers.*the first is [01]\.0"):
+            fit(model, given, validation=validation, callbacks=[NoStep()])
     with pytest.raises(ValueError, match="at least two classes, all of them are 0"):
         fit(model, rows[::2])
     with pytest.raises(ValueError, match="classes: 2 were given, but the rows have labels up to 3"):
@@ -316,9 +325,33 @@ def test_mistakes_are_told_before_the_first_step(hooked):
         fit_classifier(model, rows, LoReFT(rank=2), Site("resid_post", 2), progress=False)
     with pytest.raises(ValueError, match="warmup_ratio must be at least 0 and below 1, got 3"):
         fit(model, rows, warmup_ratio=3)
+    with pytest.raises(ValueError, match="weight_decay must be at least 0 and finite, got -1"):
+        fit(model, rows, weight_decay=-1)
     with pytest.raises(TypeError, match="'lr' is neither an argument here"):
         fit(model, rows, lr=1e-3)
     with pytest.raises(ValueError, match="resume=True needs checkpoints="):
         fit(model, rows, resume=True)
     with pytest.raises(TypeError, match="rows must be a list of rows, got one str"):
         fit(model, "the key")
+
+
+@pytest.mark.usefixtures("no_type_checks")
+def test_numbers_of_numpy_are_saved_as_pythons(hooked, tmp_path):
+    model, rows = hooked("bert"), planted(hooked("bert"), 40)
+    numbers: dict[str, Any] = {
+        "seed": 1, "batch_size": 8, "epochs": 1, "classes": 2, "max_length": 20
+    }  # fmt: skip
+    given: dict[str, Any] = {name: np.int64(number) for name, number in numbers.items()}
+    rates: dict[str, Any] = {"learning_rate": 0.25, "weight_decay": 0.5, "warmup_ratio": 0.25}
+    given |= {name: np.float32(rate) for name, rate in rates.items()}
+    options = {"checkpoints": tmp_path / "there", "save_strategy": "epoch"}
+    found = fit(model, rows, **given, **options)
+    assert_close(weights(found), weights(fit(model, rows, **numbers, **rates)), atol=0, rtol=0)
+    found.save(tmp_path / "saved")
+    saved = ClassifierResult.load(tmp_path / "saved", model)
+    assert saved.settings == found.settings and saved.classifier.max_length == 20
+
+
+def test_floats_without_a_fraction_alone_are_scores(hooked):
+    rows = [row | {"label": float(i % 2)} for i, row in enumerate(sentences(8))]
+    assert fit(hooked("bert"), rows).classifier.classes is None

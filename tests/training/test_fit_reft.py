@@ -138,3 +138,22 @@ def test_mistakes_are_found_before_the_first_step(tiny):
         fit(model, site=Site("resid_post", 2))
     with pytest.raises(ValueError, match="has no 'answer'"):
         fit(model, rows=[{"prompt": "The"}])
+
+
+def test_numbers_of_numpy_train_as_pythons_do(tiny, tmp_path, no_type_checks):
+    """Python's `random` seeds itself with no others, and no checkpoint holds others."""
+    numbers = {"seed": 1, "batch_size": 8, "epochs": 1, "save_steps": 5}
+    given = {name: np.int64(number) for name, number in numbers.items()}
+    rate = np.float32(0.25)  # which float64 holds exactly
+    options = {"save_strategy": "steps", "checkpoints": tmp_path / "there"}
+    found = fit(tiny("llama"), learning_rate=rate, **given, **options)
+    same = fit(tiny("llama"), learning_rate=0.25, **numbers)
+    for one, other in zip(*(r.intervened.parameters() for r in (found, same)), strict=True):
+        assert torch.equal(one, other)
+    assert (tmp_path / "there" / "checkpoint-4" / "trainer_state.json").is_file()
+    assert found.settings == same.settings | {"save_strategy": "steps"}
+    found.save(tmp_path / "saved")
+    with pytest.raises(TypeError, match=r"seed must be a whole number, got 0\.5"):
+        fit(tiny("llama"), seed=0.5)
+    with pytest.raises(ValueError, match="seed must be at least 0 and below"):
+        fit(tiny("llama"), seed=-1)

@@ -1,5 +1,8 @@
 """ReFTs that are trained together end where each ends alone."""
 
+from typing import Any
+
+import numpy as np
 import pytest
 from torch.testing import assert_close
 
@@ -64,3 +67,32 @@ def test_what_cannot_be_trained_is_refused(tiny):
         ri.fit_reft_each(model, ROWS, [CELLS[0], missing])
     with pytest.raises(ValueError, match="row 0 has no 'answer'"):
         ri.fit_reft_each(model, [{"prompt": "The key"}], CELLS[:1])
+
+
+@pytest.mark.usefixtures("no_type_checks")
+def test_numbers_of_numpy_are_saved_as_pythons(tiny, tmp_path):
+    numbers = {"seed": 1, "batch_size": 8, "epochs": 1}
+    given: dict[str, Any] = {name: np.int64(number) for name, number in numbers.items()}
+    given["learning_rate"] = np.float32(0.25)
+    cell = ri.ReFTCell(ri.LoReFT(4), ri.Site("resid_post", 0), "l2", **given)
+    (found,) = ri.fit_reft_each(tiny("llama"), ROWS, [cell], progress=False)
+    found.save(tmp_path)
+    saved = ri.ReFTResult.load(tmp_path, tiny("llama")).settings
+    assert saved == found.settings and saved | numbers | {"learning_rate": 0.25} == saved
+
+
+@pytest.mark.usefixtures("no_type_checks")
+@pytest.mark.parametrize(
+    ("rows", "error", "said"),
+    [(0, ValueError, "must be at least 1, got 0"), (1.5, TypeError, "must be a whole number")],
+)
+def test_no_rows_at_once_are_no_step(tiny, rows, error, said):
+    with pytest.raises(error, match=f"rows_at_once {said}"):
+        ri.fit_reft_each(tiny("llama"), ROWS, CELLS[:1], rows_at_once=rows)
+    with pytest.raises(error, match=f"rows_at_once {said}"):
+        ri.fit_das_each(
+            tiny("llama"),
+            [{"base": "The key", "source": "The keys", "label": " are"}],
+            [ri.DASCell(ri.Site("resid_post", 0), "last")],
+            rows_at_once=rows,
+        )

@@ -62,6 +62,8 @@ def test_a_training_refuses_them_before_anything_runs(tiny, numbers, error, mess
         ({"warmup_steps": 0.1}, TypeError, "warmup_steps must be a whole number, got 0.1"),
         ({"max_grad_norm": -1.0}, ValueError, "max_grad_norm must be at least 0, got -1.0"),
         ({"max_grad_norm": math.nan}, ValueError, "max_grad_norm must be at least 0, got nan"),
+        ({"patience": 1.5}, TypeError, "patience must be a whole number, got 1.5"),
+        ({"patience": 0}, ValueError, "patience must be at least 1, got 0"),
     ],
 )
 def test_a_cell_refuses_them(tiny, numbers, error, message):
@@ -75,6 +77,8 @@ def test_a_cell_refuses_them(tiny, numbers, error, message):
 @pytest.mark.parametrize(
     ("holder", "numbers", "message"),
     [
+        (das_cell, {"seed": -1}, "seed must be at least 0 and below"),
+        (reft_cell, {"seed": -1}, "seed must be at least 0 and below"),
         (das_cell, {"rank": 0}, "rank must be at least 1, got 0"),
         (ri.BoundlessDAS, {"sparsity": -1.0}, "sparsity must be at least 0, got -1.0"),
         (ri.MaskSearch, {"sparsity": math.nan}, "sparsity must be at least 0, got nan"),

@@ -11,7 +11,7 @@ from reft_interp.interventions import DistributedInterchange, LoReFT
 from reft_interp.runtime import IntervenedModel, Placement
 from reft_interp.sites import Site
 from reft_interp.subspace import Subspace
-from reft_interp.training import fit_reft, train
+from reft_interp.training import fit_reft, streaming, train
 
 ROWS = [
     {"prompt": f"The {word} near the {other}", "answer": " are" if word.endswith("s") else " is"}
@@ -124,6 +124,16 @@ def test_mistakes_are_told_with_the_number_of_the_row(tiny):
     stream = Dataset.from_list(rows).to_iterable_dataset()
     with pytest.raises(ValueError, match=r"row 6 of the stream, as a batch of one: answers: row 0"):
         fit(tiny("llama"), stream, max_steps=4)
+
+
+def test_an_error_that_needs_more_than_a_message_is_told_too(tiny, monkeypatch):
+    def undecodable(*args, **options):
+        raise UnicodeDecodeError("utf-8", b"x", 0, 1, "no text")
+
+    monkeypatch.setattr(streaming, "encode", undecodable)
+    stream = Dataset.from_list(ROWS).to_iterable_dataset()
+    with pytest.raises(ValueError, match=r"row 0 of the stream, as a batch of one: .*no text"):
+        fit(tiny("llama"), stream, max_steps=1)
 
 
 def test_what_a_stream_cannot_do_is_refused(tiny, monkeypatch):
