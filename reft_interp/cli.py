@@ -111,21 +111,27 @@ def sweep(
 ) -> None:
     """Train DAS for every combination of layers, tokens, ranks and seeds of a study.
 
-    A study file has these keys, all of which may be left out:
+    A study file has keys as in this example, and `heads`. Each may be left out: then layers are
+    all, tokens [last], ranks [1], seeds [0], and the others as they stand here.
 
     \b
     model: smollm2
     counterfactuals: number agreement   # or a folder of pairs
+    pairs: 600                          # how many are made, where they are made
     components: [resid_post]
     layers: [2, 11, 20, 29]             # or all
     tokens: [subject, last]
     ranks: [1, 4]
-    seeds: [0, 1]
+    seeds: [0, 1]                       # of the searches
     epochs: 3
+    learning_rate: 0.005
+    batch_size: 16
+    seed: 0                             # of the pairs
     screen: 1.0                         # share of the places that are searched
     minimum_accuracy: 0.7               # share of prompts that the model must get right
 
-    With `components: [z]` and `heads: all`, every attention head is searched by itself. Every
+    With `components: [z]` and `heads: all` (or some numbers), every attention head is searched by
+    itself. Every
     finished cell is on disk at once. Several processes may run the same sweep.
     """
     from reft_interp.models import load_model
@@ -163,7 +169,7 @@ def train(
     epochs: Annotated[float, typer.Option(help="Passes over the rows.")] = 3,
     learning_rate: Annotated[float, typer.Option(help="Of AdamW.")] = 4e-3,
     batch_size: Annotated[int, typer.Option(help="Rows a step.")] = 16,
-    held_out: Annotated[float, typer.Option(help="Share of the rows to score on.")] = 0.1,
+    held_out: Annotated[float, typer.Option(help="Share of the prompts to score on.")] = 0.1,
     model: Annotated[str, _MODEL] = "smollm2",
     seed: Annotated[int, typer.Option(help="Of starts, order and what is held out.")] = 0,
 ) -> None:
@@ -230,9 +236,9 @@ def compare(
     batch_size: Annotated[int, typer.Option(help="Rows a step.")] = 16,
     trials: Annotated[int, typer.Option(help="Learning rates that each method tries.")] = 3,
     seeds: Annotated[int, typer.Option(help="Trainings of each method.")] = 3,
-    rows: Annotated[int | None, typer.Option(help="Training rows at most.")] = None,
-    test: Annotated[int | None, typer.Option(help="Rows of each test set at most.")] = None,
-    development: Annotated[int, typer.Option(help="Rows to tune on.")] = 200,
+    rows: Annotated[int | None, typer.Option(min=1, help="Training rows at most.")] = None,
+    test: Annotated[int | None, typer.Option(min=1, help="Rows of each test set at most.")] = None,
+    development: Annotated[int, typer.Option(min=1, help="Rows to tune on.")] = 200,
     max_length: Annotated[
         int | None, typer.Option(help="Tokens after which an encoder's texts are cut.")
     ] = None,

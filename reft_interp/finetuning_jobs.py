@@ -7,12 +7,12 @@ from reft_interp.interventions import INTERVENTIONS, Intervention
 from reft_interp.models import identify, load_model
 from reft_interp.runtime import IntervenedModel
 from reft_interp.runtime.context import check_fit
-from reft_interp.runtime.running import is_causal
 from reft_interp.runtime.saving import read_model_name
 from reft_interp.sites import Site
 from reft_interp.sweeps import Budget, compare
 from reft_interp.tasks.own_rows import read_rows
 from reft_interp.tasks.suites.named import named_suite
+from reft_interp.tasks.suites.reading import hold_out
 from reft_interp.training import fit_reft
 from reft_interp.training.finetuning import end_of_text, plain_rows
 from reft_interp.whole_files import check_writable
@@ -48,9 +48,12 @@ def run_train(
     if not 0 <= held_out < 1:
         raise ValueError(f"held_out must be at least 0 and below 1, got {held_out}")
     rows = read_rows(data)
-    kept = round(held_out * len(rows))
-    if held_out and not 1 <= kept < len(rows):
-        raise ValueError(f"held_out: {held_out:g} of {len(rows)} rows leaves none on one side")
+    prompts = len(set(rows["prompt"]))
+    kept = round(held_out * prompts)
+    if held_out and not 1 <= kept < prompts:
+        raise ValueError(
+            f"held_out: {held_out:g} of {prompts} different prompts leaves none on one side"
+        )
     wanted = _numbers(layers)
     check_writable(out)
     bridge = load_model(model)
@@ -58,12 +61,12 @@ def run_train(
     # Before rows are mixed, so that one that is too long is named by its place in the file.
     ended = [{**row, "answer": row["answer"] + end} for row in plain_rows(rows)]
     check_fit(bridge, ended, str(data), answers=True)
-    mixed = rows.shuffle(seed=seed)
+    # By prompts: one that stands twice would be trained on and scored.
+    trained, scored = hold_out(rows.to_list(), kept, seed, str(data.name))
     depth = int(bridge.cfg.n_layers)
     template: Intervention = INTERVENTIONS[method](rank=rank)  # pyright: ignore[reportCallIssue]
     # With its end, so that a continuation ends by itself.
-    train = mixed.select(range(kept, len(rows)))
-    train = train.map(lambda row: {"answer": row["answer"] + end})
+    train = [{**row, "answer": row["answer"] + end} for row in trained]
     found = fit_reft(
         bridge, train, template, [Site("resid_post", i) for i in wanted or range(depth)], on,
         epochs=epochs, learning_rate=learning_rate, batch_size=batch_size, seed=seed,
@@ -71,9 +74,8 @@ def run_train(
     found.save(out)
     say(found.intervened.explain().splitlines()[0])
     say(f"{found.intervened.trained_parameters:,} numbers were trained; they are in {out}")
-    if kept:
-        test = mixed.select(range(kept))
-        say(str(found.evaluate(test)))
+    if scored:
+        say(str(found.evaluate(scored)))
 
 
 def run_compare(
@@ -97,23 +99,21 @@ def run_compare(
     """Compare methods on a suite, and write its table and figure, and a page on its subspaces.
 
     Raises:
-        ValueError: an unknown suite or method, data that are not there, a budget that trains
-            nothing, or `probe` on an encoder.
+        ValueError: a bad argument (it is named): numbers below 1, an unknown suite or method, data
+            that are not there or of another format; as `compare`.
     """
     budget = Budget(steps, batch_size, trials, tuple(range(seeds)))
     chosen = named_suite(suite, data)
     rows = len(chosen.train) if chosen.train is not None else None
     held = len(chosen.development) if chosen.development is not None else None
     chosen = chosen.select(
-        min(train, rows) if train and rows else None,
+        None if train is None or rows is None else min(train, rows),
         test,
-        n_development=min(development, held) if held else None,
+        n_development=None if held is None else min(development, held),
     )
     say(str(chosen))
     check_writable(out)
     bridge = load_model(model)
-    if probe and not is_causal(bridge):
-        raise ValueError(f"probe is of what decoders learn, and {model} is an encoder")
     found = compare(bridge, chosen, methods, budget=budget, folder=out, max_length=max_length)
     say(str(found))
     table, picture = found.save()

@@ -14,6 +14,7 @@ import yaml
 from transformer_lens.model_bridge import TransformerBridge
 
 from reft_interp.causal import Counterfactuals, DASCell, screen_cells
+from reft_interp.evaluation.minimum_accuracy import check_share
 from reft_interp.positions import PositionSelector, parse_positions
 from reft_interp.sites import Component, Site
 from reft_interp.sweeps import grid
@@ -111,10 +112,7 @@ class Study:
             raise ValueError(f"learning_rate must be above 0 and finite, got {self.learning_rate}")
         if not 0 < self.screen <= 1:
             raise ValueError(f"screen must be above 0 and at most 1, got {self.screen}")
-        if not 0 <= self.minimum_accuracy <= 1:
-            raise ValueError(
-                f"minimum_accuracy must be between 0 and 1, got {self.minimum_accuracy}"
-            )
+        check_share("minimum_accuracy", self.minimum_accuracy)
 
     @classmethod
     def read(cls, file: str | Path) -> "Study":
@@ -149,7 +147,11 @@ class Study:
             raise ValueError(f"{path}: {error}") from error
 
     def make_pairs(self, model: TransformerBridge) -> Counterfactuals:
-        """The counterfactuals: made for the model, or read."""
+        """The counterfactuals: made for the model, or read.
+
+        Raises:
+            ValueError: as `NumberAgreement.counterfactuals` and `Counterfactuals.load`.
+        """
         if self.counterfactuals == NUMBER_AGREEMENT:
             return NumberAgreement().counterfactuals(
                 model,

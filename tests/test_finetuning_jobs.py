@@ -1,6 +1,7 @@
 """The commands that finetune: from a file to a folder, and what is said of mistakes."""
 
 import json
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -8,6 +9,7 @@ import torch
 from typer.testing import CliRunner
 
 import reft_interp as ri
+from reft_interp import finetuning_jobs
 from reft_interp.cli import app
 from reft_interp.models import identify
 
@@ -193,3 +195,40 @@ def test_other_mistakes_are_told_too(rows, tmp_path):
         assert found.exit_code == 2, words
         assert said in " ".join(found.stderr.split()), found.stderr
     assert asked == []
+
+
+def test_a_prompt_that_stands_twice_is_not_trained_on_and_scored(rows, monkeypatch):
+    file, _, _ = rows
+    file.write_text(file.read_text() * 3)
+    seen = {}
+    trained, scored = finetuning_jobs.fit_reft, ri.ReFTResult.evaluate
+
+    def fit(model, some, *arguments, **settings):
+        seen["trained"] = {row["prompt"] for row in some}
+        return trained(model, some, *arguments, **settings)
+
+    def evaluate(self, some, **settings):
+        seen["scored"] = {row["prompt"] for row in some}
+        return scored(self, some, **settings)
+
+    monkeypatch.setattr(finetuning_jobs, "fit_reft", fit)
+    monkeypatch.setattr(ri.ReFTResult, "evaluate", evaluate)
+    options = ["--layers", "0", "--on", "last", "--epochs", 1, "--held-out", 0.2]
+    said = run("train", file, "--out", file.parent / "reft", *options)
+    assert said.exit_code == 0, said.output
+    assert len(seen["scored"]) == 8 and len(seen["trained"]) == 32
+    assert not seen["scored"] & seen["trained"]
+
+
+@pytest.mark.parametrize("option", ["--rows", "--development", "--test"])
+def test_no_rows_at_all_are_refused(tmp_path, option):
+    said = run("compare", "glue/sst2", "--data", tmp_path, option, 0)
+    assert said.exit_code == 2 and f"Invalid value for '{option}'" in " ".join(said.stderr.split())
+    name = "train" if option == "--rows" else option.removeprefix("--")
+    asked: Any = {"train": 5, "test": 5, "development": 5, name: 0}
+    data = films(tmp_path / "glue", 40)
+    with pytest.raises(ValueError, match=r"n_\w+ must be .*, got 0"):
+        finetuning_jobs.run_compare(
+            "glue/sst2", str(data), tmp_path / "c", methods=["LoRA"], steps=1, batch_size=1,
+            trials=1, seeds=1, max_length=None, probe=False, model="none", say=print, **asked,
+        )  # fmt: skip

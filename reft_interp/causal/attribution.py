@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Attribution:
     """Estimated changes of the logit difference."""
 
@@ -86,9 +86,7 @@ class Attribution:
         Raises:
             ValueError: n is not between 1 and the number of cells.
         """
-        places = [(site, on) for site in self.sites for on in self.on]
-        if not 1 <= n <= len(places):
-            raise ValueError(f"n must be between 1 and {len(places)}, the cells, got {n}")
+        places = self._places(n=n)
         sizes = np.abs(self.estimate).mean(-1).reshape(-1)
         return [places[i] for i in np.argsort(-sizes, kind="stable")[:n]]
 
@@ -101,7 +99,8 @@ class Attribution:
             keep: how many cells the screening keeps; n by default.
 
         Raises:
-            ValueError: `full` has other sites, tokens or rows.
+            ValueError: `full` has other sites, tokens or rows; n or `keep` is not between 1 and
+                the number of cells.
         """
         if (full.sites, full.on, full.patched.shape) != (self.sites, self.on, self.estimate.shape):
             raise ValueError(
@@ -109,10 +108,18 @@ class Attribution:
                 f"{_cells(self.sites, self.on, self.estimate)}; got "
                 f"{_cells(full.sites, full.on, full.patched)}"
             )
+        places = self._places(n=n) if keep is None else self._places(n=n, keep=keep)
         moved = np.abs(full.patched - full.untouched).mean(-1).reshape(-1)
-        places = [(site, on) for site in self.sites for on in self.on]
         wanted = {places[i] for i in np.argsort(-moved, kind="stable")[:n]}
         return len(wanted & set(self.best(n if keep is None else keep))) / n
+
+    def _places(self, **counts: int) -> list[tuple[Site, str]]:
+        """All cells, of which there are as many as each of the counts."""
+        places = [(site, on) for site in self.sites for on in self.on]
+        for name, n in counts.items():
+            if not 1 <= n <= len(places):
+                raise ValueError(f"{name} must be between 1 and {len(places)}, the cells, got {n}")
+        return places
 
 
 def _cells(sites: Sequence[Site], on: Sequence[str], of: Float[np.ndarray, "_ _ rows"]) -> str:

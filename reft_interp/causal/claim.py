@@ -170,12 +170,15 @@ class Claim(ABC):
         return self.comparison.plot(ax)
 
     def save(self, folder: str | Path, pairs: "Counterfactuals | None" = None) -> Path:
-        """Write `report.html` with its figure and tables, `evidence.json`, and what DAS found as
-        `interchange/`, for `DASResult.load` (`JointDASResult.load` for several variables).
+        """Write `report.html` with its figure and tables, `evidence.json` (the numbers, null where
+        there is none, and what was searched: model, method, settings of DAS, hash of the pairs,
+        version of this library), and what DAS found as `interchange/`, for `DASResult.load`
+        (`JointDASResult.load` for several variables).
 
         Args:
             folder: made if it does not exist; other files in it stay.
-            pairs: what was searched, for a section of the page and their hash in its footer.
+            pairs: what was searched, for a section of the page and their hash in its footer and
+                in `evidence.json`.
 
         Returns:
             The page's path.

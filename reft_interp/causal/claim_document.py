@@ -2,8 +2,12 @@
 moves answers."""
 
 import json
+import math
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+
+import pandas as pd
 
 from reft_interp.causal.counterfactuals import Counterfactuals
 from reft_interp.causal.das import DASResult
@@ -28,13 +32,30 @@ def save_claim(
     held = {
         "holds": claim.holds,
         "failing": list(claim.failing),
-        "methods": claim.to_frame().to_dict("records"),
-        "split": None if split is None else split.to_dict("records"),
-        "selectivity": claim.selectivity.to_dict("records"),
+        "methods": _records(claim.to_frame()),
+        "split": None if split is None else _records(split),
+        "selectivity": _records(claim.selectivity),
         "summary": claim.summary(),
+        "model": claim.model,
+        "method": claim.method,
+        "settings": first.settings if isinstance(first, DASResult | JointDASResult) else None,
+        "pairs": None if pairs is None else pairs.hash,
+        "reft_interp": version("reft-interp"),
     }
-    write_whole(folder / "evidence.json", json.dumps(held, indent=2) + "\n")
+    text = json.dumps(held, indent=2, allow_nan=False)
+    write_whole(folder / "evidence.json", text + "\n")
     return page
+
+
+def _records(frame: pd.DataFrame) -> list[dict[str, Any]]:
+    """Its lines, with null for NaN, which JSON lacks."""
+    return [
+        {
+            str(name): None if isinstance(value, float) and math.isnan(value) else value
+            for name, value in line.items()
+        }
+        for line in frame.to_dict("records")
+    ]
 
 
 def document(claim: Evidence | JointEvidence, pairs: Counterfactuals | None = None) -> Report:

@@ -28,6 +28,7 @@ from reft_interp.causal.rows import (
     rows_of,
     sources_of,
 )
+from reft_interp.evaluation.minimum_accuracy import check_share
 from reft_interp.models import identify
 from reft_interp.saved_files import check_fields, read_json, reading
 from reft_interp.whole_files import write_whole
@@ -144,8 +145,9 @@ class Counterfactuals:
             TypeError: a split is no list of rows, or what should be a text or a mapping is none.
             ValueError: a split is empty, a row lacks a column or is inconsistent, a column mixes
                 kinds of values, the variable never varies or never changes an answer, a pair is in
-                both splits, or the model does too little of it.
+                both splits, `minimum_accuracy` is no share, or the model does too little of it.
         """
+        check_share("minimum_accuracy", minimum_accuracy)
         rows = completed({"train": train, "test": test}, variable)
         generated = sum(map(len, rows.values()))
         kept, accuracy = rows, None
@@ -335,7 +337,8 @@ def check_counterfactuals(pairs: object) -> None:
 
 
 def _prompts(row: dict[str, Any]) -> tuple[str, ...]:
-    return row["base"], *(source["prompt"] for source in sources_of(row).values())
+    # By name: splits may hold the sources in different orders.
+    return row["base"], *(source["prompt"] for _, source in sorted(sources_of(row).items()))
 
 
 def _read_rows(file: Path) -> Dataset:

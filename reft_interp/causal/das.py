@@ -28,7 +28,7 @@ from reft_interp.training.in_place import check_arguments, check_checkpoints
 from reft_interp.training.results import load_result, save_result, saved_settings
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class DASResult:
     """A trained distributed interchange, and how the training went."""
 

@@ -6,6 +6,7 @@ were, averaged over them; Disentangle is the mean of the two.
 """
 
 import itertools
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -22,6 +23,7 @@ from reft_interp.causal.interchanges import On, prepare_interchanges
 from reft_interp.causal.method_comparison import check_methods, with_untrained
 from reft_interp.causal.methods import Method
 from reft_interp.evaluation import prepared_correct
+from reft_interp.evaluation.results import interval_of_alike
 from reft_interp.sites import Site, check_site
 
 if TYPE_CHECKING:
@@ -30,14 +32,15 @@ if TYPE_CHECKING:
 _EVERY = "mean"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Disentanglement:
     """What several methods score on several attributes."""
 
     site: Site
     frame: pd.DataFrame = field(repr=False)
     """One row a method and attribute, and "mean" over attributes: method, attribute, cause,
-    isolate, disentangle, low, high (95 %, bootstrap over pairs), n."""
+    isolate, disentangle, low, high (95 %, bootstrap over pairs; Wilson's, averaged likewise, where
+    each kind of pair is all right or all wrong), n."""
 
     def __str__(self) -> str:
         shown = self.frame.to_string(index=False, float_format="{:.3f}".format)
@@ -92,7 +95,8 @@ def disentanglement(
     Raises:
         TypeError: `methods` are no list of methods, or `site` is no Site.
         ValueError: no methods, two of one name, one of a rank above the site's width, two pairs of
-            one attribute, or rows of no kind.
+            one attribute, rows of no kind, or fewer than two held-out rows of kind "cause" or of
+            one that asks for another attribute.
     """
     check_site(site)
     check_methods(methods, site.width(model))
@@ -136,6 +140,14 @@ def _check_kinds(pairs: Counterfactuals) -> None:
                 f"pairs: {name} rows of {pairs.variable!r} must have the columns kind (cause and "
                 f"isolate) and asked, got {sorted(split.column_names)} with kinds {sorted(kinds)}"
             )
+    asked = zip(pairs.test["kind"], pairs.test["asked"], strict=True)
+    for (kind, of), n in Counter((k, "" if k == "cause" else str(a)) for k, a in asked).items():
+        if n < 2:
+            about = "" if kind == "cause" else f" that ask for {of!r}"
+            raise ValueError(
+                f"pairs: test of {pairs.variable!r} must have two or more rows of kind {kind!r}"
+                f"{about}, or their share has no interval, got {n}"
+            )
 
 
 def _of_cause(split: Dataset) -> Dataset:
@@ -157,7 +169,6 @@ def _scores(of_attributes: Sequence[Mapping[str, np.ndarray]]) -> dict[str, floa
     samples = [part for parts in of_attributes for part in parts.values()]
     cause, isolate = _cause_and_isolate(of_attributes, samples)
     value = (cause + isolate) / 2
-    low = high = value
     if any(np.ptp(sample) for sample in samples):
         interval = bootstrap(
             samples,
@@ -169,6 +180,12 @@ def _scores(of_attributes: Sequence[Mapping[str, np.ndarray]]) -> dict[str, floa
             rng=np.random.default_rng(0),
         ).confidence_interval
         low, high = float(interval.low), float(interval.high)
+    else:  # nothing varies from resample to resample
+        ends = [interval_of_alike(part.mean(), len(part), (0.0, 1.0)) for part in samples]
+        low, high = (
+            float(np.mean(_cause_and_isolate(of_attributes, [np.array(one) for one in side])))
+            for side in zip(*ends, strict=True)
+        )
     return {
         "cause": cause,
         "isolate": isolate,

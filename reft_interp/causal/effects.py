@@ -111,9 +111,14 @@ def effects_of(
         model: the hooked model.
         pairs: counterfactual rows with `base_answer`.
         placed: by name; each reads all sources of the pairs.
+
+    Raises:
+        TypeError: as `interchange_rows`.
+        ValueError: as `interchange_rows`, or a row without `base_answer`.
     """
     bases, sources = interchange_rows(pairs)
-    answers = [pair["base_answer"] for pair in cast("Sequence[Mapping[str, Any]]", pairs)]
+    rows = _rows_with(pairs, "base_answer")
+    answers = [row["base_answer"] for row in rows]
     own = [{**base, "answer": said} for base, said in zip(bases, answers, strict=True)]
     changing = np.array(
         [base["answer"] != row["answer"] for base, row in zip(bases, own, strict=True)]
@@ -140,7 +145,9 @@ def log_odds_ratios(
     """How far each interchange moves the odds from the base's answer to the source's (nats).
 
     log p(answer) / p(label) of the untouched model, less the same under the interchange: Arora et
-    al. 2024 (arXiv:2402.12560), section 3. All interchanges are scored in joint runs.
+    al. 2024 (arXiv:2402.12560), section 3. All interchanges are scored in joint runs. Pairs that
+    are there in both directions, as CausalGym's, are not independent: an interval over them that
+    takes them to be is too narrow, by up to √2.
 
     Args:
         model: the hooked model.
@@ -150,14 +157,36 @@ def log_odds_ratios(
         progress: show progress bars.
 
     Raises:
-        ValueError: an answer is not among its choices.
+        TypeError: `Counterfactuals` in place of one of its splits, or what is no list of rows.
+        ValueError: no rows, one that lacks a column (`choices` and those of `answers` too) or an
+            answer that is not among its choices; pairs with several sources, a site that the model
+            lacks, tokens that a row does not have, or no interchanges.
     """
-    rows = list(cast("Sequence[Mapping[str, Any]]", pairs))
+    rows_of_one_source(pairs)
+    rows = _rows_with(pairs, "choices", *answers)
+    base, label = ([_place_of(name, i, row) for i, row in enumerate(rows)] for name in answers)
     placed = prepare_interchanges(model, pairs, interchanges, progress=progress)
-    base, label = ([row["choices"].index(row[name]) for row in rows] for name in answers)
     untouched = _differences(choice_scores(model, interchange_rows(pairs)[0]), base, label)
     moved = prepared_choice_scores(placed, progress=progress)
     return np.stack([_differences(scores, base, label) - untouched for scores in moved])
+
+
+def _rows_with(pairs: Pairs, *columns: str) -> list[Mapping[str, Any]]:
+    rows = list(cast("Sequence[Mapping[str, Any]]", pairs))
+    for i, row in enumerate(rows):
+        if missing := [column for column in columns if row.get(column) is None]:
+            raise ValueError(f"pairs: row {i} lacks {missing}; it has {sorted(row)}")
+    return rows
+
+
+def _place_of(column: str, number: int, row: Mapping[str, Any]) -> int:
+    choices = list(row["choices"])  # a DataFrame or a formatted Dataset holds an array
+    if row[column] not in choices:
+        raise ValueError(
+            f"pairs: row {number} must have its {column} among its choices, {choices}, got "
+            f"{row[column]!r}"
+        )
+    return choices.index(row[column])
 
 
 def _differences(

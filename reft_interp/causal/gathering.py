@@ -27,7 +27,7 @@ from reft_interp.causal.effects import effects
 from reft_interp.causal.evidence import Evidence, Found, interchange_of
 from reft_interp.causal.interchanges import On, interchange_rows, prepare_interchanges
 from reft_interp.causal.method_comparison import check_methods, is_method
-from reft_interp.causal.methods import DAS, FullVector, Method, RandomSubspace
+from reft_interp.causal.methods import DAS, FullVector, Method, RandomSubspace, check_isolated
 from reft_interp.causal.readable_split import has_split, readable_split
 from reft_interp.causal.rows import Pairs
 from reft_interp.causal.shuffling import resample, shuffled_pairs
@@ -80,6 +80,8 @@ def gather_evidence(
         on: which tokens of base and source.
         method: as `compare_methods` takes them, `BoundlessDAS()` for instance; DAS by default. One
             that has a seed is fitted with that and those that follow; one without is fitted once.
+            A `DAS` must have whole epochs here, as searches train together, and with `isolate` some
+            training pairs of kind "isolate".
         rank: of DAS, 1 by default. A method has its own settings: give this and the three that
             follow without `method`.
         epochs: of DAS, passes over the pairs; 3 by default.
@@ -101,7 +103,8 @@ def gather_evidence(
         The evidence. Methods that look at no labels (PCA) have no control with shuffled ones.
 
     Raises:
-        TypeError: `pairs` are no `Counterfactuals`, `site` no Site, `method` no method.
+        TypeError: `pairs` are no `Counterfactuals`, `site` no Site, `method` no method, or a `DAS`
+            with part of an epoch.
         ValueError: no seeds, negative resamples, no random subspaces; pairs with several sources
             (for `gather_joint_evidence`), or of which the model gets too few bases right; a method
             that is itself one of the controls, or whose map is free (`NonlinearAlignment`);
@@ -118,8 +121,10 @@ def gather_evidence(
     }
     method = _method(method, {k: v for k, v in settings.items() if v is not None}, seed)
     check_methods([method], site.width(model))
+    if getattr(method, "isolate", False):
+        check_isolated(method.name, pairs.train)
     on = parse_positions(on)
-    check_does_task(model, pairs, minimum_accuracy)
+    done = check_does_task(model, pairs, minimum_accuracy)
     starts = _starts(method, seeds)
     runs = [_Run(start) for start in starts]
     shuffled = [
@@ -168,7 +173,7 @@ def gather_evidence(
         effects=effects(model, pairs.test, {method.name: claim, WHOLE: Interchange()}, site, on),
         split=split,
         model=identify(model).name,
-        task_accuracy=task_accuracy(model, pairs),
+        task_accuracy=done or task_accuracy(model, pairs),
         seen=pairs.seen,
     )
 

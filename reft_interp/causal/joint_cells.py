@@ -4,7 +4,7 @@ Each ends where `fit_das_jointly` would take it alone.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from transformer_lens.model_bridge import TransformerBridge
 
@@ -56,10 +56,10 @@ def fit_das_jointly_each(
         ValueError: as `fit_das_jointly`; labels that cannot be shuffled.
     """
     bases, sources = interchange_rows(pairs)
-    for cell in cells:
-        check_places(cell.places, sources)
-    placed = [place_jointly(model, cell.places, cell.seed) for cell in cells]
     # Cells of one study mostly share their places.
+    checked = {id(cell.places): check_places(cell.places, sources) for cell in cells}
+    cells = [replace(cell, places=checked[id(cell.places)]) for cell in cells]
+    placed = [place_jointly(model, cell.places, cell.seed) for cell in cells]
     at = {id(cell.places): intervened for cell, intervened in zip(cells, placed, strict=True)}
     for intervened in at.values():
         check_apart(intervened, bases)

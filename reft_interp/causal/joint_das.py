@@ -36,7 +36,7 @@ Places = Mapping[str, tuple[Site, On, int]]
 """For each variable a site, tokens and a rank."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class JointDASResult:
     """Distributed interchanges that were trained together, one a variable."""
 
@@ -74,6 +74,10 @@ class JointDASResult:
         Args:
             pairs: held-out counterfactual rows with a source for each variable.
             batch_size: pairs run at once.
+
+        Raises:
+            TypeError: as `interchange_rows`.
+            ValueError: as `interchange_rows`, or pairs without a source for each variable.
         """
         return accuracy(self.intervened, *interchange_rows(pairs), batch_size=batch_size)
 
@@ -136,7 +140,7 @@ def fit_das_jointly(
         epochs=epochs, learning_rate=learning_rate, batch_size=batch_size, seed=seed
     )
     bases, sources = interchange_rows(pairs)
-    check_places(places, sources)
+    places = check_places(places, sources)
     intervened = place_jointly(model, places, trained_with["seed"])
     check_apart(intervened, bases)
     rows = PreparedRows(
@@ -152,16 +156,16 @@ def fit_das_jointly(
     return found_jointly(intervened, losses, settings)
 
 
-def check_places(places: Places, sources: Sources) -> None:
-    """Raise unless places name the variables that have a source of their own.
+def check_places(places: Places, sources: Sources) -> dict[str, tuple[Site, On, int]]:
+    """The places, if they name the variables that have a source of their own; ranks as ints.
 
     Args:
         places: for each variable where to look.
         sources: of the pairs.
 
     Raises:
-        TypeError: a place is no site with its tokens and its rank.
-        ValueError: no places, or those of other variables.
+        TypeError: a place is no site with its tokens and its rank, or a rank is no whole number.
+        ValueError: no places, those of other variables, or a rank below 1.
     """
     if not places:
         raise ValueError("places must hold at least one variable, got none")
@@ -177,6 +181,8 @@ def check_places(places: Places, sources: Sources) -> None:
                 f"places[{name!r}] must be (site, tokens, rank), as (Site('resid_post', 2), "
                 f"'last', 1), got {place!r}"
             )
+    # Of NumPy's numbers none could be saved.
+    return {name: (site, on, check_rank(rank)) for name, (site, on, rank) in places.items()}
 
 
 def place_jointly(model: TransformerBridge, places: Places, seed: int) -> IntervenedModel:
@@ -229,9 +235,8 @@ class _PartialInterchange(Set):
 def _parts(model: TransformerBridge, places: Places, seed: int) -> dict[str, _PartialInterchange]:
     """For each variable its interchange; those at one place have parts of one basis."""
     together: dict[Any, list[str]] = {}
-    for name, (site, on, rank) in places.items():
+    for name, (site, on, _) in places.items():
         site.check(model)
-        check_rank(rank)
         together.setdefault((site, parse_positions(on)), []).append(name)
     found = {}
     for (site, _), names in together.items():

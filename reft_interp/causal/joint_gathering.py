@@ -103,9 +103,9 @@ def gather_joint_evidence(
                 "pairs must have several sources, one for each variable (own_sources=True), got "
                 "one; gather_evidence takes pairs with one source"
             )
-        check_places(places, sources)
+        places = check_places(places, sources)
     place_jointly(model, places, seed)  # before the model is asked: sites, and ranks that fit
-    check_gets_bases_right(model, pairs, minimum_accuracy)
+    done = check_gets_bases_right(model, pairs, minimum_accuracy)
     first = JointCell(
         places, seed, epochs=epochs, learning_rate=learning_rate, batch_size=batch_size
     )
@@ -148,7 +148,7 @@ def gather_joint_evidence(
         effects=effects_of(model, pairs.test, moved),
         sharing=shared,
         model=identify(model).name,
-        task_accuracy=task_accuracy(model, pairs),
+        task_accuracy=done or task_accuracy(model, pairs),
         seen=pairs.seen,
     )
 

@@ -92,7 +92,7 @@ def check_methods(methods: Sequence[Method], width: int) -> None:
 
 def is_method(given: object) -> bool:
     """Whether something is a method, and not its class."""
-    return hasattr(given, "fit") and not isinstance(given, type)
+    return isinstance(given, Method) and not isinstance(given, type)
 
 
 def with_untrained(

@@ -103,8 +103,8 @@ class DAS:
         seed: of where the search begins, and of the order of pairs.
         isolate: multi-task DAS (Huang et al. 2024, arXiv:2402.17700): `disentanglement` trains it
             on the rows of kind "isolate", too, whose answer should stay what it was, and plain DAS
-            on those of kind "cause" alone. `fit` and `compare_methods` train either on all rows
-            that they are given, and refuse `isolate` where none is of that kind.
+            on those of kind "cause" alone. `fit`, `compare_methods` and `gather_evidence` train
+            either on all rows that they are given, and refuse `isolate` where none is of that kind.
 
     Raises:
         TypeError: rank or batch_size are no whole number.
@@ -127,7 +127,7 @@ class DAS:
 
     def fit(self, model, pairs, variable, site, on) -> Intervention:
         if self.isolate:
-            _check_isolated(self.name, pairs)
+            check_isolated(self.name, pairs)
         found = fit_das(
             model,
             pairs,
@@ -314,7 +314,17 @@ def _trained(
     return placed.eval().placements[0].intervention
 
 
-def _check_isolated(name: str, pairs: Pairs) -> None:
+def check_isolated(name: str, pairs: Pairs) -> None:
+    """Raise unless some of the pairs are such whose answer should stay what it was.
+
+    Args:
+        name: of the method that asks for them.
+        pairs: that it is fitted to.
+
+    Raises:
+        TypeError: as `rows_of_one_source`.
+        ValueError: as `rows_of_one_source`; or none is.
+    """
     rows_of_one_source(pairs)  # that they are rows at all
     if not any(cast("Mapping[str, Any]", row).get("kind") == "isolate" for row in pairs):
         raise ValueError(

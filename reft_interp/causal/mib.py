@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import pandas as pd
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class MIBScores:
     """What a method reaches, over layers."""
 
@@ -21,7 +21,7 @@ class MIBScores:
     """The best layer: is it found anywhere? Chosen among layers on the pairs that are scored, so
     above what that site would reach on others."""
     layers: pd.DataFrame = field(repr=False)
-    """One row a layer: layer, its best site's `tokens` and other columns, score."""
+    """One row a layer: layer, site and tokens (of its best), score."""
     unscored: tuple[int, ...] = ()
     """Layers of which no site has a score in every counterfactual set, so that neither number
     counts them."""

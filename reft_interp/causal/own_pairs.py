@@ -138,8 +138,6 @@ def done_by(
     """
     if not isinstance(model, TransformerBridge):
         raise TypeError(f"model must be a TransformerBridge, as load_model gives, got {model!r}")
-    if not 0 <= minimum_accuracy <= 1:
-        raise ValueError(f"minimum_accuracy must be between 0 and 1, got {minimum_accuracy}")
     pairs = [(name, row) for name, rows in splits.items() for row in rows]
     asked = [_prompts(row) for _, row in pairs]
     right = answers_correctly(model, [one for some in asked for one in some], batch_size=batch_size)

@@ -13,7 +13,7 @@ import pandas as pd
 from jaxtyping import Bool, Float
 from transformer_lens.model_bridge import TransformerBridge
 
-from reft_interp.causal.interchanges import On, interchange_rows, prepare_interchanges
+from reft_interp.causal.interchanges import On, prepare_interchanges, rows_of_one_source
 from reft_interp.causal.rows import Pairs
 from reft_interp.evaluation import choice_scores, mean_and_interval, prepared_choice_scores
 from reft_interp.interventions import Interchange
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Patching:
     """Logit differences under patching."""
 
@@ -41,8 +41,10 @@ class Patching:
     def to_change(self) -> Bool[np.ndarray, "rows"]:
         """In which rows the label is not what the untouched model prefers.
 
-        There a patch of the variable moves the logit difference up; elsewhere base and source
-        agree on the variable, and it moves nothing. A mean over both would hide either.
+        There a patch of the variable should move the logit difference up. In the other rows base
+        and source agree on the variable, where the model does the task, and it should move nothing:
+        a mean over both would hide either. A row that the model gets wrong is among those that it
+        does not belong to.
         """
         return self.untouched < 0
 
@@ -165,11 +167,14 @@ def activation_patching(
         own answer: `to_frame` and `plot` keep the two kinds apart.
 
     Raises:
-        ValueError: a pair without two choices, or whose label is neither; no sites or selections.
+        TypeError: as `rows_of_one_source`.
+        ValueError: a pair without two choices, or whose label is neither; no sites or selections;
+            as `rows_of_one_source`; a site that the model lacks, or tokens that a pair does not
+            have.
     """
     if not sites or not on:
         raise ValueError(f"sites and on must not be empty, got {len(sites)} and {len(on)}")
-    rows, _ = interchange_rows(pairs)
+    rows, _ = rows_of_one_source(pairs)
     # Before anything is run.
     signs = np.array([_sign(i, row) for i, row in enumerate(rows)])
     chosen = [parse_positions(one) for one in on]

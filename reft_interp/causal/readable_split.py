@@ -47,13 +47,17 @@ def readable_split(
         t), n. A part that is nothing has no rank, and NaN.
 
     Raises:
-        ValueError: the site is no "mlp_post" or "z", or the subspace has another width.
+        TypeError: as `log_odds_ratios`.
+        ValueError: the site is no "mlp_post" or "z", or the subspace has another width; as
+            `log_odds_ratios`.
     """
+    # What it is compared with, weights and activations, is on the CPU, in float64.
+    subspace = subspace.to("cpu")
     width = site.width(model)
     if subspace.width != width:
         raise ValueError(f"subspace is {subspace.width} wide, {site} {width}")
     read, unread = _parts(subspace, _weights(model, site))
-    parts: dict[str, Subspace | None] = {"subspace": subspace, "read": read, "not read": unread}
+    parts = {"subspace": subspace, "read": read, "not read": unread}
     edits: dict[str, Intervention] = {
         name: DistributedInterchange(part) for name, part in parts.items() if part is not None
     }
@@ -61,7 +65,7 @@ def readable_split(
     placed = [(edit, site, on) for edit in edits.values()]
     accuracies = dict(zip(edits, interchange_accuracies(model, pairs, placed), strict=True))
     odds = dict(zip(edits, log_odds_ratios(model, pairs, placed), strict=True))
-    held = torch.cat(activations(model, interchange_rows(pairs)[0], site, on)).double().cpu()
+    held = torch.cat(activations(model, interchange_rows(pairs)[0], site, on)).cpu().double()
     centred = held - held.mean(0)
     total = float(centred.square().sum())
     share = {"subspace": 1.0, "read": _share(subspace, read), "whole component": float("nan")}
@@ -128,11 +132,11 @@ def _weights(model: TransformerBridge, site: Site) -> Float[Tensor, "d out"]:
 def _parts(
     subspace: Subspace, weights: Float[Tensor, "d out"]
 ) -> tuple[Subspace | None, Subspace | None]:
-    u, lengths, _ = torch.linalg.svd(weights.detach().double().cpu(), full_matrices=False)
+    u, lengths, _ = torch.linalg.svd(weights.detach().cpu().double(), full_matrices=False)
     # What is left of numbers that should be zero, as numpy's matrix_rank has it.
     smallest = lengths[0] * max(weights.shape) * float(np.finfo(np.float32).eps)
     readable = u[:, lengths > smallest]
-    basis = subspace.basis.double().cpu()
+    basis = subspace.basis.double()
     read = basis @ readable @ readable.T
     return _spanned(read), _spanned(basis - read)
 

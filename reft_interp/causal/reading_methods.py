@@ -150,13 +150,14 @@ class LogisticProbe(ReadingMethod):
         Raises:
             ValueError: activations do not differ, or the rank is above the values less one.
         """
-        centred = held.double() - held.double().mean(0)
-        spread = centred.square().mean().sqrt()
-        if spread == 0:
+        exact = in_float64(held)
+        centred = exact - exact.mean(0)
+        # The mean of what is the same everywhere may differ from it by rounding.
+        if within_rounding(centred, exact, torch.promote_types(held.dtype, torch.float32)).all():
             raise ValueError(f"{self.name} finds no direction: activations do not differ at all")
         # One scale for all dimensions: were each scaled by its own, those that hardly vary would
         # be read most.
-        scaled = centred / spread
+        scaled = centred / centred.square().mean().sqrt()
         probe = LogisticRegression(max_iter=2000).fit(scaled.numpy(), values)
         weights = torch.from_numpy(probe.coef_)
         if len(weights) > 1:  # of two values, one row has the difference already

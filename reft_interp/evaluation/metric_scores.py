@@ -13,7 +13,7 @@ from jaxtyping import Int
 from scipy.stats import bootstrap
 
 from reft_interp.evaluation.metrics import Metric
-from reft_interp.evaluation.results import Accuracy
+from reft_interp.evaluation.results import Accuracy, interval_of_alike
 
 _RESAMPLES = 2000
 
@@ -25,7 +25,9 @@ class Score:
     metric: str
     value: float
     interval: tuple[float, float]
-    """95 %: Wilson's for a share of rows, else the percentiles of a bootstrap over rows."""
+    """95 %: Wilson's for a share of rows, else the percentiles of a bootstrap over rows; where all
+    resamples score alike, as wide as Wilson's of a share of which no row was seen, and NaN for a
+    metric without bounds."""
     n: int
     """Rows that were scored."""
 
@@ -57,7 +59,10 @@ def score(metric: Metric, predicted: Sequence[Any], gold: Sequence[Any], *, seed
             return metric([predicted[i] for i in rows], [gold[i] for i in rows])
 
         ends = resampled(of_rows, n, _RESAMPLES, seed=seed).confidence_interval if n > 1 else None
-        low, high = (value, value) if ends is None else (ends.low, ends.high)
+        if ends is None or ends.low == ends.high:
+            low, high = interval_of_alike(value, n, metric.bounds)
+        else:
+            low, high = ends
     return Score(metric.name, value, (float(low), float(high)), n)
 
 

@@ -90,7 +90,11 @@ def matthews(labels: Labels) -> Metric:
 
     No answer counts as a guess, any of the labels that were found in the proportion in which they
     were: where nothing was found it is 0.
+
+    Raises:
+        ValueError: not two labels.
     """
+    _check_two("matthews", labels)
 
     def compute(predicted: Sequence[Any], gold: Sequence[Any]) -> float:
         wanted = [float(_label(labels, label)) for label in gold]
@@ -103,7 +107,12 @@ def matthews(labels: Labels) -> Metric:
 
 
 def f1(labels: Labels) -> Metric:
-    """F1 of the second of two labels; no answer counts as the label that the row doesn't have."""
+    """F1 of the second of two labels; no answer counts as the label that the row doesn't have.
+
+    Raises:
+        ValueError: not two labels.
+    """
+    _check_two("f1", labels)
 
     def compute(predicted: Sequence[Any], gold: Sequence[Any]) -> float:
         wanted, found = _label_pairs(labels, predicted, gold)
@@ -126,6 +135,11 @@ def pearson() -> Metric:
 def spearman() -> Metric:
     """Spearman's rank correlation of scores; likewise."""
     return _correlation("Spearman correlation", ranked=True)
+
+
+def _check_two(metric: str, labels: Labels) -> None:
+    if isinstance(labels, str) or len(labels) != 2:
+        raise ValueError(f"labels must be two for {metric}, got {labels!r}")
 
 
 def _correlation(name: str, *, ranked: bool) -> Metric:

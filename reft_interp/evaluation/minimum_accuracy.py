@@ -3,6 +3,20 @@
 from reft_interp.evaluation.results import Accuracy
 
 
+def check_share(name: str, given: float | int) -> None:
+    """Raise unless a number is a share.
+
+    Args:
+        name: what the user calls it.
+        given: the number.
+
+    Raises:
+        ValueError: it is below 0 or above 1, or NaN.
+    """
+    if not 0 <= given <= 1:
+        raise ValueError(f"{name} must be between 0 and 1, got {given}")
+
+
 def check_accuracy(found: Accuracy, minimum: float | int, choices: int, advice: str = "") -> None:
     """Raise where a model does too little of a task for its pairs to say anything.
 

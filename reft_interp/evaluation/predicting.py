@@ -69,10 +69,15 @@ def answers_correctly(
             )
     if not have_choices(listed):
         return _greedy_matches(model, listed, sources, batch_size)
-    said = predict_choices(model, listed, sources, batch_size=batch_size)
-    return np.array(
-        [row["choices"][i] == row["answer"] for row, i in zip(listed, said, strict=True)]
-    )
+    return are_answers(listed, choice_scores(model, listed, sources, batch_size=batch_size))
+
+
+def are_answers(
+    rows: Sequence[Mapping[str, Any]], scores: Sequence[Float[np.ndarray, "choices"]]
+) -> Bool[np.ndarray, "n"]:
+    """Whether the choice of each row that scores highest is its `answer`."""
+    each = zip(rows, scores, strict=True)
+    return np.array([row["choices"][int(np.argmax(of))] == row["answer"] for row, of in each])
 
 
 def have_choices(rows: Sequence[Mapping[str, Any]]) -> bool:
@@ -94,7 +99,12 @@ def have_choices(rows: Sequence[Mapping[str, Any]]) -> bool:
 
 
 def named_metric(name: str, rows: Rows) -> str:
-    """What accuracy on these rows is called: without choices it asks for more, and says so."""
+    """What accuracy on these rows is called: without choices it asks for more, and says so.
+
+    Raises:
+        TypeError: rows that are none.
+        ValueError: an answer is not among its choices.
+    """
     return name if have_choices(as_list(rows)) else f"{name} (no choices: greedy tokens)"
 
 
@@ -176,6 +186,10 @@ def answer_log_probabilities(
         rows: with `prompt` and `answer`.
         sources: for each row the prompt that is read, where an intervention needs it.
         batch_size: rows run at once.
+
+    Raises:
+        TypeError: rows that are none.
+        ValueError: no rows, a row without answer, or sources that are missing or superfluous.
     """
     listed = as_list(rows)
     read = _listed_sources(model, len(listed), sources)
@@ -199,6 +213,11 @@ def divergences(
         rows: with `prompt`, and for an encoder with `answer`.
         sources: for each row the prompt that is read, where an intervention needs it.
         batch_size: rows run at once.
+
+    Raises:
+        TypeError: rows that are none.
+        ValueError: no rows, for an encoder one without answer, or sources that are missing or
+            superfluous.
     """
     listed = as_list(rows)
     read = _listed_sources(intervened, len(listed), sources)

@@ -120,14 +120,43 @@ class Comparison:
         )
 
 
-def mean_and_interval(values: Float[np.ndarray, "_"]) -> tuple[float, float, float]:
+def interval_of_alike(
+    value: float | int, n: int, bounds: tuple[float, float]
+) -> tuple[float, float]:
+    """The 95 % interval of a mean of scores that are all alike, which show no spread.
+
+    It is as wide as Wilson's of a share of which no row was seen, times the largest that a score
+    can be: further rows may be others, and few say little. NaN for scores without bounds.
+
+    Args:
+        value: of each, and so their mean.
+        n: how many there are.
+        bounds: the least and the most that a score can be.
+    """
+    least, most = bounds
+    unseen = Accuracy(0, n).interval[1] * max(abs(least), abs(most))
+    if not np.isfinite(unseen):
+        return float("nan"), float("nan")
+    return max(value - unseen, least), min(value + unseen, most)
+
+
+def mean_and_interval(
+    values: Float[np.ndarray, "_"], bounds: tuple[float, float] = (-np.inf, np.inf)
+) -> tuple[float, float, float]:
     """The mean and the ends of its 95 % interval (Student's t); NaN where there are too few
-    values."""
+    values, or where they are all alike and have no bounds.
+
+    Args:
+        values: one a row.
+        bounds: the least and the most that one can be, of which the interval is made where all
+            are alike (`interval_of_alike`).
+    """
     if len(values) < 2:
         mean = float(values.mean()) if len(values) else float("nan")
         return mean, float("nan"), float("nan")
     if np.ptp(values) == 0:  # no spread, of which scipy makes no interval
-        return float(values[0]), float(values[0]), float(values[0])
+        value = float(values[0])
+        return value, *interval_of_alike(value, len(values), bounds)
     found = ttest_1samp(values, 0.0).confidence_interval(0.95)
     return float(values.mean()), float(found.low), float(found.high)
 
@@ -138,8 +167,8 @@ def paired_difference(
     """The mean of `first − second` over the same rows, with its 95 % interval.
 
     Percentile bootstrap over rows (scipy, 2,000 resamples). Where all differences are the same
-    there is nothing to resample, which of few rows says little: the interval is then as wide as
-    Wilson's of a share of which no row was seen (for scores in [0, 1]).
+    there is nothing to resample: the interval is then `interval_of_alike`'s (for scores in
+    [0, 1]).
 
     Args:
         first: a score of each row.
@@ -154,8 +183,7 @@ def paired_difference(
     differences = first - second
     value = float(differences.mean())
     if np.ptp(differences) == 0:
-        unseen = Accuracy(0, len(differences)).interval[1]
-        return value, (max(value - unseen, -1.0), min(value + unseen, 1.0))
+        return value, interval_of_alike(value, len(differences), (-1.0, 1.0))
     interval = bootstrap(
         (differences,), np.mean, n_resamples=2000, method="percentile",
         rng=np.random.default_rng(seed),

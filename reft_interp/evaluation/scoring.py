@@ -10,6 +10,7 @@ from tqdm.auto import tqdm
 
 from reft_interp.encoding import IGNORED
 from reft_interp.evaluation.predicting import (
+    are_answers,
     choice_scores,
     choice_tokens,
     have_choices,
@@ -88,9 +89,7 @@ def prepared_correct(
     found = []
     for (_, prepared), has in zip(scored, offered, strict=True):
         if has:
-            said = [int(np.argmax(of_row)) for of_row in next(scores)]
-            rows = zip(prepared.rows, said, strict=True)
-            found.append(np.array([row["choices"][i] == row["answer"] for row, i in rows]))
+            found.append(are_answers(prepared.rows, next(scores)))
         else:
             found.append(next(greedy))
     return found

@@ -36,19 +36,23 @@ def ablations(
         ranks: other ranks.
         layers: other layers.
         on: other tokens.
-        untied: an intervention for the first tokens and one for the last too, where `on` has both.
+        untied: an intervention for the first tokens and one for the last too; nothing is added
+            where the ReFT has that already.
 
     Raises:
-        ValueError: an intervention without a rank.
+        ValueError: an intervention without a rank; untied, where the ReFT's `on` has not both first
+            and last tokens.
         TypeError: `reft` is no `ReFT`, or a single number or text stands where several should.
     """
     if not isinstance(reft, ReFT):
         raise TypeError(
             f"reft must be a ReFT, as ReFT(LoReFT(rank=4), layers, on), got {type(reft).__name__}"
         )
-    for name, given in {"ranks": ranks, "layers": layers, "on": on}.items():
+    several = {"interventions": interventions, "ranks": ranks, "layers": layers, "on": on}
+    for name, given in several.items():
         if isinstance(given, str) or not isinstance(given, Sequence):
-            raise TypeError(f"{name} must be several, as {name}=({given!r},), got {given!r}")
+            one = given.__name__ if isinstance(given, type) else repr(given)
+            raise TypeError(f"{name} must be several, as {name}=({one},), got {one}")
     arguments = reft.intervention.arguments()
     if "rank" not in arguments:
         raise ValueError(
@@ -74,11 +78,11 @@ def ablations(
         ]
         tokens = [str(parse_positions(one)) for one in (base.on, *on)]
         found += [
-            _changed(base, f"on {name}", on=one, tied=base.tied)
+            _changed(base, f"on {name}", on=one)
             for one, name in zip(on, tokens[1:], strict=True)
             if name != tokens[0]
         ]
-        if untied:
+        if untied and base.tied:
             found.append(_changed(base, "untied", tied=False))
     return found
 

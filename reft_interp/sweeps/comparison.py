@@ -16,6 +16,7 @@ from transformer_lens.model_bridge import TransformerBridge
 
 from reft_interp.evaluation import Accuracy
 from reft_interp.evaluation.metric_scores import resampled
+from reft_interp.evaluation.results import interval_of_alike
 from reft_interp.interop.plain_finetuning import REFT_FOLDER
 from reft_interp.runtime import IntervenedModel
 from reft_interp.sweeps.ablations import settings, varied
@@ -169,7 +170,7 @@ class MethodComparison:
         a line is the untouched model, or the head alone on an encoder.
 
         Args:
-            setting: "rank", "layers", "on" or "tied".
+            setting: "rank", "layers", "on", "tied" or "component".
             dataset: which test set; the first by default.
             ax: where to draw; a figure of its own by default.
 
@@ -302,8 +303,8 @@ def mean_score(
     """The mean score over trainings, and the ends of its 95 % interval.
 
     Two sources of chance are added up: which rows were tested (Wilson's interval for a share of
-    rows, bootstrap for other metrics; the same rows for all trainings) and which trainings they
-    were (Student's t over seeds).
+    rows, bootstrap for other metrics, `interval_of_alike` where all resamples score alike; the same
+    rows for all trainings) and which trainings they were (Student's t over seeds).
 
     Args:
         suite: whose metric it is.
@@ -320,19 +321,21 @@ def mean_score(
         return float(np.mean([suite.metric([of[i] for i in chosen], of_rows) for of in predicted]))
 
     value = float(scores.mean())
-    below = above = 0.0
+    error = 0.0
+    if suite.metric.is_correct is None and len(gold) > 1:
+        error = float(resampled(mean, len(gold), _RESAMPLES, seed=seed).standard_error)
     if suite.metric.is_correct is not None:
         low, high = Accuracy(round(value * len(gold)), len(gold)).interval
-        below, above = value - low, high - value
-    elif len(gold) > 1:
-        error = resampled(mean, len(gold), _RESAMPLES, seed=seed).standard_error
-        below = above = 1.96 * float(error)
+    elif error:
+        low, high = value - 1.96 * error, value + 1.96 * error
+    else:
+        low, high = interval_of_alike(value, len(gold), suite.metric.bounds)
     of_seeds = 0.0
     if len(scores) > 1:
         spread = scores.var(ddof=1) / len(scores)
         of_seeds = spread * float(student.ppf(0.975, len(scores) - 1)) ** 2
-    low = value - math.hypot(below, of_seeds**0.5)
-    high = value + math.hypot(above, of_seeds**0.5)
+    low = value - math.hypot(value - low, of_seeds**0.5)
+    high = value + math.hypot(high - value, of_seeds**0.5)
     least, most = suite.metric.bounds
     return value, max(low, least), min(high, most)
 

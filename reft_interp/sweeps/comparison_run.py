@@ -225,8 +225,10 @@ class ComparisonRun:
         path = self.folder / "runs" / f"{i:02}-seed-{seed}.json"
         if path.is_file():
             return read_json(path)
-        same = kept is not None and kept.value == value
-        measured = kept if same and kept else self._fit(self.methods[i], value, seed)
+        if kept is not None and kept.value == value:
+            measured = kept
+        else:
+            measured = self._fit(self.methods[i], value, seed)
         trained = measured.fit.finetuned
         folder = self.trained_folder(i, seed)
         trained.save(folder)

@@ -56,7 +56,12 @@ def grid(
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Sweep:
-    """What a sweep found, as it is on disk."""
+    """What a sweep found, as it is on disk.
+
+    All cells are scored on the same held-out pairs, so the best of many is best by luck, too, and
+    its interval does not know that it was chosen: a claim about it needs pairs that the sweep has
+    not seen (`gather_evidence` on others, `DASResult.evaluate`).
+    """
 
     folder: Path
     frame: pd.DataFrame = field(repr=False)
@@ -169,6 +174,8 @@ class Sweep:
         return (
             f"{len(self.frame)} rows in {self.folder}{failed}; no intervention "
             f"{self.no_intervention}\n{shown.to_string(index=False, float_format='{:.3f}'.format)}"
+            "\nThe best of many are best by luck, too, and an interval does not know that it was "
+            "chosen:\na claim about one needs pairs that the sweep has not seen"
         )
 
     def __repr__(self) -> str:

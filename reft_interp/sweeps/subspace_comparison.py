@@ -56,7 +56,7 @@ class SubspaceComparison:
 
     def summary(self) -> pd.DataFrame:
         """Overlaps over places and pairs: question, overlap (mean), low, high (their range),
-        expected (at random), pairs."""
+        expected (at random), random high (the highest of the pairs'), pairs."""
         rows: list[dict[str, Any]] = []
         for question, some in self.overlaps.groupby("question", sort=False):
             values = some["overlap"]
@@ -76,7 +76,8 @@ class SubspaceComparison:
 
     def plot(self, question: Question = "overlaps", *, ax: "Axes | None" = None) -> "Axes":
         """One question's answer beside its controls (in grey): means, with ranges over places and
-        seeds; of random subspaces the range of draws, of overlaps its middle 95 %.
+        seeds; of random subspaces the range of draws, of overlaps its middle 95 %, of effects from
+        the lowest mean of draws to the highest draw.
 
         Args:
             question: "encoded" (is the label read inside?), "interchanges" (does a swap inside

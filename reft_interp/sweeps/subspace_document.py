@@ -10,7 +10,8 @@ _RANGES = (
 _PROSE: dict[Question, str] = {
     "encoded": (
         "Logistic regression for the label on what the *untouched* model holds in each subspace, "
-        "at the last of the tokens that the ReFT edits; predictions out of fold, on test rows. "
+        "at the last of the tokens that the ReFT edits (in an encoder the first); predictions out "
+        "of fold, on test rows. "
         "Controls: random subspaces of the same rank, shuffled labels, the whole vector, and the "
         "share of the most frequent label. That a label can be read somewhere does not say that "
         "the model uses it there."
@@ -26,7 +27,7 @@ _PROSE: dict[Question, str] = {
     ),
     "effects": (
         "Of what another method changes in the residual stream of the same layer, at the last "
-        "token, the share of the squared length that lies in what a ReFT writes, beside random "
+        "token (in an encoder the first), the share of the squared length that lies in what a ReFT writes, beside random "
         "subspaces of the same rank."
     ),
 }

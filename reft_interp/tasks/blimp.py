@@ -6,7 +6,6 @@ two words its choices. Prompts that want the one word and prompts that want the 
 other's sources.
 """
 
-import json
 import os
 import random
 from collections.abc import Mapping, Sequence
@@ -19,10 +18,12 @@ from transformer_lens.model_bridge import TransformerBridge
 
 from reft_interp.causal import Counterfactuals
 from reft_interp.evaluation import Accuracy, answers_correctly
-from reft_interp.evaluation.minimum_accuracy import check_accuracy
-from reft_interp.tasks.suites.reading import read_hub
+from reft_interp.evaluation.minimum_accuracy import check_accuracy, check_share
+from reft_interp.tasks.split_sizes import split_sizes
+from reft_interp.tasks.suites.reading import Record, check_record, read_hub, read_json
 
 _HUB = "nyu-mll/blimp"
+_COLUMNS = ("sentence_good", "sentence_bad")
 
 
 def blimp(
@@ -49,15 +50,17 @@ def blimp(
         batch_size: prompts that the model reads at once.
 
     Returns:
-        Rows with the columns `base_word` and `source_word`, for methods that read.
+        Rows with the columns `base_word` and `source_word`, for methods that read. A prompt is base
+        of some rows and source of others, so rows are not independent: intervals over them, which
+        take them to be, are too narrow (by up to √2 where each pair is there in both directions).
 
     Raises:
-        ValueError: no such file or paradigm, n odd or below 6, a model that is less accurate than
-            `minimum_accuracy`, or too few prompts that have the same choices and want different
-            ones.
+        ValueError: no such file or paradigm, a file of another format, n odd or below 6,
+            `minimum_accuracy` no share, a model that is less accurate, or too few prompts that have
+            the same choices and want different ones.
     """
-    if n < 6 or n % 2:
-        raise ValueError(f"n must be an even number, at least 6, got {n}")
+    check_share("minimum_accuracy", minimum_accuracy)
+    train_size, test_size = split_sizes(n)
     prompts = _prompts(_sentences(file_or_paradigm))
     # A prompt counts once; where the paradigm has it with both answers, not at all.
     wanted: dict[str, set[str]] = {}
@@ -76,8 +79,7 @@ def blimp(
     rng = random.Random(f"blimp {seed}")
     rng.shuffle(asked)
     cut = round(len(asked) * 2 / 3)
-    test_size = 2 * round(n / 6)
-    train = _draw(asked[:cut], n - test_size, rng, "train")
+    train = _draw(asked[:cut], train_size, rng, "train")
     test = _draw(asked[cut:], test_size, rng, "test")
     return Counterfactuals(
         train=Dataset.from_list(train),
@@ -92,18 +94,18 @@ def blimp(
     )
 
 
-def _sentences(file_or_paradigm: str | os.PathLike[str]) -> list[Mapping[str, Any]]:
+def _sentences(file_or_paradigm: str | os.PathLike[str]) -> list[Record]:
     path = Path(file_or_paradigm).expanduser()
     if path.is_file():
-        lines = path.read_text(encoding="utf-8").split("\n")
-        return [json.loads(line) for line in lines if line]
+        return read_json(path, _COLUMNS)
     name = str(file_or_paradigm)
     if "/" in name or "." in name:
         raise ValueError(
             f"file_or_paradigm must be a file or the name of a paradigm, got {name!r}, where "
             "there is no file"
         )
-    return read_hub(_HUB, name, f"{name}.jsonl", argument="file_or_paradigm")["train"].to_list()
+    read = read_hub(_HUB, name, f"{name}.jsonl", argument="file_or_paradigm")["train"].to_list()
+    return [check_record(f"{name} row {i}", row, _COLUMNS) for i, row in enumerate(read)]
 
 
 def _prompts(sentences: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

@@ -16,6 +16,7 @@ from transformer_lens.model_bridge import TransformerBridge
 
 from reft_interp.causal.counterfactuals import Counterfactuals
 from reft_interp.causal.model import CausalModel, Setting
+from reft_interp.evaluation.minimum_accuracy import check_share
 from reft_interp.tasks.drawn_pairs import Differ, Split, draw_setting, fill
 from reft_interp.tasks.held_out_values import (
     HeldOut,
@@ -24,6 +25,7 @@ from reft_interp.tasks.held_out_values import (
     split_templates,
     split_values,
 )
+from reft_interp.tasks.split_sizes import split_sizes
 from reft_interp.tasks.templates import check_answered, named_variables
 
 Words = Mapping[Any, str] | Callable[[Any], str]
@@ -74,11 +76,12 @@ class CausalTask:
 
     Raises:
         TypeError: templates that are no list of texts.
-        ValueError: no templates, a template that names no variable of the model or one twice, that
-            ends in a space, names a variable that position selectors take for other tokens, or
-            whose text leaves open what the answer is; an output that is no computed variable; two
-            values of it with the same text; a held-out name that is no input, has fewer than
-            three values or is named twice, or a tuple of such as take different ones.
+        ValueError: no templates, a template that is there twice, that names no variable of the
+            model or one twice, that ends in a space, names a variable that position selectors take
+            for other tokens, or whose text leaves open what the answer is; an output that is no
+            computed variable; two values of it with the same text; a held-out name that is no
+            input, has fewer than three values or is named twice, or a tuple of such as take
+            different ones.
     """
 
     name: str
@@ -101,6 +104,10 @@ class CausalTask:
             raise TypeError(f"templates must be a list of texts, got {self.templates!r}")
         if not self.templates:
             raise ValueError("templates must hold at least one text, got none")
+        if again := [text for text, n in Counter(self.templates).items() if n > 1]:
+            raise ValueError(
+                f"templates must differ, or one may be in train and in test, got {again[0]!r} twice"
+            )
         # Those that name the same variables tell the same.
         told = {frozenset(named_variables(one, model)): one for one in self.templates}
         for name, words in self.words.items():
@@ -210,22 +217,22 @@ class CausalTask:
             those that every counterfactual row has.
 
         Raises:
-            ValueError: an unknown variable; one that never varies, or whose interchange never
-                changes the answer; own sources for one variable; n odd or below 6; a model that is
-                less accurate than `minimum_accuracy`, or gets too few pairs right.
+            ValueError: an unknown variable; one that is named twice, that never varies, or whose
+                interchange never changes the answer; own sources for one variable; n odd or below
+                6; `minimum_accuracy` no share; a model that is less accurate, or gets too few pairs
+                right.
         """
+        check_share("minimum_accuracy", minimum_accuracy)
         swapped = (variable,) if isinstance(variable, str) else tuple(variable)
         self._check_swap(swapped)
         if own_sources and len(swapped) < 2:
             raise ValueError(
                 f"own_sources is for several variables, each with its source, got {variable!r}"
             )
-        if n < 6 or n % 2:
-            raise ValueError(f"n must be an even number, at least 6, got {n}")
+        sizes = split_sizes(n)
         if differ not in get_args(Differ):
             raise ValueError(f"differ must be one of {get_args(Differ)}, got {differ!r}")
         rng = random.Random(f"{self.name} {seed}")
-        test_size = 2 * round(n / 6)
         seen: set[tuple[str, ...]] = set()
         splits = [
             Split(
@@ -241,7 +248,7 @@ class CausalTask:
                 seen,
             )
             for size, allowed, templates in zip(
-                (n - test_size, test_size),
+                sizes,
                 split_values(self.causal_model, self.held_out, rng),
                 split_templates(self.templates, rng),
                 strict=True,
@@ -274,5 +281,7 @@ class CausalTask:
                 raise ValueError(f"variable must be one of {', '.join(domains)}, got {name!r}")
             if len(domains[name]) < 2:
                 raise ValueError(f"variable: {name!r} never varies, its domain is {domains[name]}")
+        if len(set(swapped)) < len(swapped):
+            raise ValueError(f"variable must name each once, got {list(swapped)}")
         if not swapped:
             raise ValueError("variable must name at least one, got none")

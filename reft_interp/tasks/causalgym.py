@@ -24,6 +24,12 @@ CONTROL_ANSWERS = (" dog", " give")
 
 # A region is a variable with the blank before it, or the text between two variables.
 _REGIONS = re.compile(r"(?<=\})|(?= \{)|(?<! )(?=\{)")
+_FORMAT = (
+    ("templates", list, "a list of texts"),
+    ("label", str | list, "a variable or a list of some"),
+    ("labels", dict, "answers by type"),
+    ("variables", dict, "values by variable"),
+)
 _TRIES = 200
 """Draws for one pair, before the templates are taken to be used up."""
 
@@ -38,6 +44,10 @@ class CausalGymTask:
         feature: the variables that differ between base and source.
         answers: type → answers, with their leading space.
         values: variable → values, of a feature type → values.
+
+    Raises:
+        ValueError: the template names no variable of the feature, or one without values; fewer
+            than two types, or a feature without values for one of them.
     """
 
     name: str
@@ -45,6 +55,28 @@ class CausalGymTask:
     feature: tuple[str, ...]
     answers: Mapping[str, tuple[str, ...]]
     values: Mapping[str, Any] = field(repr=False)
+
+    def __post_init__(self) -> None:
+        named = [variable for _, _, variable in self._pieces if variable is not None]
+        there = ", ".join(named) or "none"
+        if not set(named) & set(self.feature):
+            raise ValueError(
+                f"{self.name}: feature must name variables of the template ({there}), got "
+                f"{', '.join(self.feature) or 'none'}"
+            )
+        if lacking := [variable for variable in named if not self.values.get(variable)]:
+            raise ValueError(f"{self.name}: values has none for {{{lacking[0]}}} of the template")
+        if len(self.answers) < 2:
+            raise ValueError(
+                f"{self.name}: answers must be of two types or more, got {list(self.answers)}"
+            )
+        for variable in set(named) & set(self.feature):
+            of = self.values[variable]
+            if not isinstance(of, Mapping) or any(not of.get(kind) for kind in self.answers):
+                raise ValueError(
+                    f"{self.name}: values of the feature {variable!r} must be by type "
+                    f"({', '.join(self.answers)}), got {of!r}"
+                )
 
     @cached_property
     def regions(self) -> tuple[str, ...]:
@@ -61,9 +93,10 @@ class CausalGymTask:
     ) -> Counterfactuals:
         """Pairs that differ in the feature alone; the label is what the source should go on with.
 
-        Each pair is there in both directions. No base of test is one of train: where the draw of
-        train leaves too few others, as of "cleft", a fifth of the values of the largest variable
-        that is not the feature are kept for test.
+        Each pair is there in both directions, so two rows are one pair of sentences: intervals over
+        rows, which take rows to be independent, are too narrow, by up to √2. No base of test is
+        one of train: where the draw of train leaves too few others, as of "cleft", a fifth of the
+        values of the largest variable that is not the feature are kept for test.
 
         Args:
             n_train: rows to train on; an even number.
@@ -213,10 +246,21 @@ def causalgym(file: str | os.PathLike[str]) -> dict[str, CausalGymTask]:
     path = Path(file).expanduser()
     if not path.is_file():
         raise ValueError(f"file must be a template file of CausalGym, got {str(path)!r}")
+    try:
+        held = json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path} must be JSON: {error}") from error
+    if not isinstance(held, dict):
+        raise ValueError(f"{path} must hold tasks by name, got a {type(held).__name__}")
     tasks = {}
-    for name, data in json.loads(path.read_text(encoding="utf-8")).items():
+    for name, data in held.items():
+        if not isinstance(data, dict):
+            raise ValueError(f"{path}: {name} must be a task, got {data!r}")
         if missing := {"templates", "label", "labels", "variables"} - set(data):
             raise ValueError(f"{path}: {name} is without {', '.join(sorted(missing))}")
+        for key, kind, what in _FORMAT:
+            if not isinstance(data[key], kind) or not data[key]:
+                raise ValueError(f"{path}: {key} of {name} must be {what}, got {data[key]!r}")
         space = " " if data.get("result_prepend_space") else ""
         label = data["label"]
         tasks[name] = CausalGymTask(

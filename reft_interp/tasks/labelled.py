@@ -57,6 +57,12 @@ class LabelledTask:
         return Counter(self.test["answer"])[answer] / len(self.test)
 
     @property
+    def seen(self) -> float:
+        """Share of test's rows whose prompt is one of train, too, as published data repeat some."""
+        prompts = set(self.train["prompt"])
+        return sum(prompt in prompts for prompt in self.test["prompt"]) / len(self.test)
+
+    @property
     def hash(self) -> str:
         """SHA-256 of the rows of all splits; the same wherever the rows are the same."""
         return content_hash(self.train, self.test, self.dev)
@@ -81,3 +87,5 @@ class LabelledTask:
         yield f"{self.name}: {sizes} rows (hash {self.hash[:12]})"
         yield self.description
         yield f"always giving the most frequent answer gets {self.majority:.1%} of test right"
+        if seen := self.seen:
+            yield f"in {seen:.1%} of test rows the prompt is one of train, too"

@@ -20,7 +20,7 @@ from transformer_lens.model_bridge import TransformerBridge
 from reft_interp.causal.counterfactuals import Counterfactuals
 from reft_interp.causal.model import CausalModel
 from reft_interp.evaluation import Accuracy, predict_choices
-from reft_interp.evaluation.minimum_accuracy import check_accuracy
+from reft_interp.evaluation.minimum_accuracy import check_accuracy, check_share
 from reft_interp.tasks.agreement_phrases import (
     TEMPLATES,
     Lexicon,
@@ -30,6 +30,7 @@ from reft_interp.tasks.agreement_phrases import (
     split,
 )
 from reft_interp.tasks.nouns import NOUNS, NUMBERS, Noun, Number, opposite
+from reft_interp.tasks.split_sizes import split_sizes
 
 Variable = Literal["number", "attractor_number"]
 """What a verb may be believed to agree with: the subject's number, or the attractor's."""
@@ -129,13 +130,14 @@ class NumberAgreement:
     @property
     def causal_model(self) -> CausalModel:
         """The verb has the subject's number, whatever the attractor's is."""
-        return _agreeing_with("number", self.templates)
+        verbs = list(dict.fromkeys(template.choices for template in self.templates))
+        forms = list(dict.fromkeys(form for verb in verbs for form in verb))
+        domains = {"number": NUMBERS, "attractor_number": NUMBERS, "verb": verbs, "answer": forms}
 
-    @property
-    def attractor_hypothesis(self) -> CausalModel:
-        """A wrong one: the verb has the attractor's number. It tells apart nothing in phrases whose
-        nouns have the same number."""
-        return _agreeing_with("attractor_number", self.templates)
+        def agreeing(number: Number, verb: tuple[str, str]) -> str:
+            return verb[NUMBERS.index(number)]
+
+        return CausalModel(domains, {"answer": agreeing})
 
     def counterfactuals(
         self,
@@ -179,13 +181,10 @@ class NumberAgreement:
             ValueError: n is odd or below 6, another variable, the model is less accurate than
                 `minimum_accuracy`, or gets too few of some kind of row right to fill the splits.
         """
-        if n < 6 or n % 2:
-            raise ValueError(f"n must be an even number, at least 6, got {n}")
-        if not 0 <= minimum_accuracy <= 1:
-            raise ValueError(f"minimum_accuracy must be between 0 and 1, got {minimum_accuracy}")
+        train_size, test_size = split_sizes(n)
+        check_share("minimum_accuracy", minimum_accuracy)
         if variable not in get_args(Variable):
             raise ValueError(f"variable must be one of {get_args(Variable)}, got {variable!r}")
-        n_test = 2 * round(n / 6)
         lexicons = split(self.nouns, self.templates, seed)
         splits = [
             _Split(
@@ -196,7 +195,7 @@ class NumberAgreement:
                 variable,
             )
             for name, lexicon, size in zip(
-                ("train", "test"), lexicons, (n - n_test, n_test), strict=True
+                ("train", "test"), lexicons, (train_size, test_size), strict=True
             )
         ]
         generated, first = _fill(splits, model, minimum_accuracy, batch_size)
@@ -223,7 +222,10 @@ class NumberAgreement:
         """How often the model's verb agrees with the subject, template by template.
 
         Args:
+            model: the hooked model.
             n: prompts for each template and each kind of attractor, half of them singular.
+            seed: of the draw.
+            batch_size: prompts that the model reads at once.
 
         Returns:
             Columns `template`, `attractor` ("same" number as the subject, or "other"), `hits`,
@@ -253,20 +255,6 @@ class NumberAgreement:
                 | {"hits": k, "n": n, "accuracy": counted.value, "low": low, "high": high}
             )
         return pd.DataFrame(lines)
-
-
-def _agreeing_with(variable: Variable, templates: Sequence[Template]) -> CausalModel:
-    verbs = list(dict.fromkeys(template.choices for template in templates))
-    forms = list(dict.fromkeys(form for verb in verbs for form in verb))
-    domains = {"number": NUMBERS, "attractor_number": NUMBERS, "verb": verbs, "answer": forms}
-
-    def of_subject(number: Number, verb: tuple[str, str]) -> str:
-        return verb[NUMBERS.index(number)]
-
-    def of_attractor(attractor_number: Number, verb: tuple[str, str]) -> str:
-        return verb[NUMBERS.index(attractor_number)]
-
-    return CausalModel(domains, {"answer": of_subject if variable == "number" else of_attractor})
 
 
 def _fill(

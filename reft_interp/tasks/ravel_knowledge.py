@@ -18,6 +18,7 @@ from transformer_lens.model_bridge import TransformerBridge
 
 from reft_interp.causal import Counterfactuals
 from reft_interp.evaluation import answers_correctly
+from reft_interp.evaluation.minimum_accuracy import check_share
 from reft_interp.tasks.ravel import RAVEL
 
 _TRIES = 200
@@ -253,8 +254,12 @@ def ravel_knowledge(
         batch_size: prompts run at once.
 
     Raises:
-        ValueError: fewer entities than there are asked for, or no attribute is known.
+        ValueError: fewer entities than there are asked for, no prompts, a minimum that is no share,
+            or no attribute is known.
     """
+    if not 1 <= prompts <= _CANDIDATES:
+        raise ValueError(f"prompts must be from 1 to {_CANDIDATES}, got {prompts}")
+    check_share("minimum", minimum)
     drawn = _Entities(model, data, entities, seed)
     rng = random.Random(f"ravel prompts {seed}")
     kept = _best_prompts(model, data, drawn.scouts, prompts, rng, batch_size)

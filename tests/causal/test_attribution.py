@@ -157,6 +157,11 @@ def test_recall_is_what_screening_keeps_of_the_full_sweep(tiny):
     assert list(screened.to_frame()["tokens"]) == [*full.on, *full.on]
     with pytest.raises(ValueError, match="n must be between 1 and 4"):
         screened.best(5)
+    for n in (0, -1, 5):
+        with pytest.raises(ValueError, match=f"n must be between 1 and 4, the cells, got {n}"):
+            screened.recall(full, n)
+    with pytest.raises(ValueError, match="keep must be between 1 and 4, the cells, got 0"):
+        screened.recall(full, 2, keep=0)
     one = re.escape(str(sites[0]))
     with pytest.raises(
         ValueError, match=rf"full must be of the same sites.*; got {one} on .* rows"

@@ -306,3 +306,10 @@ def test_each_variable_may_have_a_source_of_its_own(tmp_path):
 def test_a_bad_source_of_several_is_shown(bad, message):
     with pytest.raises(ValueError, match=message):
         data([bad], [several("The cow")])
+
+
+def test_a_pair_is_the_same_whatever_the_order_of_its_sources():
+    again = several()
+    again["sources"] = dict(reversed(again["sources"].items()))
+    with pytest.raises(ValueError, match="test row 0 is also in train"):
+        data([several()], [again])

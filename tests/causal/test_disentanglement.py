@@ -152,3 +152,27 @@ def test_says_what_is_wrong(tiny, pairs):
         ri.disentanglement(model, [without], SITE, "entity", [method])
     with pytest.raises(ValueError, match=r"random subspace: rank must be between 1 and 32 .* 33"):
         ri.disentanglement(model, [pairs], SITE, "entity", [method, ri.RandomSubspace(33)])
+
+
+def test_a_kind_of_one_row_is_refused_before_anything_is_fitted(tiny, pairs):
+    method = Given(ri.Interchange(32), "whole vector", [])
+    asked = ["Size" if i == 1 else one for i, one in enumerate(pairs.test["asked"])]
+    alone = [i for i, one in enumerate(asked) if one == "Taste"][1:]
+    kept = [i for i in range(len(asked)) if i not in alone]
+    few = replace(pairs, test=pairs.test.select(kept), kept=12 + len(kept))
+    with pytest.raises(ValueError, match="two or more rows of kind 'isolate' that ask for 'Taste'"):
+        ri.disentanglement(tiny("llama"), [few], SITE, "entity", [method], progress=False)
+    assert not method.seen
+
+
+def test_where_nothing_varies_the_interval_is_that_of_so_few_pairs(tiny, pairs):
+    # What no model says is never right: all of cause, and all of isolate, are 0.
+    wrong = [row | {"label": "?", "base_answer": "?"} for row in pairs.test.to_list()]
+    some = replace(pairs, test=Dataset.from_list(wrong))
+    method = Given(ri.Interchange(32), "whole vector", [])
+    found = ri.disentanglement(
+        tiny("llama"), [some], SITE, "entity", [method], progress=False
+    ).frame.iloc[0]
+    # Four rows ask for each; Wilson's upper end of none of n is z² / (n + z²).
+    assert found["disentangle"] == found["low"] == 0
+    assert found["high"] == pytest.approx(1.96**2 / (4 + 1.96**2), rel=1e-3)

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 import reft_interp as ri
+from reft_interp.causal.effects import effects
 
 ROWS = [
     {"base": "The key", "source": "The doors", "base_answer": " is", "label": " are"},
@@ -40,3 +41,31 @@ def test_the_odds_are_those_of_the_definition(tiny, choices):
         model, rows, [(interchanges[0], site, on)], answers=("label", "base_answer")
     )
     np.testing.assert_allclose(swapped[0], -found[0], atol=1e-5)
+
+
+def test_rows_of_a_frame_score_as_lists_do(tiny):
+    model, site = tiny("llama"), ri.Site("resid_post", 0)
+    rows = [row | {"choices": [" is", " are"]} for row in ROWS]
+    arrays = [row | {"choices": np.array(row["choices"])} for row in rows]
+    one, other = (
+        ri.log_odds_ratios(model, some, [(ri.Interchange(32), site, "last")])
+        for some in (rows, arrays)
+    )
+    np.testing.assert_array_equal(one, other)
+
+
+def test_a_row_that_lacks_a_column_is_named(tiny):
+    model, site = tiny("llama"), ri.Site("resid_post", 0)
+    placed = [(ri.Interchange(32), site, "last")]
+    rows = [row | {"choices": [" is", " are"]} for row in ROWS]
+    with pytest.raises(ValueError, match=r"pairs: row 0 lacks \['choices'\]"):
+        ri.log_odds_ratios(model, ROWS, placed)
+    with pytest.raises(ValueError, match="row 0 must have its base_answer among its choices"):
+        ri.log_odds_ratios(model, [row | {"base_answer": " no"} for row in rows], placed)
+    without = [{k: v for k, v in row.items() if k != "base_answer"} for row in rows]
+    for ask in (
+        lambda: ri.log_odds_ratios(model, without, placed),
+        lambda: effects(model, without, {"swap": ri.Interchange(32)}, site, "last"),
+    ):
+        with pytest.raises(ValueError, match=r"pairs: row 0 lacks \['base_answer'\]"):
+            ask()

@@ -1,6 +1,7 @@
 """Evidence: it claims what was planted, claims nothing else, and says what it was measured by."""
 
 import dataclasses
+import json
 
 import numpy as np
 import pandas as pd
@@ -121,6 +122,22 @@ def test_what_another_method_found_is_a_page_without_an_interchange(true, tmp_pa
     )
     assert "Does blocks." in found.save(tmp_path).read_text(encoding="utf-8")
     assert not (tmp_path / "interchange").exists() and (tmp_path / "evidence.json").is_file()
+
+
+def test_what_is_saved_is_json_and_says_what_was_searched(true, planted, tmp_path):
+    split = pd.DataFrame([{"part": "read", "rank": 1}, {"part": "not read", "rank": np.nan}])
+    pairs = planted["one layer"].counterfactuals(240)
+    dataclasses.replace(true, split=split).save(tmp_path, pairs)
+
+    def refuse(name):
+        raise AssertionError(f"{name} is no JSON")
+
+    text = (tmp_path / "evidence.json").read_text()
+    held = json.loads(text, parse_constant=refuse)
+    assert held["split"] == [{"part": "read", "rank": 1}, {"part": "not read", "rank": None}]
+    assert held["settings"] == true.found[0].settings and held["settings"]["epochs"] == 12
+    assert (held["model"], held["method"], held["pairs"]) == (true.model, "DAS", pairs.hash)
+    assert held["reft_interp"] == ri.__version__
 
 
 def test_flags_warn_of_what_the_claim_hides(true):

@@ -1,6 +1,8 @@
 """DAS for several variables at once, on a model in which both were put by hand."""
 
+import json
 import random
+from typing import Any
 
 import numpy as np
 import pytest
@@ -158,3 +160,9 @@ def test_tokens_that_meet_in_some_rows_are_warned_of(model):
     )
     with pytest.warns(UserWarning, match="have a token in common in 1 of 3 bases"):
         check_apart(placed, ["A", "AB", "ABC"])  # each begins with <s>
+
+
+def test_a_rank_may_be_numpys(model):
+    places: Any = {"first": (SITE, "last", np.int64(1)), "second": (SITE, "last", np.int64(2))}
+    found = fit_das_jointly(model, pairs(LETTERS, 16, seed=0), places, epochs=1, progress=False)
+    assert json.loads(json.dumps(found.settings))["ranks"] == {"first": 1, "second": 2}

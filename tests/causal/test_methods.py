@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from sklearn.linear_model import LogisticRegression
 
 import reft_interp as ri
 from reft_interp.causal.labelled_activations import labelled_activations
@@ -126,7 +127,7 @@ def test_pca_asks_for_no_variable(planted):
 
 
 @pytest.mark.usefixtures("no_type_checks")
-@pytest.mark.parametrize("methods", [ri.PCA(), [ri.PCA], ["PCA"], "PCA"])
+@pytest.mark.parametrize("methods", [ri.PCA(), [ri.PCA], ["PCA"], "PCA", [LogisticRegression()]])
 def test_what_are_no_methods_is_refused(planted, methods):
     one = planted["one layer"]
     with pytest.raises(TypeError, match=r"methods must be a list of methods, as \[DAS"):
@@ -298,6 +299,8 @@ def test_multi_task_das_needs_pairs_to_isolate(planted):
     for kind in ({}, {"kind": "cause"}):
         with pytest.raises(ValueError, match="DAS: isolate=True needs pairs some of which are"):
             method.fit(one.model, [row | kind for row in rows], "number", one.site, one.on)
+    with pytest.raises(ValueError, match="DAS: isolate=True needs pairs some of which are"):
+        ri.gather_evidence(one.model, one.counterfactuals(24), one.site, one.on, method=method)
     kinds = [row | {"kind": ("cause", "isolate")[i % 2]} for i, row in enumerate(rows)]
     found, plain = (
         one_method.fit(one.model, kinds, "number", one.site, one.on)

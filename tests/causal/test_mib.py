@@ -1,9 +1,11 @@
 """MIB's aggregation, by hand."""
 
+import numpy as np
 import pandas as pd
 import pytest
 
 import reft_interp as ri
+from reft_interp.causal.patching import Patching
 
 ROWS = [
     # layer, tokens, set, iia
@@ -58,3 +60,19 @@ def test_failed_cells_are_left_out_and_mistakes_told():
         ri.mib_scores(FRAME.drop(columns="layer"))
     with pytest.raises(ValueError, match="all 8 are missing"):
         ri.mib_scores(FRAME.assign(iia=float("nan")))
+
+
+def test_results_with_tables_are_compared_as_what_they_are():
+    sites = (ri.Site("resid_post", 0),)
+    values = np.zeros((1, 1, 2))
+    frame = pd.DataFrame({"layer": [0, 1]})
+    made = [
+        lambda: ri.Attribution(sites, ("last",), values),
+        lambda: Patching(sites, ("last",), values[0, 0], values),
+        lambda: ri.Disentanglement(sites[0], frame),
+        lambda: ri.MIBScores(0.0, 0.0, frame),
+    ]
+    for make in made:
+        one = make()
+        assert one == one and one != make()
+    assert all(of.__eq__ is object.__eq__ for of in (ri.DASResult, ri.JointDASResult))

@@ -1,7 +1,9 @@
 """The parts of a subspace that output weights read and do not, where the truth is closed form."""
 
+import pandas as pd
 import pytest
 import torch
+from pretended_device import SECOND, second_device
 
 import reft_interp as ri
 
@@ -72,3 +74,14 @@ def test_one_pair_has_no_variance(model):
     subspace = ri.Subspace.random(SITE.width(model), 1, seed=0)
     found = ri.readable_split(model, PAIRS[:1], subspace, SITE, "last")
     assert bool(found["variance"].isna().all()) and set(found["n"]) == {1}
+
+
+def test_a_subspace_on_another_device_is_split_as_on_the_cpu(model):
+    # Everything that the subspace is compared with is on the CPU when all has been run.
+    subspace = ri.Subspace.random(SITE.width(model), 2, seed=0)
+    expected = ri.readable_split(model, PAIRS, subspace, SITE, "last")
+    with second_device():
+        elsewhere = subspace.to(SECOND)
+        assert elsewhere.basis.device == SECOND
+        found = ri.readable_split(model, PAIRS, elsewhere, SITE, "last")
+    pd.testing.assert_frame_equal(found, expected)

@@ -124,3 +124,12 @@ def test_too_few_examples_to_shrink_are_said():
     held[2:, 1] = 5
     with pytest.raises(ValueError, match=r"LDA: activations within a value .* 4 examples are too"):
         ri.LinearDiscriminant().from_activations(held, np.array(list("aabb")))
+
+
+def test_a_probe_of_activations_that_differ_by_rounding_finds_nothing():
+    # As those of prompts that are alike, run in batches of other shapes.
+    held = torch.full((40, 4), 0.1)
+    held[::2] = torch.nextafter(held[::2], torch.ones(20, 4))
+    assert held.std() > 0
+    with pytest.raises(ValueError, match="finds no direction: activations do not differ at all"):
+        ri.LogisticProbe().from_activations(held, np.array(["a", "b"] * 20))

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from reft_interp.evaluation.metric_scores import score
-from reft_interp.evaluation.metrics import exact_match, f1, matthews, pearson
+from reft_interp.evaluation.metrics import Metric, exact_match, f1, matthews, pearson
 from reft_interp.evaluation.results import Accuracy
 
 pytestmark = pytest.mark.usefixtures("long_training")
@@ -57,10 +57,16 @@ def test_the_seed_decides_the_resamples():
 @pytest.mark.parametrize("gold", [[1, 1, 1, 1], [0, 1, 1, 1]])
 def test_resamples_of_one_label_are_no_trouble(gold):
     found = score(matthews(LABELS), [1, 1, 1, 1], gold)
-    assert found.value == 0.0 and found.interval == (0.0, 0.0)
+    unseen = Accuracy(0, 4).interval[1]
+    assert found.value == 0.0 and found.interval == pytest.approx((-unseen, unseen))
 
 
 def test_one_row_and_none():
-    assert score(f1(LABELS), [1], [1]).interval == (1.0, 1.0)
+    assert score(f1(LABELS), [1], [1]).interval == pytest.approx(Accuracy(1, 1).interval)
     with pytest.raises(ValueError, match="there are 1 predicted and 2 gold"):
         score(f1(LABELS), [1], [1, 0])
+
+
+def test_without_bounds_there_is_no_interval_of_what_does_not_vary():
+    found = score(Metric("mean", lambda predicted, gold: 3.0), [1, 2], [1, 2])
+    assert found.value == 3.0 and np.isnan(found.interval).all()

@@ -144,3 +144,10 @@ def test_a_constant_side_has_no_correlation():
 def test_answers_that_do_not_pair_are_an_error(predicted, gold):
     with pytest.raises(ValueError, match=r"an answer of each row: there are \d predicted and \d"):
         exact_match()(predicted, gold)
+
+
+@pytest.mark.parametrize("metric", [f1, matthews])
+def test_f1_and_matthews_are_of_two_labels(metric):
+    for labels in (("a", "b", "c"), ("a",)):
+        with pytest.raises(ValueError, match=f"labels must be two for {metric.__name__}, got"):
+            metric(labels)

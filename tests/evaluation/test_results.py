@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reft_interp.evaluation import Accuracy, Comparison, paired_difference
+from reft_interp.evaluation import Accuracy, Comparison, mean_and_interval, paired_difference
 
 
 def wilson(hits: int, n: int) -> tuple[float, float]:
@@ -111,3 +111,14 @@ def test_a_paired_difference_has_the_interval_of_its_mean():
     assert paired_difference(first, second) == (value, (low, high))
     with pytest.raises(ValueError, match="the same rows: 2000, 3"):
         paired_difference(first, second[:3])
+
+
+def test_what_does_not_vary_has_the_width_of_wilsons_interval_or_none():
+    assert mean_and_interval(np.ones(5), (0.0, 1.0)) == pytest.approx((1, *wilson(5, 5)))
+    assert mean_and_interval(np.zeros(5), (0.0, 1.0)) == pytest.approx((0, *wilson(0, 5)))
+    wide = 100 * wilson(0, 5)[1]
+    assert mean_and_interval(np.full(5, 50.0), (0.0, 100.0)) == pytest.approx(
+        (50, 50 - wide, 50 + wide)
+    )
+    value, *ends = mean_and_interval(np.full(5, 2.5))
+    assert value == 2.5 and np.isnan(ends).all()

@@ -77,6 +77,13 @@ def test_what_has_no_rank_is_refused():
         ablations(ReFT(RED(), component="mlp_out"))
 
 
+def test_untied_is_asked_where_there_are_two_ends_and_adds_nothing_twice():
+    untied = ReFT(LoReFT(rank=2), (0,), "f1+l1", tied=False)
+    assert ablations(untied, untied=True) == [untied]
+    with pytest.raises(ValueError, match=r"tied=False needs first and last tokens.*got .l3"):
+        ablations(ReFT(LoReFT(rank=2), (0,), "l3"), untied=True)
+
+
 @pytest.mark.usefixtures("no_type_checks")
 def test_what_is_no_reft_and_what_is_not_several_is_refused():
     wrong: Any = LoReFT(rank=2)
@@ -86,6 +93,11 @@ def test_what_is_no_reft_and_what_is_not_several_is_refused():
         ablations(BASE, ranks=2)  # pyright: ignore[reportArgumentType]
     with pytest.raises(TypeError, match=r"on must be several, as on=\('l1',\), got 'l1'"):
         ablations(BASE, on="l1")
+    kind: Any = ConsReFT
+    with pytest.raises(
+        TypeError, match=r"interventions must be several, .*=\(ConsReFT,\), got Cons"
+    ):
+        ablations(BASE, interventions=kind)
 
 
 def test_a_comparison_shows_what_differs_in_one_setting_alone(tiny, tmp_path):

@@ -13,7 +13,7 @@ import torch
 from datasets import Dataset
 from scipy.stats import binomtest
 
-from reft_interp.evaluation.metrics import exact_match, matthews
+from reft_interp.evaluation.metrics import Metric, exact_match, f1, matthews
 from reft_interp.interventions import DiReFT, LoReFT
 from reft_interp.runtime import IntervenedModel
 from reft_interp.sweeps import Budget, compare
@@ -462,3 +462,13 @@ def test_names_are_those_of_papers(tiny):
     # The paper's layers 3 to 24 are not those of two; its positions are untied here.
     assert isinstance(reft, ReFT) and reft.layers == "all" and not reft.tied
     assert str(reft.on) == "f5+l5" and reft.intervention.arguments()["rank"] == 4
+
+
+def test_a_perfect_score_of_few_rows_is_not_certain():
+    test = rows(8).map(lambda _: {"gold": "are"})
+    said = [[" are"] * 8]
+    value, low, high = mean_score(suite(metric=f1(("is", "are"))), said, test)
+    assert (value, high) == (1, 1)
+    assert low == pytest.approx(binomtest(8, 8).proportion_ci(method="wilson").low)
+    unbounded = suite(metric=Metric("count", lambda predicted, gold: 3.0))
+    assert np.isnan(mean_score(unbounded, said, test)[1:]).all()

@@ -283,6 +283,7 @@ def test_the_heat_map_shows_the_cells(undisturbed):
         undisturbed.plot(colour=1)
     with pytest.raises(ValueError, match="no cells of method 'DAS'"):
         undisturbed.plot(rank=7)
+    assert "a claim about one needs pairs that the sweep has not seen" in str(undisturbed)
     assert "no intervention" in str(undisturbed) and "<table" in undisturbed._repr_html_()
 
 

@@ -110,6 +110,15 @@ def test_the_hub_is_read_by_the_paradigms_name(monkeypatch, tmp_path):
 def test_says_what_is_wrong(tmp_path):
     with pytest.raises(ValueError, match="n must be an even number, at least 6, got 7"):
         blimp("x", n=7)
+    with pytest.raises(ValueError, match=r"minimum_accuracy must be between 0 and 1, got 70\.0"):
+        blimp(tmp_path / "none.jsonl", minimum_accuracy=70.0)
+    for held, message in (
+        ([{"sentence_good": "The key is."}], "row 0 must have the columns .* sentence_bad missing"),
+        ([{"sentence_good": "The key is.", "sentence_bad": None}], "sentence_bad must be text"),
+        ([["The key is."]], "row 0 must be an object"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            blimp(write(tmp_path, held))
     with pytest.raises(ValueError, match="must be a file or the name of a paradigm"):
         blimp(tmp_path / "none.jsonl")
     with pytest.raises(ValueError, match="n must be fewer pairs"):

@@ -297,3 +297,19 @@ def test_with_one_difference_each_source_shares_what_its_variable_is_not_made_of
         for name, other in (("x", "y"), ("y", "x")):
             source = row["sources"][name]
             assert source["prompt"][slice(*source["spans"][other])] == row[f"base_{other}"]
+
+
+def test_a_template_or_a_variable_that_stands_twice_is_refused():
+    one, other, _ = task().templates
+    with pytest.raises(ValueError, match=r"templates must differ, or .* got '\{x\} over .* twice"):
+        task(templates=[one, one, other])
+    with pytest.raises(ValueError, match=r"variable must name each once, got \['x', 'x'\]"):
+        task().counterfactuals(None, ("x", "x"), n=60)
+
+
+@pytest.mark.parametrize("minimum", [70.0, -1.0, float("nan")])
+def test_a_minimum_accuracy_is_a_share(minimum):
+    with pytest.raises(
+        ValueError, match=f"minimum_accuracy must be between 0 and 1, got {minimum}"
+    ):
+        task().counterfactuals(None, "x", n=60, minimum_accuracy=minimum)

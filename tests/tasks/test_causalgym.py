@@ -125,3 +125,35 @@ def test_every_task_of_the_real_file_selects_its_regions(data_dir, tiny):
         batch = encode(tiny("gpt2"), rows)
         for region in task.regions:
             assert len(parse_positions(f"span:{json.dumps(region)}")(batch)) == len(rows)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"label": "verb"}, "agreement: feature must name variables of the template .* got verb"),
+        ({"templates": []}, "templates of agreement must be a list of texts, got"),
+        ({"label": 3}, "label of agreement must be a variable or a list of some, got 3"),
+        ({"labels": ["is", "are"]}, "labels of agreement must be answers by type"),
+        ({"variables": ["near"]}, "variables of agreement must be values by variable"),
+        ({"templates": ["The {subject} {adverb}"]}, "values has none for {adverb}"),
+        ({"label": "prep"}, "values of the feature 'prep' must be by type"),
+        ({"labels": {"plural": ["are"]}}, "answers must be of two types or more"),
+        ({"labels": {"plural": ["are"], "dual": ["is"]}}, "values of the feature 'subject' must"),
+    ],
+)
+def test_a_task_of_another_format_is_told(tmp_path, changes, message):
+    file = tmp_path / "templates.json"
+    file.write_text(json.dumps({"agreement": TEMPLATES["agreement"] | changes}), encoding="utf-8")
+    with pytest.raises(ValueError, match=message):
+        causalgym(file)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("[]", "must hold tasks by name, got a list"), ("{", "must be JSON"), ('{"a": 1}', "a must")],
+)
+def test_a_file_of_another_format_is_told(tmp_path, text, message):
+    file = tmp_path / "templates.json"
+    file.write_text(text)
+    with pytest.raises(ValueError, match=message):
+        causalgym(file)

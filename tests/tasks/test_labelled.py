@@ -69,3 +69,10 @@ def test_spans_are_optional_and_columns_are_not():
     del without["answer"]
     with pytest.raises(ValueError, match="answer missing, it has prompt, choices"):
         task([without])
+
+
+def test_says_how_many_prompts_of_test_are_of_train():
+    made = task([row("One?"), row("Two?")], [row("Two?"), row("Three?", " bad")])
+    assert made.seen == 0.5 and "in 50.0% of test rows the prompt is one of train" in str(made)
+    apart = task([row("One?")], [row("Two?")])
+    assert apart.seen == 0 and "one of train" not in str(apart)

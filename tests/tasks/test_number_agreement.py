@@ -223,8 +223,7 @@ def test_smollm2_agrees_often_enough(smollm2):
 
 
 def test_the_causal_model_gives_the_answers_of_the_phrases(agreement, made):
-    right, wrong = agreement.causal_model, agreement.attractor_hypothesis
-    told_apart = 0
+    right = agreement.causal_model
     for row in rows(made):
         inputs = {
             "number": row["base_number"],
@@ -235,8 +234,6 @@ def test_the_causal_model_gives_the_answers_of_the_phrases(agreement, made):
         assert right.run(inputs)["answer"] == row["base_answer"]
         swapped = right.interchange(right.run(inputs), {"number": right.run(source)})
         assert swapped["answer"] == row["label"]
-        told_apart += wrong.run(inputs)["answer"] != row["base_answer"]
-    assert told_apart >= len(rows(made)) / 2
 
 
 def test_a_wrong_hypothesis_has_labels_of_its_own(agreement, taught):

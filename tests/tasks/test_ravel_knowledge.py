@@ -134,3 +134,19 @@ def test_a_fact_is_known_when_all_of_its_tokens_are_said(smollm2, data_dir):
         said = answers_correctly(smollm2, [{"prompt": prompt, "answer": fact["answer"]}])
         assert bool(said[0]) == fact["known"]
     assert "Past Tense" in known.attributes
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"prompts": 0}, "prompts must be from 1 to 12, got 0"),
+        ({"prompts": -1}, "prompts must be from 1 to 12, got -1"),
+        ({"minimum": 20.0}, r"minimum must be between 0 and 1, got 20\.0"),
+        ({"minimum": float("nan")}, "minimum must be between 0 and 1, got nan"),
+    ],
+)
+def test_numbers_that_cannot_be_are_refused_before_the_model_is_asked(asked, given, message):
+    model, rows = asked
+    with pytest.raises(ValueError, match=message):
+        ravel_knowledge(model, objects(), entities=24, **given)
+    assert not rows

@@ -50,8 +50,9 @@ class WinRate:
 
     @property
     def interval(self) -> tuple[float, float]:
-        """95 % interval of `value` (Student's t, within [0, 1]); NaN for one instruction."""
-        _, low, high = mean_and_interval(np.array(self.scores))
+        """95 % interval of `value` (Student's t, within [0, 1]; where all scores are alike, as
+        wide as Wilson's of a share of which no row was seen); NaN for one instruction."""
+        _, low, high = mean_and_interval(np.array(self.scores), (0.0, 1.0))
         return tuple(np.clip((low, high), 0.0, 1.0).tolist())
 
     def __str__(self) -> str:

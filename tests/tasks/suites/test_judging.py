@@ -5,7 +5,8 @@ import math
 import pytest
 from scipy.stats import t
 
-from reft_interp.tasks.suites import NoVerdict, rouge_l_proxy, win_rate
+from reft_interp.evaluation import Accuracy
+from reft_interp.tasks.suites import NoVerdict, WinRate, rouge_l_proxy, win_rate
 from reft_interp.tasks.suites.judging import rouge_l
 
 
@@ -154,3 +155,9 @@ def test_the_proxy_says_that_it_is_one():
     assert rouge_l_proxy("do", "police kill the gunman", "police killed the gunman") == 0.75
     rate = win_rate(records(["aa", "bbb", "cc", "x"]), REFERENCE, rouge_l_proxy)
     assert rate.value == 0.75 and rate.judge == "rouge_l_proxy"
+
+
+def test_a_system_that_always_wins_has_the_interval_of_so_few():
+    rate = WinRate("judge", "one", "other", (1.0,) * 5)
+    assert rate.interval == pytest.approx(Accuracy(5, 5).interval)
+    assert "1.000 [0.566, 1.000]" in str(rate)
