@@ -12,6 +12,7 @@ import json
 import logging
 import multiprocessing
 import random
+import signal
 import sys
 import tempfile
 import time
@@ -45,6 +46,9 @@ def killed(folder: Path, pairs: int, layers: int, chosen: random.Random) -> list
 
     Each is killed once a random number of cells has been finished since it began, and then a
     random time later. Returns how many cells were on disk at each kill.
+
+    Raises:
+        RuntimeError: a process ended before it was killed.
     """
     total, at = layers * len(TOKENS) * len(RANKS), []
     for _ in range(KILLS):
@@ -58,6 +62,8 @@ def killed(folder: Path, pairs: int, layers: int, chosen: random.Random) -> list
         time.sleep(chosen.uniform(0, 3))
         process.kill()
         process.join()
+        if process.exitcode != -signal.SIGKILL:
+            raise RuntimeError(f"a sweep ended by itself, with {process.exitcode}: nothing to kill")
         at.append(finished(folder))
         print(f"killed with {at[-1]} of {total} cells on disk", file=sys.stderr)
     return at
@@ -91,6 +97,7 @@ def main() -> None:
         "same_table": same,
         "largest_angle_degrees": round(float(max(angles)), 6),
         "cells": len(angles),
+        "kills": len(at),
         "cells_on_disk_at_each_kill": at,
         "undisturbed_seconds": round(taken, 1),
     }

@@ -14,6 +14,7 @@ import json
 import logging
 import multiprocessing
 import random
+import signal
 import sys
 import tempfile
 import time
@@ -63,6 +64,9 @@ def killed(folder: Path, steps: int, chosen: random.Random) -> tuple[list[int], 
 
     Returns the step of the newest whole checkpoint at each kill, and at how many kills there was a
     newer one that is not whole.
+
+    Raises:
+        RuntimeError: a process ended before it was killed.
     """
     at, halved = [], 0
     context = multiprocessing.get_context("forkserver")
@@ -77,6 +81,10 @@ def killed(folder: Path, steps: int, chosen: random.Random) -> tuple[list[int], 
             time.sleep(chosen.uniform(0, 1))
         process.kill()
         process.join()
+        if process.exitcode != -signal.SIGKILL:
+            raise RuntimeError(
+                f"a training ended by itself, with {process.exitcode}: nothing to kill"
+            )
         at.append(number(last_whole(folder)))
         halved += begun(folder) > at[-1]
         print(f"killed; {at[-1]} of {steps} steps are on disk", file=sys.stderr)
@@ -101,7 +109,7 @@ def main() -> None:
         same = one.keys() == other.keys() and all(torch.equal(one[k], other[k]) for k in one)
     line = {
         "same_weights_bit_for_bit": same,
-        "kills": KILLS,
+        "kills": len(at),
         "steps": given.steps,
         "steps_on_disk_at_each_kill": at,
         "kills_that_left_half_a_checkpoint": halved,

@@ -1,6 +1,6 @@
 """Runs in the peers' environment: training steps of pyreft's LoReFT.
 
-Reads one JSON object a line: {"layers": "4,10", "rank", "first", "last", "width"}; answers
+Reads one JSON object a line: {"layers": "4,10", "rank", "first", "last"}; answers
 {"seconds", "loss"}. INPUTS is a safetensors file: input_ids, labels [n pos] (-100 where there is
 no loss), prompt_length [n].
 """

@@ -236,6 +236,8 @@ def _frame(rows: list[dict[str, Any]]) -> pd.DataFrame:
     frame = pd.DataFrame(rows)
     frame.insert(0, "method", frame.pop("method"))
     frame.insert(0, "cell", frame.pop("cell").astype("Int64"))
+    # The whole vector has neither: as NaN it would make floats of the others.
+    frame = frame.astype({"rank": "Int64", "seed": "Int64"})
     scores = [
         Accuracy(int(hits), int(n)) if pd.notna(hits) else None
         for hits, n in zip(frame.pop("hits"), frame["n"], strict=True)

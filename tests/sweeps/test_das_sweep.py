@@ -89,6 +89,14 @@ def test_a_cell_is_what_fit_das_finds_and_scores(planted, pairs, cells, undistur
     assert undisturbed.no_intervention == scores["no intervention"][0]
 
 
+def test_ranks_and_seeds_are_whole_numbers_and_the_whole_vector_has_none(undisturbed):
+    frame = undisturbed.frame
+    whole = frame["method"] == "whole vector"
+    assert frame.loc[whole, ["rank", "seed"]].isna().all(axis=None)
+    assert [str(rank) for rank in frame.loc[~whole, "rank"]][:3] == ["1", "1", "2"]
+    assert {str(seed) for seed in frame.loc[~whole, "seed"]} == {"0", "1"}
+
+
 def test_it_finds_where_the_variable_is(undisturbed):
     best = undisturbed.frame[undisturbed.frame["method"] == "DAS"].sort_values("iia").iloc[-1]
     assert best["iia"] > 0.95
