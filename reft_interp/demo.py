@@ -221,11 +221,12 @@ def _page(
         "Train an intervention, then probe what its subspace encodes",
         subtitle=f"{facts['model']['name']}, {facts['site']}, rank {facts['rank']}",
         summary=(
-            f"A rank-{_RANK} subspace found by DAS carries the grammatical number of the subject: "
-            f"on held-out nouns and templates an interchange inside it gives the expected verb in "
-            f"{_percent(found)} of pairs, where swapping the whole vector gives "
-            f"{_percent(whole)} and random subspaces {sum(random) / len(random):.1%} "
-            f"(range {min(random):.1%} to {max(random):.1%}). Accuracy on {task.name}: "
+            f"On held-out nouns and templates, swapping the subject's grammatical number inside a "
+            f"rank-{_RANK} subspace found by DAS gives the expected verb in {_percent(found)} of "
+            f"pairs, where swapping the whole vector gives {_percent(whole)} and random subspaces "
+            f"{sum(random) / len(random):.1%} (range {min(random):.1%} to {max(random):.1%}). This "
+            "is a score: whether the subspace carries the number is for `gather_evidence`, with "
+            f"shuffled labels and an untrained model. Accuracy on {task.name}: "
             + ", ".join(f"{name} {_percent(score)}" for name, (score,) in learned.rows)
             + ".\n\n"
             + as_list("\n".join(line for one in probes for line in _compared(one)))
