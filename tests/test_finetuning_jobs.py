@@ -205,6 +205,15 @@ def test_other_mistakes_are_told_too(rows, tmp_path):
     assert asked == []
 
 
+def test_a_classifier_continues_no_prompt(rows, tmp_path):
+    _, model, asked = rows
+    ri.Classifier(model, 2).save(tmp_path / "classifier")
+    found = run("generate", tmp_path / "classifier", "The")
+    assert found.exit_code == 2 and asked == []
+    said = " ".join(found.stderr.split())
+    assert "holds a classifier, which says classes and no texts: Classifier.load reads it" in said
+
+
 def test_a_prompt_that_stands_twice_is_not_trained_on_and_scored(rows, monkeypatch):
     file, _, _ = rows
     file.write_text(file.read_text() * 3)

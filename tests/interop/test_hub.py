@@ -15,6 +15,7 @@ from trained import PROMPTS, trained
 
 from reft_interp.evaluation.metrics import exact_match
 from reft_interp.interop import export_to_transformers, from_pretrained, push_to_hub
+from reft_interp.interop.model_card import model_card
 from reft_interp.interventions import Interchange
 from reft_interp.runtime import IntervenedModel, Placement
 from reft_interp.sites import Site
@@ -231,6 +232,21 @@ def test_a_head_alone_is_shared_too(hub, tiny, tmp_path):
 
 
 @pytest.mark.usefixtures("no_type_checks")
+@pytest.mark.parametrize(
+    ("part", "lacking"), [(None, "reft_interp"), ("model", "dtype"), ("model", "revision")]
+)
+def test_a_card_needs_to_know_where_a_classifier_is_from(tiny, tmp_path, part, lacking):
+    Classifier(tiny("llama"), None).save(tmp_path)
+    file = tmp_path / "config.json"
+    config = json.loads(file.read_text())
+    del (config[part] if part else config)[lacking]
+    file.write_text(json.dumps(config))
+    with pytest.raises(
+        ValueError, match=rf"config.json is damaged: {part or 'it'} lacks {lacking}"
+    ):
+        model_card(tmp_path, "someone/score")
+
+
 def test_a_classifier_that_is_not_whole_is_told(hub, intervened, tmp_path):
     Classifier(intervened, 2).save(tmp_path)
     (tmp_path / "interventions" / "interventions.safetensors").unlink()
