@@ -231,7 +231,6 @@ def test_a_head_alone_is_shared_too(hub, tiny, tmp_path):
     assert isinstance(from_pretrained(tmp_path, tiny("llama")), Classifier)
 
 
-@pytest.mark.usefixtures("no_type_checks")
 @pytest.mark.parametrize(
     ("part", "lacking"), [(None, "reft_interp"), ("model", "dtype"), ("model", "revision")]
 )
@@ -247,6 +246,7 @@ def test_a_card_needs_to_know_where_a_classifier_is_from(tiny, tmp_path, part, l
         model_card(tmp_path, "someone/score")
 
 
+@pytest.mark.usefixtures("no_type_checks")
 def test_a_classifier_that_is_not_whole_is_told(hub, intervened, tmp_path):
     Classifier(intervened, 2).save(tmp_path)
     (tmp_path / "interventions" / "interventions.safetensors").unlink()
