@@ -3,6 +3,7 @@
 Imports are inside the commands, so that `--help` answers at once.
 """
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
@@ -15,6 +16,8 @@ app = typer.Typer(
     # Brackets of a study file are no markup.
     rich_markup_mode=None,
 )
+
+_MODEL = typer.Option(help="A hub name, a folder, a GGUF file, or smollm2.")
 
 
 @app.command()
@@ -29,9 +32,7 @@ def demo(
             "by default a task that needs no files."
         ),
     ] = None,
-    model: Annotated[
-        str, typer.Option(help="A hub name, a folder, a GGUF file, or smollm2.")
-    ] = "smollm2",
+    model: Annotated[str, _MODEL] = "smollm2",
     seed: Annotated[int, typer.Option(help="Of data, starts and controls.")] = 0,
 ) -> None:
     """Find a causal variable by DAS, teach two ReFTs a task, probe both, write a report."""
@@ -67,9 +68,7 @@ def das(
         ),
     ] = 0.7,
     out: Annotated[Path, typer.Option(help="Folder for the report; made if needed.")] = Path("das"),
-    model: Annotated[
-        str, typer.Option(help="A hub name, a folder, a GGUF file, or smollm2.")
-    ] = "smollm2",
+    model: Annotated[str, _MODEL] = "smollm2",
     seed: Annotated[int, typer.Option(help="Of the pairs, and of the first search.")] = 0,
 ) -> None:
     """Find a subspace by DAS, with every control, and write a report.
@@ -84,7 +83,7 @@ def das(
 
     _or_exit(
         lambda: run_das(
-            Path(out),
+            out,
             model=model,
             component=component,
             layer=layer,
@@ -142,8 +141,9 @@ def sweep(
     def job() -> None:
         plan = Study.read(study)
         check_writable(out)
+        given = plan.read_pairs()  # a bad folder is said before a model is loaded
         bridge = load_model(plan.model)
-        pairs = plan.make_pairs(bridge)
+        pairs = given or plan.make_pairs(bridge)
         cells = plan.screened_cells(bridge, pairs)
         found = run_sweep(bridge, pairs, cells, out, minimum_accuracy=plan.minimum_accuracy)
         typer.echo(str(found))
@@ -151,9 +151,6 @@ def sweep(
         typer.echo(f"The table is in {table}, a heat map in {picture}")
 
     _or_exit(job)
-
-
-_MODEL = typer.Option(help="A hub name, a folder, a GGUF file, or smollm2.")
 
 
 @app.command()
@@ -285,11 +282,14 @@ def doctor() -> None:
     raise typer.Exit(0 if diagnosis.ok else 1)
 
 
-def _or_exit(job) -> None:
-    """A mistake of the user's is a sentence on the screen, not a traceback."""
+def _or_exit(job: Callable[[], object]) -> None:
+    """A mistake of the user's is a sentence on the screen, not a traceback; and so are libraries
+    that don't work together."""
+    from reft_interp.models.versions import BrokenVersions
+
     try:
         job()
-    except (ValueError, TypeError, OSError, ImportError) as error:
+    except (ValueError, TypeError, OSError, ImportError, BrokenVersions) as error:
         typer.secho(f"error: {error}", err=True, fg="red")
         raise typer.Exit(2) from error
 

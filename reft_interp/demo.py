@@ -29,7 +29,7 @@ from reft_interp.report.markup import as_list
 from reft_interp.sites import Site
 from reft_interp.tasks import LabelledTask, NumberAgreement, number_naming, sst2
 from reft_interp.training import ReFTResult, fit_reft
-from reft_interp.whole_files import write_whole
+from reft_interp.whole_files import check_writable, write_whole
 
 _RANK = 4
 _SITE = Site("resid_post", 12)
@@ -78,7 +78,7 @@ def run_demo(
     began = time.perf_counter()
     # Before minutes of work: a folder that cannot be written, data that cannot be read.
     folder = Path(out)
-    folder.mkdir(parents=True, exist_ok=True)
+    check_writable(folder)
     if data is None:
         # Where DAS looks, so that what is probed there is what the ReFTs work with.
         task, on = number_naming(*task_rows, seed=seed), "subject"

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from reft_interp.interventions import INTERVENTIONS, Intervention
 from reft_interp.models import identify, load_model
+from reft_interp.positions import parse_positions
 from reft_interp.runtime import IntervenedModel
 from reft_interp.runtime.context import check_fit
 from reft_interp.runtime.saving import read_model_name
@@ -15,6 +16,7 @@ from reft_interp.tasks.suites.named import named_suite
 from reft_interp.tasks.suites.reading import hold_out
 from reft_interp.training import fit_reft
 from reft_interp.training.finetuning import end_of_text, plain_rows
+from reft_interp.training.hyperparameters import check_hyperparameters
 from reft_interp.whole_files import check_writable
 
 TRAINABLE = ("LoReFT", "DiReFT", "NoReFT", "ConsReFT", "LobiReFT")
@@ -55,6 +57,11 @@ def run_train(
             f"held_out: {held_out:g} of {prompts} different prompts leaves none on one side"
         )
     wanted = _numbers(layers)
+    selector = parse_positions(on)
+    check_hyperparameters(
+        epochs=epochs, learning_rate=learning_rate, batch_size=batch_size, seed=seed
+    )
+    template: Intervention = INTERVENTIONS[method](rank=rank)  # pyright: ignore[reportCallIssue]
     check_writable(out)
     bridge = load_model(model)
     end = end_of_text(bridge)
@@ -64,12 +71,11 @@ def run_train(
     # By prompts: one that stands twice would be trained on and scored.
     trained, scored = hold_out(rows.to_list(), kept, seed, str(data.name))
     depth = int(bridge.cfg.n_layers)
-    template: Intervention = INTERVENTIONS[method](rank=rank)  # pyright: ignore[reportCallIssue]
     # With its end, so that a continuation ends by itself.
     train = [{**row, "answer": row["answer"] + end} for row in trained]
     found = fit_reft(
-        bridge, train, template, [Site("resid_post", i) for i in wanted or range(depth)], on,
-        epochs=epochs, learning_rate=learning_rate, batch_size=batch_size, seed=seed,
+        bridge, train, template, [Site("resid_post", i) for i in wanted or range(depth)],
+        selector, epochs=epochs, learning_rate=learning_rate, batch_size=batch_size, seed=seed,
     )  # fmt: skip
     found.save(out)
     say(found.intervened.explain().splitlines()[0])
@@ -178,8 +184,11 @@ def _numbers(layers: str) -> list[int]:
     if layers == "all":
         return []
     try:
-        return [int(layer) for layer in layers.split(",")]
+        numbers = [int(layer) for layer in layers.split(",")]
     except ValueError as error:
         raise ValueError(
             f'layers must be "all" or numbers with commas between, as 8,12,16; got {layers!r}'
         ) from error
+    if len(set(numbers)) < len(numbers) or min(numbers) < 0:
+        raise ValueError(f"layers must be different numbers from 0, got {layers!r}")
+    return numbers

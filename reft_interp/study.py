@@ -20,7 +20,6 @@ from reft_interp.sites import Component, Site
 from reft_interp.sweeps import grid
 from reft_interp.tasks import NumberAgreement
 
-NUMBER_AGREEMENT = "number agreement"
 _NUMBERS = ("learning_rate", "screen", "minimum_accuracy")
 
 
@@ -53,7 +52,7 @@ class Study:
     """
 
     model: str = "smollm2"
-    counterfactuals: str = NUMBER_AGREEMENT
+    counterfactuals: str = NumberAgreement.name
     pairs: int = 600
     components: Sequence[Component] = ("resid_post",)
     layers: Sequence[int] | str = "all"
@@ -146,20 +145,28 @@ class Study:
         except (TypeError, ValueError) as error:
             raise ValueError(f"{path}: {error}") from error
 
+    def read_pairs(self) -> Counterfactuals | None:
+        """The counterfactuals of a folder; None where they are made for the model.
+
+        Raises:
+            ValueError: as `Counterfactuals.load`.
+        """
+        if self.counterfactuals == NumberAgreement.name:
+            return None
+        return Counterfactuals.load(self.counterfactuals)
+
     def make_pairs(self, model: TransformerBridge) -> Counterfactuals:
         """The counterfactuals: made for the model, or read.
 
         Raises:
             ValueError: as `NumberAgreement.counterfactuals` and `Counterfactuals.load`.
         """
-        if self.counterfactuals == NUMBER_AGREEMENT:
-            return NumberAgreement().counterfactuals(
-                model,
-                n=self.pairs,
-                seed=self.seed,
-                minimum_accuracy=float(self.minimum_accuracy),
-            )
-        return Counterfactuals.load(self.counterfactuals)
+        return self.read_pairs() or NumberAgreement().counterfactuals(
+            model,
+            n=self.pairs,
+            seed=self.seed,
+            minimum_accuracy=float(self.minimum_accuracy),
+        )
 
     def cells(self, model: TransformerBridge) -> list[DASCell]:
         """Every combination, for a model.

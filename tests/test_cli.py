@@ -141,6 +141,42 @@ def test_mistakes_are_told_before_a_model_is_loaded(tmp_path, monkeypatch, words
     assert message in said.stderr.replace("\n", " ")
 
 
+def test_pairs_that_cannot_be_read_are_told_before_a_model_is_loaded(tmp_path):
+    study = tmp_path / "study.yaml"
+    study.write_text(f"counterfactuals: {tmp_path / 'nowhere'}\nmodel: {tmp_path / 'none'}\n")
+    said = CliRunner().invoke(app, ["sweep", str(study), "--out", str(tmp_path / "s")])
+    assert said.exit_code == 2
+    assert "folder must be one written by" in said.stderr.replace("\n", " ")
+
+
+def test_libraries_that_do_not_work_together_are_a_sentence(tmp_path, monkeypatch):
+    study = tmp_path / "study.yaml"
+    study.write_text("layers: all\n")
+    words = ["sweep", str(study), "--out", str(tmp_path / "s")]
+    monkeypatch.setattr("transformers.__version__", "6.0.0")
+    said = CliRunner().invoke(app, words)
+    assert said.exit_code == 2
+    assert "error: transformers 6.0.0 with transformer-lens 4.3" in said.stderr
+    # Any other RuntimeError is no mistake of the user's: it stays to be seen.
+    wrong = RuntimeError("a shape is wrong")
+
+    def fails(name):
+        raise wrong
+
+    monkeypatch.setattr("reft_interp.models.load_model", fails)
+    assert CliRunner().invoke(app, words).exception is wrong
+
+
+def test_a_folder_that_cannot_be_written_is_told_before_any_work(tmp_path, monkeypatch):
+    def refused(dir):
+        raise PermissionError(13, "Permission denied", str(dir))
+
+    monkeypatch.setattr("reft_interp.whole_files.TemporaryFile", refused)
+    missing = tmp_path / "nowhere"
+    said = CliRunner().invoke(app, ["demo", "--out", str(tmp_path), "--data", str(missing)])
+    assert said.exit_code == 2 and "Permission denied" in said.stderr
+
+
 def test_a_mistake_is_a_sentence_and_no_traceback(tmp_path):
     missing = tmp_path / "nowhere"
     said = CliRunner().invoke(app, ["demo", "--out", str(tmp_path), "--data", str(missing)])

@@ -29,8 +29,9 @@ def test_the_summary_has_what_was_promised(demo):
     das = summary["das"]
     assert {"iia", "interval", "n", "whole_vector", "no_intervention", "random_mean"} <= set(das)
     assert {"untouched", "loreft", "direft"} <= set(summary["reft"])
-    for value in (das["iia"], das["whole_vector"], das["random_mean"], summary["reft"]["loreft"]):
-        assert 0 <= value <= 1
+    # So few rows teach nothing: neither DAS nor the ReFTs have to be above chance. The whole vector
+    # is not trained, and holds the number of every subject; random directions hold next to nothing.
+    assert das["whole_vector"] >= das["random_mean"] + 0.25
     low, high = das["interval"]
     assert low <= das["iia"] <= high
     assert das["no_intervention"] == 0.5  # half of the pairs change nothing, by construction

@@ -186,6 +186,14 @@ def test_other_mistakes_are_told_too(rows, tmp_path):
         (["train", file, "--method", "ReFT"], "method must be one of LoReFT, DiReFT"),
         (["train", file, "--held-out", 1.5], "held_out must be at least 0 and below 1, got 1.5"),
         (["train", file, "--layers", "low"], 'layers must be "all" or numbers with commas'),
+        (["train", file, "--layers", "8,8"], "layers must be different numbers from 0, got '8,8'"),
+        (["train", file, "--layers", "0,-1"], "layers must be different numbers from 0, got '0,-1"),
+        (["train", file, "--rank", 0], "rank must be at least 1, got 0"),
+        (["train", file, "--on", "f3 and l1"], "positions 'f3 and l1'"),
+        (["train", file, "--epochs", 0], "epochs must be above 0, got 0"),
+        (["train", file, "--learning-rate", -1], "learning_rate must be above 0, got -1"),
+        (["train", file, "--batch-size", 0], "batch_size must be above 0, got 0"),
+        (["train", file, "--seed", -1], "seed must be at least 0 and below 2**32, got -1"),
         (["generate", tmp_path / "none", "The"], "none"),
         (["train", file, "--out", broken], "File exists"),
         (["compare", "instructions", "--data", tmp_path], "is scored by a judge, whom a command"),
@@ -195,6 +203,15 @@ def test_other_mistakes_are_told_too(rows, tmp_path):
         assert found.exit_code == 2, words
         assert said in " ".join(found.stderr.split()), found.stderr
     assert asked == []
+
+
+def test_a_classifier_continues_no_prompt(rows, tmp_path):
+    _, model, asked = rows
+    ri.Classifier(model, 2).save(tmp_path / "classifier")
+    found = run("generate", tmp_path / "classifier", "The")
+    assert found.exit_code == 2 and asked == []
+    said = " ".join(found.stderr.split())
+    assert "holds a classifier, which says classes and no texts: Classifier.load reads it" in said
 
 
 def test_a_prompt_that_stands_twice_is_not_trained_on_and_scored(rows, monkeypatch):

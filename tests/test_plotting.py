@@ -432,3 +432,25 @@ def test_trade_off_draws_points_and_what_costs_nothing_as_lines():
         plotting.trade_off(
             frame.assign(parameters=-1), cost="parameters", value="score", label="method"
         )
+
+
+def test_a_figure_is_a_file_of_the_format_of_its_ending_or_not_at_all(tmp_path, monkeypatch):
+    figure = pyplot.figure()
+    ax = figure.add_subplot()
+    for name, begins in (("f.png", b"\x89PNG"), ("f.pdf", b"%PDF"), ("f.SVG", b"<?xml")):
+        plotting.save_figure(ax, tmp_path / name)
+        assert (tmp_path / name).read_bytes().startswith(begins)
+    with pytest.raises(ValueError, match="'txt' is not supported"):
+        plotting.save_figure(ax, tmp_path / "f.txt")
+    before = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
+
+    def full(self, file, **_):
+        file.write_bytes(b"half")
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(Figure, "savefig", full)
+    with pytest.raises(OSError, match="no space left"):
+        plotting.save_figure(ax, tmp_path / "f.png")
+    assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == before
+    assert set(before) == {"f.png", "f.pdf", "f.SVG"}
+    pyplot.close(figure)

@@ -14,32 +14,41 @@ def python_blocks() -> list[str]:
     return re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
 
 
+FEWER = (
+    ("n=600", "n=36"),
+    ("n=60,", "n=12,"),
+    ("number_naming()", "number_naming(24, 12)"),
+    ("(2, 11, 20, 29)", "(20,)"),
+    ("range(30)", "(12,)"),
+    (
+        '"subject", rank=4)\nprint(evidence',
+        '"subject", rank=4, seeds=1, resamples=0, random_subspaces=2, epochs=1)\nprint(evidence',
+    ),
+    ("ranks=(1, 4)", "ranks=(1,), epochs=1"),
+    ("keep=0.1", "keep=0.5"),
+    ("n_train=500, n_test=200, n_development=100", "n_train=8, n_test=4, n_development=4"),
+    ("Budget(steps=60)", "Budget(steps=2, batch_size=4, trials=1, seeds=(0,))"),
+    ('[own, "DiReFT", "LoRA"]', '[own, "LoRA"]'),
+    (
+        "table.probe(model, suite)",
+        "ri.compare_subspaces(table, model, suite, pairs=8, epochs=1, draws=1)",
+    ),
+)
+
+
 def fewer(code: str) -> str:
     """The same code with a fraction of the rows and few layers, so that it is a matter of a
     minute."""
-    for whole, part in (
-        ("n=600", "n=36"),
-        ("n=60,", "n=12,"),
-        ("number_naming()", "number_naming(24, 12)"),
-        ("(2, 11, 20, 29)", "(20,)"),
-        ("range(30)", "(12,)"),
-        (
-            '"subject", rank=4)\nprint(evidence',
-            '"subject", rank=4, seeds=1, resamples=0, random_subspaces=2, epochs=1)\n'
-            "print(evidence",
-        ),
-        ("ranks=(1, 4)", "ranks=(1,), epochs=1"),
-        ("keep=0.1", "keep=0.5"),
-        ("n_train=500, n_test=200, n_development=100", "n_train=8, n_test=4, n_development=4"),
-        ("Budget(steps=60)", "Budget(steps=2, batch_size=4, trials=1, seeds=(0,))"),
-        ('[own, "DiReFT", "LoRA"]', '[own, "LoRA"]'),
-        (
-            "table.probe(model, suite)",
-            "ri.compare_subspaces(table, model, suite, pairs=8, epochs=1, draws=1)",
-        ),
-    ):
+    for whole, part in FEWER:
         code = code.replace(whole, part)
     return code
+
+
+def test_what_is_made_less_is_in_the_readme():
+    code = "".join(python_blocks())
+    for whole, part in FEWER:
+        assert whole in code, f"{whole!r} is written in another way now: {part!r} replaces nothing"
+        code = code.replace(whole, part)
 
 
 def test_the_code_of_the_readme_runs(smollm2, tmp_path, monkeypatch, capsys):

@@ -6,7 +6,7 @@ Next door: `plain_finetuning` makes the copy. Classifiers of interventions in a 
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from jaxtyping import Float
 from torch import Tensor
@@ -23,6 +23,12 @@ from reft_interp.whole_files import replacing
 
 if TYPE_CHECKING:
     from reft_interp.interop.plain_finetuning import PlainFinetuned
+
+_HOW_TO_READ = (
+    "what an adapted encoder's `save` writes is no classifier's folder (there is no config.json): "
+    "read the adapters with peft's PeftModel.from_pretrained (of BitFit, model.safetensors) on "
+    "transformers' own encoder, and the head's tensors from head.safetensors"
+)
 
 
 class AdaptedClassifier(Classifier):
@@ -74,8 +80,34 @@ class AdaptedClassifier(Classifier):
 
     def save(self, folder: str | Path, notes: Mapping[str, Any] | None = None) -> None:
         """Write `head.safetensors` beside what was adapted, which peft's own files hold, or
-        `model.safetensors`."""
+        `model.safetensors`.
+
+        Raises:
+            ValueError: notes, which these files have no place for.
+        """
+        if notes is not None:
+            raise ValueError(
+                "notes have no place among the files of an adapted encoder, which are peft's: "
+                f"leave them out, got {dict(notes)}"
+            )
         self.adapted.save(folder)
         held = {name: tensor.detach().cpu() for name, tensor in self.head.state_dict().items()}
         with replacing(Path(folder) / HEAD) as beside:
             write_tensors(held, beside)
+
+    @classmethod
+    def load(cls, folder: str | Path, model: TransformerBridge) -> NoReturn:
+        """Not for adapted encoders.
+
+        Raises:
+            TypeError: always; it says how the files are read.
+        """
+        raise TypeError(f"AdaptedClassifier.load: {_HOW_TO_READ}")
+
+    def load_weights(self, folder: str | Path) -> NoReturn:
+        """Not for adapted encoders.
+
+        Raises:
+            TypeError: always; it says how the files are read.
+        """
+        raise TypeError(f"AdaptedClassifier.load_weights: {_HOW_TO_READ}")

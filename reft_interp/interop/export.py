@@ -23,7 +23,7 @@ from reft_interp.positions import Every, FirstLast, Indices, PositionSelector
 from reft_interp.runtime.trained import Trained, intervened_of
 from reft_interp.saved_files import write_tensors
 from reft_interp.sites import Site
-from reft_interp.whole_files import replacing, write_whole
+from reft_interp.whole_files import replacing
 
 _WRAPPED = "_original_component."
 
@@ -68,10 +68,16 @@ def export_to_transformers(intervened: Trained, folder: str | Path) -> None:
     config = {"format": FORMAT, "model": asdict(identify(intervened.model)), "edits": entries}
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    with replacing(folder / "edits.safetensors") as beside:
-        write_tensors(tensors, beside)
-    write_whole(folder / "edits.json", json.dumps(config, indent=2) + "\n")
-    write_whole(folder / "edits.py", _source())
+    # All is written before anything is moved, so that a full disk leaves what was there whole.
+    with (
+        replacing(folder / "edits.py") as code,
+        replacing(folder / "edits.json") as described,
+        replacing(folder / "edits.safetensors") as held,
+    ):
+        write_tensors(tensors, held)
+        text = json.dumps(config, indent=2) + "\n"
+        described.write_text(text, encoding="utf-8", newline="\n")
+        code.write_text(_source(), encoding="utf-8", newline="\n")
 
 
 def describe(

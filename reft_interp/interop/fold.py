@@ -57,7 +57,8 @@ def fold_into_weights(intervened: Trained, model: PreTrainedModel) -> PreTrained
 
     Raises:
         ValueError: an edit that is no shift, or not affine, or not on every token; a site, layer
-            or architecture where it cannot be written; another model. `model` is then as it was.
+            or architecture where it cannot be written; another model. `model` is then as it was,
+            and so it is where the comparison fails, for instance for want of memory.
     """
     intervened = intervened_of(intervened, "intervened")
     steps = [_step(intervened, p) for p in sorted(intervened.placements, key=_depth)]
@@ -72,28 +73,42 @@ def fold_into_weights(intervened: Trained, model: PreTrainedModel) -> PreTrained
     originals = {
         module: (layer.weight.detach().clone(), layer.bias) for module, layer in outputs.items()
     }
-    for module, linear, constant in steps:
-        _write(outputs[module], linear, constant)
-    with torch.no_grad():
-        error = (model(tokens).logits - expected).abs().max()
-    # In half precision the logits' rounding alone would pass what is a good part of the edit.
-    rounding = 256 * torch.finfo(expected.dtype).eps * expected.abs().max()
-    effect = (expected - untouched).abs().max()
-    if not error <= torch.minimum(rounding, _LEAST_LOST * effect + rounding / 16):
+    try:
+        for module, linear, constant in steps:
+            _write(outputs[module], linear, constant)
+        with torch.no_grad():
+            _check_logits(model, model(tokens).logits, expected, untouched)
+    except BaseException:  # also where memory runs out, or somebody interrupts
         for module, (weight, bias) in originals.items():
             outputs[module].weight.data = weight
             outputs[module].bias = bias
-        raise ValueError(
-            f"folded into {type(model).__name__} the edits change its logits by {error:.1e} more "
-            "or less than they should, so this architecture does something to the sum of a "
-            "block's parts that is not known here. Export them: export_to_transformers."
-        )
+        raise
     _state_biases(model, [module for module, (_, bias) in originals.items() if bias is None])
     return model
 
 
 # The share of an edit's effect on the logits that folding it may miss.
 _LEAST_LOST = 0.05
+
+
+def _check_logits(
+    model: PreTrainedModel,
+    folded: Float[Tensor, "batch pos vocab"],
+    expected: Float[Tensor, "batch pos vocab"],
+    untouched: Float[Tensor, "batch pos vocab"],
+) -> None:
+    """Raise unless the folded edits give the logits that the hooked ones give."""
+    error = (folded - expected).abs().max()
+    # In half precision the logits' rounding alone would pass what is a good part of the edit.
+    rounding = 256 * torch.finfo(expected.dtype).eps * expected.abs().max()
+    effect = (expected - untouched).abs().max()
+    if not error <= torch.minimum(rounding, _LEAST_LOST * effect + rounding / 16):
+        raise ValueError(
+            f"folded into {type(model).__name__} the edits change its logits by {error:.1e} more "
+            "or less than they should, so this architecture does something to the sum of a "
+            "block's parts that is not known here. Export them: export_to_transformers."
+        )
+
 
 _Map = tuple[Float[Tensor, "d d"] | None, Float[Tensor, "d"]]
 

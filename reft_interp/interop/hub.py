@@ -25,6 +25,7 @@ from huggingface_hub.errors import (
 )
 from transformer_lens.model_bridge import TransformerBridge
 
+from reft_interp.interop.adapted_classifier import AdaptedClassifier
 from reft_interp.interop.export import export_to_transformers
 from reft_interp.interop.model_card import complete_card, model_card
 from reft_interp.runtime import IntervenedModel
@@ -97,6 +98,11 @@ def push_to_hub(
             with TemporaryDirectory() as whole:
                 shared.save(whole)
                 _copy(Path(whole), folder)
+        elif isinstance(shared, AdaptedClassifier):
+            raise TypeError(
+                "shared: an adapted encoder is shared by peft's own push_to_hub, got an "
+                "AdaptedClassifier"
+            )
         elif isinstance(shared, Classifier):
             shared.save(folder, notes)
         else:
@@ -127,7 +133,7 @@ def from_pretrained(
     *,
     revision: str | None = None,
     token: str | None = None,
-) -> IntervenedModel | Any:
+) -> IntervenedModel | Any:  # Any for Classifier, so that no caller has to ask which it got
     """Interventions from the Hugging Face hub or a local folder, placed in `model`; a `Classifier`,
     where that is what is there.
 

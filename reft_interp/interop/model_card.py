@@ -86,6 +86,7 @@ def model_card(
     """
     if is_classifier(folder):
         config: Mapping[str, Any] = read_classifier(folder)
+        _check_origin(Path(folder), config)
         inside = _read(Path(folder) / INTERVENTIONS) if config["interventions"] else None
         what, described = _classifier(config, inside)
         use, row = _CLASSIFY, _ROWS.get(config["head"]["class"], "")
@@ -163,14 +164,21 @@ def _scores(scores: pd.DataFrame) -> str:
 
 
 def _read(folder: Path) -> dict[str, Any]:
-    file = folder / "config.json"
     config = read_config(folder)
-    check_fields(file, config, {"reft_interp": (str,)})
-    check_fields(file, config["model"], {"dtype": (str,), "revision": (str, type(None))}, "model")
+    _check_origin(folder, config)
     for i, placement in enumerate(config["placements"]):
         fields = {"component": (str,), "layer": (int,)}
-        check_fields(file, placement["site"], fields, f"the site of placements[{i}]")
+        check_fields(
+            folder / "config.json", placement["site"], fields, f"the site of placements[{i}]"
+        )
     return config
+
+
+def _check_origin(folder: Path, config: Mapping[str, Any]) -> None:
+    """Raise unless a configuration has what a card says of where it comes from."""
+    file = folder / "config.json"
+    check_fields(file, config, {"reft_interp": (str,)})
+    check_fields(file, config["model"], {"dtype": (str,), "revision": (str, type(None))}, "model")
 
 
 def _classifier(

@@ -7,6 +7,7 @@ computes.
 import json
 import warnings
 from collections import Counter
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ from reft_interp.models import identify
 from reft_interp.runtime import IntervenedModel
 from reft_interp.runtime.trained import Trained, intervened_of
 from reft_interp.sites import Site
-from reft_interp.whole_files import replacing, write_whole
+from reft_interp.whole_files import replacing
 
 # How far a float32 matrix may be from the rows that are used and still be what was meant.
 _ROUNDING = 1e-6
@@ -91,10 +92,13 @@ def save_pyreft(intervened: Trained, folder: str | Path) -> None:
     _warn_of_activations(intervened)
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    for name, tensors in files.items():
-        with replacing(folder / name) as beside:
-            torch.save(tensors, beside)
-    write_whole(folder / CONFIG, json.dumps({**config, "mode": "parallel"}, indent=2) + "\n")
+    # All is written before anything is moved, so that a full disk leaves what was there whole.
+    with ExitStack() as moves:
+        described = moves.enter_context(replacing(folder / CONFIG))
+        text = json.dumps({**config, "mode": "parallel"}, indent=2) + "\n"
+        described.write_text(text, encoding="utf-8", newline="\n")
+        for name, tensors in files.items():
+            torch.save(tensors, moves.enter_context(replacing(folder / name)))
 
 
 def revert(intervention: Intervention) -> tuple[str, dict[str, Tensor]]:

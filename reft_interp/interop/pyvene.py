@@ -278,11 +278,17 @@ def _chosen(count: int, interchange_dim: int | list[int] | None, given: _Given) 
         return checked_coordinates(subspaces, count)
     subspaces = checked_coordinates(subspaces, len(parts), "parts")
     # As in pyvene: two numbers are a range.
-    return [
+    chosen = [
         i
         for part in (parts[number] for number in subspaces)
         for i in (range(part[0], part[1]) if len(part) == 2 else part)
     ]
+    if outside := [i for i in chosen if not 0 <= i < count]:
+        raise ValueError(
+            f"subspace_partition must be of its {count} coordinates, 0 to {count - 1}, got "
+            f"{outside[0]}"
+        )
+    return chosen
 
 
 def _refuse(subspaces: Sequence[int] | None) -> None:

@@ -134,8 +134,6 @@ class FeatureChange(Value):
         mask: gives m, one number a feature.
     """
 
-    needs_source = True
-
     def __init__(self, encoder: FeatureEncoder, mask: nn.Module):
         super().__init__()
         self.encoder = encoder

@@ -15,8 +15,6 @@ from reft_interp.subspace import in_float64
 class Value(nn.Module):
     """Coordinates as a function of h, and of the source where there is one."""
 
-    needs_source = False
-
     def forward(
         self,
         h: Float[Tensor, "*batch d"],
@@ -47,8 +45,6 @@ class Value(nn.Module):
 class OfSource(Value):
     """v = Rs: what the source run holds."""
 
-    needs_source = True
-
     def forward(self, h, source, rows):
         assert source is not None  # Intervention.check_input lets none through
         return source @ rows.T
@@ -69,7 +65,6 @@ class ChangeToSource(Value):
         rows: R.
     """
 
-    needs_source = True
     rows: Tensor
 
     def __init__(self, rows: Float[Tensor, "r d"]):
@@ -90,8 +85,6 @@ class Mixed(Value):
     Args:
         mask: gives m, one number a coordinate.
     """
-
-    needs_source = True
 
     def __init__(self, mask: nn.Module):
         super().__init__()

@@ -35,7 +35,7 @@ from .identity import set_identity
 from .quiet import quiet
 from .sharding import check_launched, shard_blocks
 from .spreading import check_not_offloaded
-from .versions import library_versions, refuse_broken_versions, remedy
+from .versions import BrokenVersions, library_versions, refuse_broken_versions, remedy
 from .weights import Weights
 
 logger = logging.getLogger(__name__)
@@ -211,7 +211,7 @@ def _compare_cached_with_uncached(model: TransformerBridge) -> None:
         found = cache_difference(model)
     if found is not None and not found.ok:
         hf, lens = library_versions()
-        raise RuntimeError(
+        raise BrokenVersions(
             f"{model.cfg.model_name}: logits computed with a key-value cache differ from those "
             f"without, {found}. transformers {hf} and transformer-lens {lens} don't work "
             f"together on this model. {remedy()}"

@@ -13,6 +13,10 @@ WORKING = "transformers>=5.9,<5.24 with transformer-lens>=4.3,<5"
 """The pair that these checks were written against, for error messages."""
 
 
+class BrokenVersions(RuntimeError):
+    """The installed transformers and transformer-lens don't work together."""
+
+
 def installed(package: str) -> str | None:
     """The version of a distribution, None where it isn't installed."""
     try:
@@ -30,13 +34,13 @@ def refuse_broken_versions() -> None:
     """Raise if the installed pair is known to give wrong numbers.
 
     Raises:
-        RuntimeError: with both versions and the pair that works.
+        BrokenVersions: with both versions and the pair that works.
     """
     hf, lens = library_versions()
     # transformers 5.24 renamed `past_key_values` to `cache` inside its layers. The attention of
     # transformer-lens 4.3 reads the old name: its cache stays empty, without an error.
     if Version(hf) >= Version("5.24") and lens != "unknown" and Version(lens) <= Version("4.3"):
-        raise RuntimeError(
+        raise BrokenVersions(
             f"transformers {hf} with transformer-lens {lens} is known to compute wrong logits "
             f"whenever a key-value cache is used. {remedy()}"
         )

@@ -33,8 +33,8 @@ class Placement:
 
     Raises:
         TypeError: what is no intervention, or no site.
-        ValueError: positions that cannot be read, a name with blanks in it, or another name than
-            the selector has.
+        ValueError: positions that cannot be read, a name with blanks in it, another name than the
+            selector has, or a source for an intervention that reads none.
     """
 
     intervention: Intervention
@@ -60,6 +60,11 @@ class Placement:
             raise TypeError(
                 "intervention must be an Intervention, as LoReFT(rank=4), got "
                 f"{type(intervention).__name__}"
+            )
+        if source != SOURCE and not intervention.needs_source:
+            raise ValueError(
+                f"source is for interventions that read another run, and "
+                f"{type(intervention).__name__} reads none: leave it out, got {source!r}"
             )
         check_site(site)
         object.__setattr__(self, "intervention", intervention)

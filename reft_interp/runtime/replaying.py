@@ -2,9 +2,9 @@
 
 Blocks below a row's region are passed over, tokens before it come from the cache, and the output
 layer runs only where logits are wanted. Rows whose regions begin at different layers run
-together: each joins at its own layer. The result is that of `running.run`; `agrees` in `planning`
-measures by how much it differs, and where it does too much, or where a model cannot be replayed,
-the plain run is what happens.
+together: each joins at its own layer. The result is that of `running.run`; `disagreement` in
+`planning` measures by how much it differs, and where it does too much, or where a model cannot be
+replayed, the plain run is what happens.
 """
 
 from collections.abc import Callable, Iterator, Sequence

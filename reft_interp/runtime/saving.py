@@ -187,7 +187,7 @@ def read_model_name(folder: str | Path) -> str:
 
     Raises:
         FileNotFoundError: the folder holds no saved intervention.
-        ValueError: it is damaged.
+        ValueError: it is damaged, or holds a classifier.
     """
     return str(read_config(Path(folder))["model"]["name"])
 
@@ -196,10 +196,16 @@ def read_config(folder: Path) -> dict[str, Any]:
     """What `config.json` says of saved interventions.
 
     Raises:
-        ValueError: the file is damaged, or of another format.
+        ValueError: the file is damaged, of a classifier, or of another format.
     """
     path = folder / CONFIG
     config = read_json(path)
+    # Of `training.classifier_saving`, whose interventions are in a folder of their own.
+    if isinstance(config, dict) and config.get("kind") == "classifier":
+        raise ValueError(
+            f"{folder} holds a classifier, which says classes and no texts: Classifier.load reads "
+            "it, and .predict(rows) asks it"
+        )
     if not isinstance(config, dict) or config.get("format") != _FORMAT:
         found = config.get("format") if isinstance(config, dict) else None
         raise ValueError(f"{path} has format {found!r}; this version reads {_FORMAT}")

@@ -60,7 +60,7 @@ def train_pairs() -> Dataset:
 
 
 @pytest.fixture(scope="module")
-def test_pairs() -> Dataset:
+def held_out() -> Dataset:
     return pairs(LETTERS[16:], 60, seed=1)  # letters whose noise was never trained on
 
 
@@ -71,11 +71,11 @@ def found(model, train_pairs):
     )
 
 
-def test_the_planted_direction_is_there(model, test_pairs):
+def test_the_planted_direction_is_there(model, held_out):
     planted = DistributedInterchange(Subspace(FIRST[None]))
     other = DistributedInterchange(Subspace(SECOND[None]))
     scores = [
-        interchange_accuracy(model, test_pairs, edit, SITE, "who").value
+        interchange_accuracy(model, held_out, edit, SITE, "who").value
         for edit in (planted, other, None)
     ]
     assert scores == [1, 0, 0]
@@ -90,11 +90,11 @@ def test_finds_the_planted_direction(found):
     assert found.losses["loss"].iloc[-1] < found.losses["loss"].iloc[0] / 2
 
 
-def test_its_interchange_gives_the_label_and_its_controls_do_not(found, test_pairs):
-    score = found.evaluate(test_pairs, random_subspaces=5, seed=100)
+def test_its_interchange_gives_the_label_and_its_controls_do_not(found, held_out):
+    score = found.evaluate(held_out, random_subspaces=5, seed=100)
     assert score["DAS"][0].value >= 0.95
     # All of the source: right only where the second variable is the same.
-    same = np.mean([row["label"] == row["source_answer"] for row in test_pairs.to_list()])
+    same = np.mean([row["label"] == row["source_answer"] for row in held_out.to_list()])
     assert score["whole vector"][0].value == pytest.approx(same)
     assert 0.3 < same < 0.7
     assert score["no intervention"][0].value == 0
@@ -106,16 +106,16 @@ def test_its_interchange_gives_the_label_and_its_controls_do_not(found, test_pai
     )
 
 
-def test_what_was_prepared_once_scores_as_pair_by_pair(found, model, test_pairs):
-    prepared = PreparedPairs(model, test_pairs, SITE, "who", batch_size=16)
-    in_full = PreparedPairs(model, test_pairs, SITE, "who", engine="full")
+def test_what_was_prepared_once_scores_as_pair_by_pair(found, model, held_out):
+    prepared = PreparedPairs(model, held_out, SITE, "who", batch_size=16)
+    in_full = PreparedPairs(model, held_out, SITE, "who", engine="full")
     for edit in (
         DistributedInterchange(found.subspace),
         DistributedInterchange(Subspace.random(32, 8, seed=1)),
         Interchange(),
         None,
     ):
-        alone = interchange_accuracy(model, test_pairs, edit, SITE, "who", batch_size=7)
+        alone = interchange_accuracy(model, held_out, edit, SITE, "who", batch_size=7)
         assert prepared.score(edit) == in_full.score(edit) == alone
 
 
@@ -145,11 +145,11 @@ def test_knows_where_it_is(found):
     assert "losses" not in repr(found)
 
 
-def test_saves_what_it_found_and_how(found, model, test_pairs, tmp_path):
+def test_saves_what_it_found_and_how(found, model, held_out, tmp_path):
     found.save(tmp_path)
     loaded = IntervenedModel.load(tmp_path, model)
     assert torch.equal(loaded.placements[0].intervention.subspace.basis, found.subspace.basis)
-    rows = test_pairs.to_list()[:4]
+    rows = held_out.to_list()[:4]
     bases = [{"prompt": row["base"], "spans": row["base_spans"]} for row in rows]
     sources = [{"prompt": row["source"], "spans": row["source_spans"]} for row in rows]
     assert torch.equal(loaded.logits(bases, sources), found.intervened.logits(bases, sources))
@@ -167,7 +167,7 @@ def test_saves_what_it_found_and_how(found, model, test_pairs, tmp_path):
     }
 
 
-def test_mistakes_are_found_before_the_first_step(found, model, train_pairs, test_pairs):
+def test_mistakes_are_found_before_the_first_step(found, model, train_pairs, held_out):
     with pytest.raises(ValueError, match="rank must be between 1 and 32"):
         fit_das(model, train_pairs, SITE, "last", rank=33)
     with pytest.raises(ValueError, match="layer must be between 0 and 1"):
@@ -175,7 +175,7 @@ def test_mistakes_are_found_before_the_first_step(found, model, train_pairs, tes
     with pytest.raises(ValueError, match="no span 'subject'"):
         fit_das(model, train_pairs, SITE, "subject")
     with pytest.raises(ValueError, match="random_subspaces must be at least 1, got 0"):
-        found.evaluate(test_pairs, random_subspaces=0)
+        found.evaluate(held_out, random_subspaces=0)
 
 
 def test_callbacks_are_told_and_no_setting_and_what_cannot_be_saved_is_refused_first(

@@ -8,6 +8,7 @@ import torch
 from labelled_sentences import sentences
 from torch.testing import assert_close
 
+from reft_interp.interop import push_to_hub
 from reft_interp.interop.adapted_classifier import AdaptedClassifier
 from reft_interp.interop.peft_methods import PEFT, dora, ia3, lora, prefix_tuning, prompt_tuning
 from reft_interp.interop.plain_finetuning import BitFit, copy_to_train
@@ -134,3 +135,18 @@ def test_what_is_saved_of_peft_is_loaded_beside_transformers_own_encoder(hooked,
     with torch.no_grad():
         states = loaded(batch.input_ids, batch.attention_mask).last_hidden_state[:, 0]
         assert_close(states, fit.finetuned.classifier.state(batch), atol=1e-5, rtol=0)
+
+
+def test_what_its_files_cannot_do_is_refused(hooked, tmp_path):
+    model = hooked("bert")
+    adapted = AdaptedClassifier(model, BitFit().adapt(model), 2)
+    with pytest.raises(ValueError, match="notes have no place among the files of an adapted"):
+        adapted.save(tmp_path, {"rows": 8})
+    assert not list(tmp_path.iterdir())
+    adapted.save(tmp_path)
+    with pytest.raises(TypeError, match=r"load: what an .* PeftModel.from_pretrained .* head\.saf"):
+        AdaptedClassifier.load(tmp_path, model)
+    with pytest.raises(TypeError, match=r"load_weights: what an adapted encoder's `save` writes"):
+        adapted.load_weights(tmp_path)
+    with pytest.raises(TypeError, match="an adapted encoder is shared by peft's own push_to_hub"):
+        push_to_hub(adapted, "someone/number")

@@ -584,3 +584,20 @@ def test_two_snapshots_in_one_process_keep_their_own_edits(tmp_path, tiny, tiny_
         with torch.no_grad():
             assert_close(logits, model(tokens).logits)
         hook.remove()
+
+
+def test_a_disk_that_is_full_leaves_all_of_what_was_there(tiny, tmp_path, monkeypatch):
+    one, other = (
+        IntervenedModel(tiny("llama"), Placement(trained()[name], Site("resid_post", 1), "f1"))
+        for name in ("LoReFT", "VectorAddition")
+    )
+    export_to_transformers(one, tmp_path)
+    before = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
+
+    def full():
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr("reft_interp.interop.export._source", full)
+    with pytest.raises(OSError, match="no space left"):
+        export_to_transformers(other, tmp_path)
+    assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == before

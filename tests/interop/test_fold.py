@@ -1,5 +1,7 @@
 """Edits folded into weights: the folded model, on its own, is as the hooked one."""
 
+from functools import wraps
+
 import pytest
 import torch
 from torch import nn
@@ -201,3 +203,28 @@ def test_an_architecture_that_scales_the_sum_is_noticed_and_undone(tiny, tiny_pa
     with pytest.raises(ValueError, match="more or less than they"):
         fold_into_weights(intervened, model)
     assert torch.equal(logits_of(model, tokenizer)[0], before)
+
+
+def test_a_check_that_cannot_run_leaves_the_weights_alone(tiny, tiny_parts, monkeypatch):
+    model, _ = tiny_parts("llama")
+    made = trained()
+    placements = [
+        Placement(made["LobiReFT"], Site("resid_post", 0), "every"),
+        Placement(made["Clamp"], Site("attn_out", 1), "every"),
+    ]
+    before = {name: held.clone() for name, held in model.state_dict().items()}
+    run, runs = type(model).forward, []
+
+    @wraps(run)  # hooks ask for its arguments
+    def forward(self, *given, **options):
+        runs.append(1)
+        if len(runs) == 3:  # untouched, with hooks, folded
+            raise torch.OutOfMemoryError("no memory for the logits")
+        return run(self, *given, **options)
+
+    monkeypatch.setattr(type(model), "forward", forward)
+    with pytest.raises(torch.OutOfMemoryError, match="no memory for the logits"):
+        fold_into_weights(IntervenedModel(tiny("llama"), placements), model)
+    after = model.state_dict()
+    assert after.keys() == before.keys()
+    assert all(torch.equal(after[name], held) for name, held in before.items())

@@ -15,6 +15,7 @@ from trained import PROMPTS, trained
 
 from reft_interp.evaluation.metrics import exact_match
 from reft_interp.interop import export_to_transformers, from_pretrained, push_to_hub
+from reft_interp.interop.model_card import model_card
 from reft_interp.interventions import Interchange
 from reft_interp.runtime import IntervenedModel, Placement
 from reft_interp.sites import Site
@@ -228,6 +229,21 @@ def test_a_head_alone_is_shared_too(hub, tiny, tmp_path):
     assert "| LastTokenHead | one score |  |" in card_of(hub, "someone/score").text
     assert "What is edited" not in card_of(hub, "someone/score").text
     assert isinstance(from_pretrained(tmp_path, tiny("llama")), Classifier)
+
+
+@pytest.mark.parametrize(
+    ("part", "lacking"), [(None, "reft_interp"), ("model", "dtype"), ("model", "revision")]
+)
+def test_a_card_needs_to_know_where_a_classifier_is_from(tiny, tmp_path, part, lacking):
+    Classifier(tiny("llama"), None).save(tmp_path)
+    file = tmp_path / "config.json"
+    config = json.loads(file.read_text())
+    del (config[part] if part else config)[lacking]
+    file.write_text(json.dumps(config))
+    with pytest.raises(
+        ValueError, match=rf"config.json is damaged: {part or 'it'} lacks {lacking}"
+    ):
+        model_card(tmp_path, "someone/score")
 
 
 @pytest.mark.usefixtures("no_type_checks")

@@ -163,3 +163,26 @@ def test_places_that_pyreft_has_not_are_refused(tmp_path, tiny, architecture, si
     intervened = IntervenedModel(tiny(architecture), Placement(LoReFT(3), site, "last"))
     with pytest.raises(ValueError, match="pyreft has no place blocks"):
         save_pyreft(intervened, tmp_path)
+
+
+def test_a_disk_that_is_full_leaves_all_of_what_was_there(tmp_path, tiny, monkeypatch):
+    one, other = (
+        IntervenedModel(
+            tiny("llama"), [Placement(trained()[name], Site("resid_post", i), "l1") for i in (0, 1)]
+        )
+        for name in ("LoReFT", "ConsReFT")
+    )
+    save_pyreft(one, tmp_path)
+    before = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
+    write_tensors, files = torch.save, []
+
+    def full(tensors, file):
+        files.append(file)
+        if len(files) == 2:
+            raise OSError("no space left on device")
+        write_tensors(tensors, file)
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(OSError, match="no space left"):
+        save_pyreft(other, tmp_path)
+    assert len(before) == 3 and {f.name: f.read_bytes() for f in tmp_path.iterdir()} == before

@@ -201,6 +201,18 @@ def test_what_was_read_runs_and_can_be_saved_as_ours(tmp_path, tiny):
             {"subspaces": [1]},
             "its 1 parts",
         ),
+        (
+            "VanillaIntervention",
+            {"partition": [[0, 3], [30, 34]]},
+            {"subspaces": [1]},
+            "subspace_partition must be of its 32 coordinates, 0 to 31, got 32",
+        ),
+        (
+            "LowRankRotatedSpaceIntervention",
+            {"partition": [[-2, 1]]},
+            {"subspaces": [0]},
+            "subspace_partition must be of its 4 coordinates, 0 to 3, got -2",
+        ),
         ("SigmoidMaskIntervention", {}, {"subspaces": [1]}, "a mask and no subspaces"),
         ("VanillaIntervention", {}, {"on": ["last", "last"]}, "folder's 1 interventions, got 2"),
         ("VanillaIntervention", {}, {"sources": []}, "sources must hold one for each"),

@@ -29,7 +29,6 @@ def test_the_change_to_an_equal_source_is_exactly_none():
 
 def test_a_value_of_the_source_is_its_coordinates():
     assert_close(OfSource()(H, S, ROWS), S @ ROWS.T)
-    assert OfSource.needs_source and not Affine.needs_source
 
 
 @pytest.mark.parametrize("trainable", [True, False])

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from reft_interp.interventions import LoReFT, VectorAddition
+from reft_interp.interventions import Interchange, LoReFT, VectorAddition
 from reft_interp.positions import Positions, first_last, span
 from reft_interp.runtime import Placement
 from reft_interp.runtime.placement import Edit
@@ -27,6 +27,13 @@ def test_reads_positions_as_they_are_written():
 def test_what_is_no_intervention_is_refused():
     with pytest.raises(TypeError, match=r"must be an Intervention, as LoReFT\(rank=4\), got str"):
         Placement("LoReFT", Site("resid_post", 0), "l1")  # pyright: ignore[reportArgumentType]
+
+
+def test_a_source_that_nothing_reads_is_refused():
+    site = Site("resid_post", 0)
+    with pytest.raises(ValueError, match="LoReFT reads none: leave it out, got 'left'"):
+        Placement(LoReFT(4), site, "l1", source="left")
+    assert Placement(Interchange(), site, "l1", source="left").source == "left"
 
 
 def test_a_template_gets_the_width_of_its_site(tiny):

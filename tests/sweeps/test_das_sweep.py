@@ -115,7 +115,7 @@ def test_a_sweep_that_is_killed_goes_on_where_it_was(planted, pairs, cells, undi
             assert time.monotonic() < deadline
             time.sleep(0.01)
         process.send_signal(signal.SIGKILL)
-        process.wait()
+        assert process.wait() == -signal.SIGKILL  # not one that had come to its end
     done = {path: path.stat().st_mtime_ns for path in tmp_path.glob("cells/*.json")}
     resumed = run(planted, pairs, cells, tmp_path)
     assert_frame_equal(resumed.frame, undisturbed.frame)
