@@ -117,7 +117,7 @@ def test_a_variable_that_never_varies_is_refused():
         (TRAIN[0], TypeError, "train must be a list of rows, got one dict"),
         ((row for row in TRAIN), TypeError, r"got a generator: give list\(...\)"),
         (TEST, ValueError, "test row 0 is also in train"),
-        (None, TypeError, "train must be a list or a Dataset, got NoneType"),
+        (None, TypeError, "train must be a list of rows, got None"),
         (["The key"], TypeError, "train: row 0 must be a mapping, got 'The key'"),
         ([TRAIN[0] | {"label": 1}], TypeError, "row 0: label must be a text, got 1"),
         ([own("The key", "The doors", "are")], ValueError, "'are' is there with it and without"),

@@ -49,7 +49,7 @@ def read(tmp_path):
         ([{"prompt": "Q", "output": " a"}], ValueError, r"row 0 has no 'answer', only \['output'"),
         ([*GOOD, {"prompt": "Paris"}], TypeError, "row 2 must have text as its 'answer', got None"),
         ([*GOOD, {"prompt": "Paris", "answer": ""}], ValueError, "answers: row 2 is an empty"),
-        ([*GOOD, {"answer": " is"}], TypeError, "row 2 must have text as its 'prompt', got None"),
+        ([*GOOD, {"answer": " is"}], TypeError, "row 2 must have a text as its prompt, got None"),
     ],
 )
 def test_columns_that_are_missing_renamed_or_empty(tiny, read, bad, error, message):

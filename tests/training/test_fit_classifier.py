@@ -12,7 +12,7 @@ from torch.nn.functional import cross_entropy
 from torch.testing import assert_close
 from transformers import TrainerCallback
 
-from reft_interp.evaluation.metrics import f1, matthews
+from reft_interp.evaluation.metrics import f1, label_accuracy
 from reft_interp.interventions import DiReFT, LoReFT
 from reft_interp.runtime import IntervenedModel
 from reft_interp.sites import Site
@@ -273,9 +273,11 @@ def test_a_saved_result_predicts_the_same_and_says_how_it_was_trained(hooked, tm
 
 def test_classes_that_the_rows_do_not_have_and_another_metric(hooked):
     model, rows = hooked("bert"), planted(hooked("bert"), 40)
-    found = fit(model, rows[:20], classes=3, validation=rows[20:], metric=f1(("no", "yes", "?")))
+    found = fit(
+        model, rows[:20], classes=3, validation=rows[20:], metric=label_accuracy(("no", "yes", "?"))
+    )
     assert found.classifier.classes == 3
-    assert found.score is not None and found.score.metric == "F1"
+    assert found.score is not None and found.score.metric == "accuracy"
 
 
 class NoStep(TrainerCallback):
@@ -316,7 +318,7 @@ def test_mistakes_are_told_before_the_first_step(hooked):
         with pytest.raises(ValueError, match=r"can read 40|row 0 has no 'prompt'"):
             fit(model, rows, validation=last, callbacks=[NoStep()])
     with pytest.raises(ValueError, match="a label must be one of no, or its number, got 1"):
-        fit(model, rows, validation=rows, metric=matthews(("no",)), callbacks=[NoStep()])
+        fit(model, rows, validation=rows, metric=label_accuracy(("no",)), callbacks=[NoStep()])
     with pytest.raises(ValueError, match="intervention is None, the head alone, so site must be"):
         fit_classifier(model, rows, None, SITES, progress=False)
     with pytest.raises(ValueError, match="site must be at least one Site, got none"):
