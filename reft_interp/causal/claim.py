@@ -171,9 +171,10 @@ class Claim(ABC):
 
     def save(self, folder: str | Path, pairs: "Counterfactuals | None" = None) -> Path:
         """Write `report.html` with its figure and tables, `evidence.json` (the numbers, null where
-        there is none, and what was searched: model, method, settings of DAS, hash of the pairs,
-        version of this library), and what DAS found as `interchange/`, for `DASResult.load`
-        (`JointDASResult.load` for several variables).
+        there is none, and what was searched: model, method, places, settings of DAS, hash of the
+        pairs, version of this library), and what was found: by DAS as `interchange/`, for
+        `DASResult.load` (`JointDASResult.load` for several variables), by another method as
+        `subspace.safetensors`, for `Subspace.load`.
 
         Args:
             folder: made if it does not exist; other files in it stay.
@@ -184,7 +185,8 @@ class Claim(ABC):
             The page's path.
 
         Raises:
-            ValueError: `folder`, or a place in it where a folder has to be, is a file.
+            ValueError: `folder`, or a place in it where a folder has to be, is a file; another
+                method's evidence where DAS's is.
         """
         from reft_interp.causal.claim_document import save_claim
 

@@ -16,18 +16,32 @@ from reft_interp.causal.joint_das import JointDASResult
 from reft_interp.causal.joint_evidence import JointEvidence
 from reft_interp.report import Report
 from reft_interp.report.markup import as_list
+from reft_interp.sites import Site
 from reft_interp.whole_files import write_whole
+
+_INTERCHANGE = "interchange"
 
 
 def save_claim(
     claim: Evidence | JointEvidence, folder: str | Path, pairs: Counterfactuals | None
 ) -> Path:
-    """Write evidence; see `Claim.save`."""
-    folder = Path(folder)
+    """Write evidence; see `Claim.save`.
+
+    Raises:
+        ValueError: another method's evidence where DAS's is; as `Claim.save`.
+    """
+    folder, first = Path(folder), claim.found[0]
+    searched = isinstance(first, DASResult | JointDASResult)
+    if not searched and (folder / _INTERCHANGE).exists():
+        raise ValueError(
+            f"folder must be another one: {folder / _INTERCHANGE} is what other evidence found, "
+            f"and that of {claim.method} would stand beside it"
+        )
     page = document(claim, pairs).save(folder)
-    first = claim.found[0]
-    if isinstance(first, DASResult | JointDASResult):
-        first.save(folder / "interchange")
+    if searched:
+        first.save(folder / _INTERCHANGE)
+    else:
+        first.subspace.save(folder / "subspace.safetensors")
     split = claim.split if isinstance(claim, Evidence) else None
     held = {
         "holds": claim.holds,
@@ -38,6 +52,7 @@ def save_claim(
         "summary": claim.summary(),
         "model": claim.model,
         "method": claim.method,
+        "places": _places(claim),
         "settings": first.settings if isinstance(first, DASResult | JointDASResult) else None,
         "pairs": None if pairs is None else pairs.hash,
         "reft_interp": version("reft-interp"),
@@ -68,7 +83,8 @@ def document(claim: Evidence | JointEvidence, pairs: Counterfactuals | None = No
     page = Report(_title(claim), subtitle=_where(claim), summary=claim.summary())
     if pairs is not None:
         page.section("The pairs", as_list(str(pairs)))
-    page.section("The claim beside its controls", as_list("\n".join(claim.flags)))
+    verdict = f"holds: {'yes' if claim.holds else 'no'} (above {', '.join(claim.controls)}?)"
+    page.section("The claim beside its controls", as_list("\n".join([verdict, *claim.flags])))
     page.figure(
         claim.plot(),
         caption=f"{claim.comparison.metric}. 95 % Wilson intervals; of several draws or seeds, "
@@ -79,7 +95,8 @@ def document(claim: Evidence | JointEvidence, pairs: Counterfactuals | None = No
     page.table(
         claim.selectivity,
         caption="The claim's accuracy less each control's, on the same pairs; 95 % bootstrap "
-        "intervals over pairs.",
+        "intervals over pairs, or where all pairs say the same, as wide as Wilson's of a share of "
+        "which no pair was seen.",
         name="selectivity",
     )
     page.section("Is the same subspace found again?")
@@ -103,6 +120,20 @@ def document(claim: Evidence | JointEvidence, pairs: Counterfactuals | None = No
             name="split",
         )
     return page.footer(_facts(claim, pairs))
+
+
+def _places(claim: Evidence | JointEvidence) -> dict[str, dict[str, Any]]:
+    """Of each variable where it was searched for, and in how many directions."""
+    if isinstance(claim, Evidence):
+        return {claim.variable: _place(claim.site, claim.on, claim.subspace.rank)}
+    return {
+        name: _place(site, on, claim.subspaces[name].rank)
+        for name, (site, on) in claim.places.items()
+    }
+
+
+def _place(site: Site, on: str, rank: int) -> dict[str, Any]:
+    return {"site": str(site), "tokens": on, "rank": rank}
 
 
 def _title(claim: Evidence | JointEvidence) -> str:

@@ -231,10 +231,12 @@ class Counterfactuals:
         shares = [f"{share:.1%} of {name}" for name, share in self.changed.items()]
         yield f"the label differs from the base's own answer in {', '.join(shares)} rows"
         frequent = self.most_frequent_label
-        if any(share > 1 - self.changed[name] for name, (_, share) in frequent.items()):
-            of = [
-                f"{label!r} of {share:.1%} of {name}" for name, (label, share) in frequent.items()
-            ]
+        of = [
+            f"{label!r} of {share:.1%} of {name}"
+            for name, (label, share) in frequent.items()
+            if share > 1 - self.changed[name]
+        ]
+        if of:
             yield f"one answer to all is the label in more of them: {', '.join(of)} rows"
         if self.model_accuracy is not None:
             left_out = (

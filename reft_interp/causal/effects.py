@@ -46,14 +46,14 @@ class Effects:
         """One row a method and measure: method, measure, value (the mean over pairs), low, high
         (95 %, Student's t over pairs), n."""
         measures = {
-            "probability of the label, change": self.probability,
-            "logit difference, change (nats)": self.logit_difference,
-            "KL where nothing should change (nats)": self.divergence,
+            "probability of the label, change": (self.probability, (-1.0, 1.0)),
+            "logit difference, change (nats)": (self.logit_difference, (-np.inf, np.inf)),
+            "KL where nothing should change (nats)": (self.divergence, (0.0, np.inf)),
         }
         lines = []
-        for measure, of_methods in measures.items():
+        for measure, (of_methods, bounds) in measures.items():
             for method, sizes in of_methods.items():
-                value, low, high = mean_and_interval(sizes)
+                value, low, high = mean_and_interval(sizes, bounds)
                 lines.append(
                     {
                         "method": method,

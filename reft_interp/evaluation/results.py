@@ -148,8 +148,8 @@ def mean_and_interval(
 
     Args:
         values: one a row.
-        bounds: the least and the most that one can be, of which the interval is made where all
-            are alike (`interval_of_alike`).
+        bounds: the least and the most that one can be: no interval ends outside, and where all
+            are alike it is made of them (`interval_of_alike`).
     """
     if len(values) < 2:
         mean = float(values.mean()) if len(values) else float("nan")
@@ -158,7 +158,8 @@ def mean_and_interval(
         value = float(values[0])
         return value, *interval_of_alike(value, len(values), bounds)
     found = ttest_1samp(values, 0.0).confidence_interval(0.95)
-    return float(values.mean()), float(found.low), float(found.high)
+    least, most = bounds
+    return float(values.mean()), max(float(found.low), least), min(float(found.high), most)
 
 
 def paired_difference(

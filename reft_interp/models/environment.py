@@ -87,7 +87,7 @@ def doctor() -> Diagnosis:
             "python": platform.python_version(),
             "torch": torch.__version__,
             "transformers": hf,
-            "transformer-lens": f"{lens} (wanted: {WORKING})",
+            "transformer-lens": f"{lens} (works with {WORKING})",
             "reft-interp": installed("reft-interp") or "not installed as a package",
         },
         devices=tuple(available_devices()),

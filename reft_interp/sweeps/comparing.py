@@ -85,12 +85,19 @@ def compare(
         raise TypeError(f"methods must be several, as [{methods!r}], got {methods!r}")
     _check_max_length(model, max_length)
     budget = budget or Budget()
+    if not isinstance(budget, Budget):
+        raise TypeError(f"budget must be a Budget, as Budget(steps=60), got {budget!r}")
     given = [named_method(one, suite.recipe, model) if isinstance(one, str) else one
              for one in methods]  # fmt: skip
     for baseline in [Untouched] if is_causal(model) else [HeadAlone, MostFrequentAnswer]:
         if not any(isinstance(method, baseline) for method in given):
             given = [baseline(), *given]
     for method in given:
+        if not isinstance(method, FinetuningMethod):
+            raise TypeError(
+                f"methods must be names or methods, as ReFT(LoReFT(rank=4), layers=(8, 12), "
+                f'on="last"), got {method!r}'
+            )
         method.check_model(model)
     where = Path(tempfile.mkdtemp(prefix="comparison-")) if folder is None else Path(folder)
     run = ComparisonRun(model, suite, given, budget, where, max_length)

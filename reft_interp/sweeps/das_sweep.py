@@ -46,7 +46,15 @@ def grid(
         ranks: of the subspaces.
         seeds: of the searches.
         arguments: further arguments of `DASCell`, the same for all.
+
+    Raises:
+        TypeError: one site in place of several; `rank` or `seed` in place of several.
     """
+    if isinstance(sites, Site):
+        raise TypeError(f"sites must be several, as [{sites!r}], got {sites!r}")
+    for one in ("rank", "seed"):
+        if one in arguments:
+            raise TypeError(f"{one}: a grid has {one}s, as {one}s=({arguments[one]},)")
     return [
         # Numbers of an array are no int, which is what a cell says of itself as JSON.
         DASCell(site, tokens, index(rank), index(seed), **arguments)

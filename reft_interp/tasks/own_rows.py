@@ -48,8 +48,8 @@ def read_rows(file: str | os.PathLike[str], *, answers: bool = True) -> Dataset:
     if missing:
         raise ValueError(
             f"{path} must have the columns {', '.join(needed)}; {', '.join(missing)} missing, it "
-            f"has {', '.join(loaded.column_names)}. Rename them, as "
-            f"Dataset.rename_column({loaded.column_names[0]!r}, {missing[0]!r}) does"
+            f"has {', '.join(loaded.column_names)}. Rename what holds the {missing[0]} to "
+            f"{missing[0]!r}"
         )
     for name in needed:
         for i, text in enumerate(loaded[name]):

@@ -122,6 +122,11 @@ def test_what_another_method_found_is_a_page_without_an_interchange(true, tmp_pa
     )
     assert "Does blocks." in found.save(tmp_path).read_text(encoding="utf-8")
     assert not (tmp_path / "interchange").exists() and (tmp_path / "evidence.json").is_file()
+    again = ri.Subspace.load(tmp_path / "subspace.safetensors")
+    assert again.overlap(true.subspace) == pytest.approx(1, abs=1e-6)
+    (tmp_path / "interchange").mkdir()  # as DAS's evidence leaves one
+    with pytest.raises(ValueError, match=r"interchange is what other evidence found, .* of probe"):
+        found.save(tmp_path)
 
 
 def test_what_is_saved_is_json_and_says_what_was_searched(true, planted, tmp_path):

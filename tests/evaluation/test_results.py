@@ -122,3 +122,10 @@ def test_what_does_not_vary_has_the_width_of_wilsons_interval_or_none():
     )
     value, *ends = mean_and_interval(np.full(5, 2.5))
     assert value == 2.5 and np.isnan(ends).all()
+
+
+def test_an_interval_of_a_mean_ends_within_what_scores_can_be():
+    values = np.array([0.9, 1.0, 1.0, 0.2])
+    _, low, high = mean_and_interval(values)
+    assert high > 1
+    assert mean_and_interval(values, (-1.0, 1.0))[1:] == (low, 1.0)

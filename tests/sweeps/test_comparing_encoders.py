@@ -305,3 +305,13 @@ def test_the_command_compares_on_an_encoder(make_encoder, tmp_path: Path, monkey
     said = CliRunner().invoke(app, [*words, "--probe"], env={"COLUMNS": "120"})
     assert said.exit_code == 0 and "an encoder gives no answers in words" in said.output
     assert (tmp_path / "c" / "probe" / "report.html").is_file()
+
+
+@pytest.mark.usefixtures("no_type_checks")
+def test_what_is_no_method_or_no_budget_is_told_of(bert, small):
+    wrong: Any = LoReFT(rank=2)
+    with pytest.raises(TypeError, match=r"methods must be names or methods, as ReFT\(LoReFT"):
+        compare(bert, small, [wrong], progress=False)
+    wrong = 2
+    with pytest.raises(TypeError, match=r"budget must be a Budget, as .* got 2"):
+        compare(bert, small, ["LoReFT"], budget=wrong, progress=False)

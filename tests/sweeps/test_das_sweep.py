@@ -365,3 +365,12 @@ def test_a_table_is_replaced_whole_or_not_at_all(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="no space left"):
         swept.save()
     assert (tmp_path / "table.csv").read_text() == "what was there"
+
+
+@pytest.mark.usefixtures("no_type_checks")
+def test_a_grid_of_one_is_told_how_to_be_one():
+    site: Any = ri.Site("resid_post", 0)
+    with pytest.raises(TypeError, match="sites must be several"):
+        ri.grid(site, ["last"])
+    with pytest.raises(TypeError, match=r"rank: a grid has ranks, as ranks=\(4,\)"):
+        ri.grid([site], ["last"], rank=4)
