@@ -5,11 +5,10 @@ any interchange beside the controls that its claim needs.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 from transformer_lens.model_bridge import TransformerBridge
 from transformers import TrainerCallback
 
@@ -24,19 +23,13 @@ from reft_interp.runtime.prepared import Over, PreparedRows
 from reft_interp.sites import Site, check_site
 from reft_interp.subspace import Subspace
 from reft_interp.training import train
-from reft_interp.training.in_place import check_arguments, check_checkpoints
-from reft_interp.training.results import load_result, save_result, saved_settings
+from reft_interp.training.in_place import check_checkpoints, checked_settings
+from reft_interp.training.results import TrainingResult, saved_settings
 
 
 @dataclass(frozen=True, eq=False)
-class DASResult:
+class DASResult(TrainingResult):
     """A trained distributed interchange, and how the training went."""
-
-    intervened: IntervenedModel
-    losses: pd.DataFrame = field(repr=False)
-    """Training losses: step, epoch, loss."""
-    settings: dict[str, Any]
-    """What it was trained with."""
 
     @property
     def site(self) -> Site:
@@ -94,20 +87,6 @@ class DASResult:
             ),
         )
 
-    def save(self, folder: str | Path) -> None:
-        """Write the interchange, and in the notes what it was trained with."""
-        save_result(folder, self.intervened, self.losses, self.settings)
-
-    @classmethod
-    def load(cls, folder: str | Path, model: TransformerBridge) -> "DASResult":
-        """Read what `save` wrote.
-
-        Raises:
-            FileNotFoundError: the folder holds no saved result.
-            ValueError: it does not fit the model, or was not saved by a `DASResult`.
-        """
-        return cls(*load_result(folder, model))
-
 
 def fit_das(
     model: TransformerBridge,
@@ -164,16 +143,13 @@ def fit_das(
         ValueError: a site that the model lacks, a rank above its width or unlike `start`'s,
             tokens that a pair does not have: all before the first step.
     """
-    check_arguments(
+    trained_with = checked_settings(
         epochs,
         arguments,
         learning_rate=learning_rate,
         batch_size=batch_size,
         seed=seed,
         caller=fit_das,
-    )
-    trained_with = saved_settings(
-        epochs=epochs, learning_rate=learning_rate, batch_size=batch_size, seed=seed, **arguments
     )
     check_site(site)
     begins = "random" if start is None else "given"

@@ -5,8 +5,7 @@ together (Geiger et al. 2023, arXiv:2303.02536, section 3).
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
@@ -29,23 +28,16 @@ from reft_interp.runtime.sources import Sources
 from reft_interp.sites import Site
 from reft_interp.subspace import Subspace, check_rank
 from reft_interp.training import train
-from reft_interp.training.in_place import check_arguments
-from reft_interp.training.results import load_result, save_result, saved_settings
+from reft_interp.training.in_place import checked_settings
+from reft_interp.training.results import TrainingResult, saved_settings
 
 Places = Mapping[str, tuple[Site, On, int]]
 """For each variable a site, tokens and a rank."""
 
 
 @dataclass(frozen=True, eq=False)
-class JointDASResult:
+class JointDASResult(TrainingResult):
     """Distributed interchanges that were trained together, one a variable."""
-
-    intervened: IntervenedModel
-    """All of them in place, each reading the source of its variable."""
-    losses: pd.DataFrame = field(repr=False)
-    """Training losses: step, epoch, loss."""
-    settings: dict[str, Any]
-    """What they were trained with."""
 
     @property
     def subspaces(self) -> dict[str, Subspace]:
@@ -80,20 +72,6 @@ class JointDASResult:
             ValueError: as `interchange_rows`, or pairs without a source for each variable.
         """
         return accuracy(self.intervened, *interchange_rows(pairs), batch_size=batch_size)
-
-    def save(self, folder: str | Path) -> None:
-        """Write the interchanges, and in the notes what they were trained with."""
-        save_result(folder, self.intervened, self.losses, self.settings)
-
-    @classmethod
-    def load(cls, folder: str | Path, model: TransformerBridge) -> "JointDASResult":
-        """Read what `save` wrote.
-
-        Raises:
-            FileNotFoundError: the folder holds no saved result.
-            ValueError: it does not fit the model, or says nothing of a training.
-        """
-        return cls(*load_result(folder, model))
 
 
 def fit_das_jointly(
@@ -135,9 +113,8 @@ def fit_das_jointly(
             the model lacks; ranks at one site and selection that sum to more than its width;
             places whose selections differ and are the same tokens.
     """
-    check_arguments(epochs, {}, learning_rate=learning_rate, batch_size=batch_size, seed=seed)
-    trained_with = saved_settings(
-        epochs=epochs, learning_rate=learning_rate, batch_size=batch_size, seed=seed
+    trained_with = checked_settings(
+        epochs, {}, learning_rate=learning_rate, batch_size=batch_size, seed=seed
     )
     bases, sources = interchange_rows(pairs)
     places = check_places(places, sources)

@@ -20,7 +20,6 @@ from reft_interp.training.prompting import FewShot, MostFrequentAnswer
 from reft_interp.training.reft import ReFTResult, fit_reft
 from reft_interp.training.reft_cells import ReFTCell, fit_reft_each
 from reft_interp.training.reft_method import ReFT
-from reft_interp.training.results import load_result
 from reft_interp.training.trainer import InterventionTrainer
 
 __all__ = [
@@ -39,7 +38,6 @@ __all__ = [
     "fit_classifier",
     "fit_reft",
     "fit_reft_each",
-    "load_result",
     "train",
     "train_cells",
 ]

@@ -34,7 +34,7 @@ from reft_interp.training.classifier_saving import HEAD, read_config, weight_fil
 from reft_interp.training.classifier_trainer import ClassifierTrainer, Objective
 from reft_interp.training.folder_trainer import training_arguments
 from reft_interp.training.hyperparameters import check_warmup_and_decay
-from reft_interp.training.in_place import check_arguments
+from reft_interp.training.in_place import checked_settings
 from reft_interp.training.labelled_rows import classes_of, halve, labels_of
 from reft_interp.training.prepared_labels import PreparedLabels
 from reft_interp.training.processes import share_of
@@ -147,7 +147,7 @@ def fit_classifier(
         TrainingStopped: the loss became NaN or infinite. It names the rows; the classifier, its
             `trained`, holds the last good weights.
     """
-    check_arguments(
+    trained_with = checked_settings(
         epochs,
         arguments,
         learning_rate=learning_rate,
@@ -156,17 +156,12 @@ def fit_classifier(
         caller=fit_classifier,
     )
     check_warmup_and_decay(warmup_ratio=warmup_ratio, weight_decay=weight_decay)
-    told = saved_settings(
-        epochs=epochs,
-        learning_rate=learning_rate,
-        batch_size=batch_size,
+    told = trained_with | saved_settings(
         warmup_ratio=warmup_ratio,
         weight_decay=weight_decay,
-        seed=seed,
         shuffled_labels=shuffled_labels,
         shared=shared,
         engine=engine,
-        **arguments,
     )
     seed, batch_size = told["seed"], told["batch_size"]
     if resume and checkpoints is None:

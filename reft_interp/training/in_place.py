@@ -30,6 +30,7 @@ from reft_interp.training.collating import check_precision
 from reft_interp.training.folder_trainer import training_arguments
 from reft_interp.training.hyperparameters import check_hyperparameters, plain_values
 from reft_interp.training.processes import check_processes, share_of
+from reft_interp.training.results import saved_settings
 from reft_interp.training.streaming import StreamedRows
 from reft_interp.training.trainer import InterventionTrainer
 
@@ -76,6 +77,34 @@ def check_arguments(
     for name in ("bf16", "fp16"):
         if arguments.get(name):
             check_precision(name)
+
+
+def checked_settings(
+    epochs: int | float,
+    arguments: Mapping[str, Any],
+    *,
+    learning_rate: float,
+    batch_size: int,
+    seed: int,
+    caller: Callable[..., Any] | None = None,
+) -> dict[str, Any]:
+    """What a training is told, as a result is saved with it, after `check_arguments`.
+
+    Args:
+        epochs: as for `check_arguments`, and so are the others.
+        arguments: those that are for transformers' TrainingArguments.
+        learning_rate: of the optimiser.
+        batch_size: rows a step.
+        seed: of what is drawn.
+        caller: whose own arguments an unknown one may have meant; `train` by default.
+
+    Raises:
+        TypeError: as `check_arguments` and `saved_settings`.
+        ValueError: as `check_arguments`.
+    """
+    told = {"learning_rate": learning_rate, "batch_size": batch_size, "seed": seed}
+    check_arguments(epochs, arguments, **told, caller=caller)
+    return saved_settings(epochs=epochs, **told, **arguments)
 
 
 def check_checkpoints(

@@ -1,11 +1,10 @@
 """Fit a representation finetuning to labelled rows, in one call, and score it."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 from datasets import IterableDataset
 from transformer_lens.model_bridge import TransformerBridge
 from transformers import TrainerCallback
@@ -20,21 +19,15 @@ from reft_interp.runtime.prepared import Over, PreparedRows
 from reft_interp.runtime.truncating import Side, truncate_prompts
 from reft_interp.sites import Site
 from reft_interp.subspace import Subspace
-from reft_interp.training.in_place import check_arguments, check_checkpoints, train
+from reft_interp.training.in_place import check_checkpoints, checked_settings, train
 from reft_interp.training.processes import check_devices
-from reft_interp.training.results import load_result, save_result, saved_settings
+from reft_interp.training.results import TrainingResult, saved_settings
 from reft_interp.training.seeding import seeded
 
 
 @dataclass(frozen=True)
-class ReFTResult:
+class ReFTResult(TrainingResult):
     """A trained ReFT: the model with it in place, and how the training went."""
-
-    intervened: IntervenedModel
-    losses: pd.DataFrame = field(repr=False)
-    """Training losses: step, epoch, loss."""
-    settings: dict[str, Any]
-    """What it was trained with."""
 
     @property
     def name(self) -> str:
@@ -69,20 +62,6 @@ class ReFTResult:
             named_metric("accuracy", rows),
             (("untouched model", (untouched,)), (self.name, (trained,))),
         )
-
-    def save(self, folder: str | Path) -> None:
-        """Write the interventions, and in the notes what they were trained with."""
-        save_result(folder, self.intervened, self.losses, self.settings)
-
-    @classmethod
-    def load(cls, folder: str | Path, model: TransformerBridge) -> "ReFTResult":
-        """Read what `save` wrote.
-
-        Raises:
-            FileNotFoundError: the folder holds no saved result.
-            ValueError: it does not fit the model, or was not saved by a `ReFTResult`.
-        """
-        return cls(*load_result(folder, model))
 
 
 def place_reft(
@@ -181,7 +160,7 @@ def fit_reft(
         OSError: a checkpoint could not be written; those before it are whole.
         torch.OutOfMemoryError: with the number of rows a step that would fit.
     """
-    check_arguments(
+    trained_with = checked_settings(
         epochs,
         arguments,
         learning_rate=learning_rate,
@@ -193,9 +172,6 @@ def fit_reft(
     if streamed and over != "vocabulary":
         raise ValueError(f'over must be "vocabulary" where rows are a stream, got {over!r}')
     count = None if streamed else len(as_list(rows))
-    trained_with = saved_settings(
-        epochs=epochs, learning_rate=learning_rate, batch_size=batch_size, seed=seed, **arguments
-    )
     settings = trained_with | saved_settings(
         rows=count,
         shared=shared,

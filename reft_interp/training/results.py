@@ -1,8 +1,9 @@
 """What a training is saved with, and read back: interventions, losses, settings."""
 
 import json
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pandas as pd
 from transformer_lens.model_bridge import TransformerBridge
@@ -12,36 +13,45 @@ from reft_interp.runtime.saving import read_notes
 from reft_interp.training.hyperparameters import plain_values
 from reft_interp.whole_files import write_whole
 
-
-def save_result(
-    folder: str | Path, intervened: IntervenedModel, losses: pd.DataFrame, settings: dict[str, Any]
-) -> None:
-    """Write the interventions, their losses, and in the notes what they were trained with.
-
-    Raises:
-        OSError: the folder cannot be written.
-    """
-    intervened.save(folder, {"training": settings})
-    write_whole(Path(folder) / "losses.csv", losses.to_csv(index=False))
+Result = TypeVar("Result", bound="TrainingResult")
 
 
-def load_result(
-    folder: str | Path, model: TransformerBridge
-) -> tuple[IntervenedModel, pd.DataFrame, dict[str, Any]]:
-    """What `fit_das` or `fit_reft` found, as their results save it.
+@dataclass(frozen=True, eq=False)
+class TrainingResult:
+    """Interventions that were trained, and how the training went."""
 
-    Raises:
-        FileNotFoundError: the folder holds no saved intervention, or no losses.
-        ValueError: it does not fit the model, or says nothing of a training.
-    """
-    intervened = IntervenedModel.load(folder, model)
-    notes = read_notes(folder)
-    if "training" not in notes:
-        raise ValueError(
-            f"{folder} holds interventions, but nothing of how they were trained: "
-            "read it with IntervenedModel.load"
-        )
-    return intervened, pd.read_csv(Path(folder) / "losses.csv"), notes["training"]
+    intervened: IntervenedModel
+    """All of them in place."""
+    losses: pd.DataFrame = field(repr=False)
+    """Training losses: step, epoch, loss."""
+    settings: dict[str, Any]
+    """What they were trained with."""
+
+    def save(self, folder: str | Path) -> None:
+        """Write the interventions, their losses, and in the notes what they were trained with.
+
+        Raises:
+            OSError: the folder cannot be written.
+        """
+        self.intervened.save(folder, {"training": self.settings})
+        write_whole(Path(folder) / "losses.csv", self.losses.to_csv(index=False))
+
+    @classmethod
+    def load(cls: type[Result], folder: str | Path, model: TransformerBridge) -> Result:
+        """Read what `save` wrote.
+
+        Raises:
+            FileNotFoundError: the folder holds no saved intervention, or no losses.
+            ValueError: it does not fit the model, or says nothing of a training.
+        """
+        intervened = IntervenedModel.load(folder, model)
+        notes = read_notes(folder)
+        if "training" not in notes:
+            raise ValueError(
+                f"{folder} holds interventions, but nothing of how they were trained: "
+                "read it with IntervenedModel.load"
+            )
+        return cls(intervened, pd.read_csv(Path(folder) / "losses.csv"), notes["training"])
 
 
 def saved_settings(**settings: Any) -> dict[str, Any]:
