@@ -4,13 +4,13 @@ Imports are inside the commands, so that `--help` answers at once.
 """
 
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 app = typer.Typer(
-    help="Train an intervention on a hooked language model, then probe what its subspace encodes.",
     no_args_is_help=True,
     add_completion=False,
     # Brackets of a study file are no markup.
@@ -18,6 +18,23 @@ app = typer.Typer(
 )
 
 _MODEL = typer.Option(help="A hub name, a folder, a GGUF file, or smollm2.")
+
+
+def _show_version(wanted: bool) -> bool:
+    if wanted:
+        typer.echo(f"reft-interp {version('reft-interp')}")
+        raise typer.Exit
+    return wanted
+
+
+@app.callback()
+def _options(
+    show_version: Annotated[
+        bool,
+        typer.Option("--version", callback=_show_version, is_eager=True, help="Say which this is."),
+    ] = False,
+) -> None:
+    """Train an intervention on a hooked language model, then probe what its subspace encodes."""
 
 
 @app.command()
@@ -43,23 +60,27 @@ def demo(
 
 @app.command()
 def das(
-    layer: Annotated[int, typer.Option(help="Where to look, counted from 0.")],
+    layer: Annotated[int, typer.Option(min=0, help="Where to look, counted from 0.")],
     on: Annotated[
         str, typer.Option(help='Which tokens: a span of the pairs, "last", "f3+l3", ...')
     ] = "subject",
-    rank: Annotated[int, typer.Option(help="How many directions.")] = 1,
+    rank: Annotated[int, typer.Option(min=1, help="How many directions.")] = 1,
     component: Annotated[str, typer.Option(help="Of the model.")] = "resid_post",
     counterfactuals: Annotated[
         str,
         typer.Option(help='A folder of pairs (Counterfactuals.save), or "number agreement".'),
     ] = "number agreement",
-    pairs: Annotated[int, typer.Option(help="How many are made, where they are made.")] = 600,
-    epochs: Annotated[int, typer.Option(help="Passes over the pairs.")] = 3,
+    pairs: Annotated[
+        int, typer.Option(min=1, help="How many are made, where they are made.")
+    ] = 600,
+    epochs: Annotated[int, typer.Option(min=1, help="Passes over the pairs.")] = 3,
     learning_rate: Annotated[float, typer.Option(help="Of AdamW.")] = 5e-3,
-    batch_size: Annotated[int, typer.Option(help="Pairs a step.")] = 16,
+    batch_size: Annotated[int, typer.Option(min=1, help="Pairs a step.")] = 16,
     seeds: Annotated[
         int,
-        typer.Option(help="How many searches, and as many with each control's labels or model."),
+        typer.Option(
+            min=1, help="How many searches, and as many with each control's labels or model."
+        ),
     ] = 3,
     minimum_accuracy: Annotated[
         float,
@@ -160,13 +181,15 @@ def train(
     method: Annotated[
         str, typer.Option(help="LoReFT, DiReFT, NoReFT, ConsReFT or LobiReFT.")
     ] = "LoReFT",
-    rank: Annotated[int, typer.Option(help="How many directions at each layer.")] = 4,
+    rank: Annotated[int, typer.Option(min=1, help="How many directions at each layer.")] = 4,
     layers: Annotated[str, typer.Option(help='"all", or numbers from 0, as 8,16,24.')] = "all",
     on: Annotated[str, typer.Option(help="Which tokens of the prompt.")] = "f3+l3",
     epochs: Annotated[float, typer.Option(help="Passes over the rows.")] = 3,
     learning_rate: Annotated[float, typer.Option(help="Of AdamW.")] = 4e-3,
-    batch_size: Annotated[int, typer.Option(help="Rows a step.")] = 16,
-    held_out: Annotated[float, typer.Option(help="Share of the prompts to score on.")] = 0.1,
+    batch_size: Annotated[int, typer.Option(min=1, help="Rows a step.")] = 16,
+    held_out: Annotated[
+        float, typer.Option(min=0, max=1, help="Share of the prompts to score on.")
+    ] = 0.1,
     model: Annotated[str, _MODEL] = "smollm2",
     seed: Annotated[int, typer.Option(help="Of starts, order and what is held out.")] = 0,
 ) -> None:
@@ -229,10 +252,10 @@ def compare(
     methods: Annotated[
         str, typer.Option(help="Names with commas between.")
     ] = "LoReFT,DiReFT,LoRA,prompt tuning",
-    steps: Annotated[int, typer.Option(help="Of each training.")] = 100,
-    batch_size: Annotated[int, typer.Option(help="Rows a step.")] = 16,
-    trials: Annotated[int, typer.Option(help="Learning rates that each method tries.")] = 3,
-    seeds: Annotated[int, typer.Option(help="Trainings of each method.")] = 3,
+    steps: Annotated[int, typer.Option(min=1, help="Of each training.")] = 100,
+    batch_size: Annotated[int, typer.Option(min=1, help="Rows a step.")] = 16,
+    trials: Annotated[int, typer.Option(min=1, help="Learning rates that each method tries.")] = 3,
+    seeds: Annotated[int, typer.Option(min=1, help="Trainings of each method.")] = 3,
     rows: Annotated[int | None, typer.Option(min=1, help="Training rows at most.")] = None,
     test: Annotated[int | None, typer.Option(min=1, help="Rows of each test set at most.")] = None,
     development: Annotated[int, typer.Option(min=1, help="Rows to tune on.")] = 200,

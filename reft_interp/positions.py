@@ -74,6 +74,8 @@ class FirstLast(PositionSelector):
         return self.rounding == "paired" and len(row) == 1
 
     def _head(self) -> str:
+        if self.first + self.last == 1:
+            return "first" if self.first else "last"
         sides = (("f", self.first), ("l", self.last))
         return "+".join(f"{side}{count}" for side, count in sides if count)
 
@@ -154,10 +156,12 @@ class Span(PositionSelector):
             words = ["first", "last", "every", *row.spans]
             meant = get_close_matches(self.name, words, 1, cutoff=0.75)
             hint = f"; did you mean {meant[0]!r}?" if meant else ""
-            raise ValueError(f"{self}: no span {self.name!r} (there are: {known}) in {row}{hint}")
+            raise ValueError(f"no span {self.name!r} (there are: {known}) in {row}{hint}")
         return row.overlapping(*row.spans[self.name], all=self.all)
 
     def _head(self) -> str:
+        if _is_read_as_a_span(self.name):
+            return self.name
         bare = re.fullmatch(r"[\w.-]+", self.name)
         return f"span:{self.name if bare else json.dumps(self.name, ensure_ascii=False)}"
 
@@ -306,6 +310,15 @@ def read_otherwise(name: str) -> PositionSelector | None:
     except ValueError:  # so it is at least not taken for other tokens
         return None
     return None if isinstance(selector, Span) else selector
+
+
+@cache
+def _is_read_as_a_span(name: str) -> bool:
+    """Whether a name by itself means the span of this name."""
+    try:
+        return parse_positions(name) == Span(name)
+    except ValueError:
+        return False
 
 
 def _check_no_such_span(selector: FirstLast | Every, row: Row) -> None:

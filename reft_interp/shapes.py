@@ -15,8 +15,11 @@ def check_shape(called: str, given: Tensor, expected: Sequence[int | str], why: 
         why: where the sizes come from, for the message.
 
     Raises:
+        TypeError: it is no tensor.
         ValueError: it has another shape.
     """
+    if not isinstance(given, Tensor):
+        raise TypeError(f"{called} must be a tensor, as torch.as_tensor gives, got {given!r:.60}")
     shape = tuple(given.shape)
     if len(shape) != len(expected) or any(
         isinstance(wanted, int) and size != wanted

@@ -56,8 +56,8 @@ class Subspace:
     basis: Float[Tensor, "r d"]
 
     def __post_init__(self):
+        check_shape("basis", self.basis, ("r", "d"))
         basis = self.basis.detach()
-        check_shape("basis", basis, ("r", "d"))
         r, d = basis.shape
         if not 1 <= r <= d:
             raise ValueError(f"basis must have between 1 and {d} rows (its width), got {r}")

@@ -130,15 +130,30 @@ def test_what_a_model_must_get_right_can_be_told(tmp_path, tiny, monkeypatch):
         (["das", "--layer", "1", "--component", "residual"], "component must be one of resid_pre"),
         (["das", "--layer", "1", "--counterfactuals", "nowhere"], "folder must be one written by"),
         (["das", "--layer", "1", "--out", __file__], "File exists"),
-        (["das", "--layer", "1", "--epochs", "0"], "epochs must be above 0, got 0"),
-        (["das", "--layer", "1", "--seeds", "0"], "seeds must be at least 1, got 0"),
+        (["das", "--layer", "-1"], "Invalid value for '--layer'"),
+        (["das", "--layer", "1", "--rank", "0"], "Invalid value for '--rank'"),
+        (["das", "--layer", "1", "--pairs", "0"], "Invalid value for '--pairs'"),
+        (["das", "--layer", "1", "--epochs", "0"], "Invalid value for '--epochs'"),
+        (["das", "--layer", "1", "--seeds", "0"], "Invalid value for '--seeds'"),
+        (["das", "--layer", "1", "--batch-size", "0"], "Invalid value for '--batch-size'"),
+        (["das", "--layer", "1", "--learning-rate", "0"], "learning_rate must be"),
+        (["train", "rows.csv", "--rank", "0"], "Invalid value for '--rank'"),
+        (["train", "rows.csv", "--held-out", "-1"], "Invalid value for '--held-out'"),
+        (["compare", "mawps", "--data", ".", "--steps", "0"], "Invalid value for '--steps'"),
+        (["compare", "mawps", "--data", ".", "--seeds", "0"], "Invalid value for '--seeds'"),
+        (["compare", "mawps", "--data", ".", "--trials", "0"], "Invalid value for '--trials'"),
     ],
 )
 def test_mistakes_are_told_before_a_model_is_loaded(tmp_path, monkeypatch, words, message):
     monkeypatch.chdir(tmp_path)
-    said = CliRunner().invoke(app, words)
+    said = CliRunner().invoke(app, words, env={"COLUMNS": "200"})
     assert said.exit_code == 2
     assert message in said.stderr.replace("\n", " ")
+
+
+def test_it_says_which_version_it_is():
+    said = CliRunner().invoke(app, ["--version"])
+    assert (said.exit_code, said.stdout) == (0, f"reft-interp {ri.__version__}\n")
 
 
 def test_pairs_that_cannot_be_read_are_told_before_a_model_is_loaded(tmp_path):

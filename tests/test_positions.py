@@ -349,7 +349,10 @@ def test_relative_to_the_answer_only_answer_tokens_are_selected():
         (substring("doors", occurrence=1), "1 occurrence of 'doors' in the prompt of row 1"),
         (span("subject"), r"no span 'subject' \(there are: none\) in the prompt of row 0"),
         (substring(" "), 'substring:" " selects nothing in the prompt of row 0'),
-        (first(of="answer"), r"f1 of=answer selects nothing in the answer of row 0 \(0 tokens\)"),
+        (
+            first(of="answer"),
+            r"first of=answer selects nothing in the answer of row 0 \(0 tokens\)",
+        ),
     ],
 )
 def test_a_selector_that_finds_nothing_shows_the_row(selector, message):
@@ -399,10 +402,18 @@ def test_text_and_numbers_are_read_as_selectors(on, selector):
     [
         (first_last(7, 7), "f7+l7"),
         (first(3), "f3"),
-        (last(), "l1"),
+        (first(), "first"),
+        (last(), "last"),
+        (first_last(1, 1), "f1+l1"),
         (every(of="answer"), "every of=answer"),
         (indices(0, -1), "indices:0,-1"),
-        (span("subject"), "span:subject"),
+        (span("subject"), "subject"),
+        # What means something else by itself, or nothing.
+        (span("last"), "span:last"),
+        (span("f3"), "span:f3"),
+        (span("3"), "span:3"),
+        (span("subject all"), 'span:"subject all"'),
+        (span(" subject"), 'span:" subject"'),
         (span("my subject", all=True), 'span:"my subject" all'),
         (substring(" é", occurrence=1), 'substring:" é" occurrence=1'),
     ],
@@ -569,6 +580,6 @@ def test_the_name_of_an_edit_is_part_of_the_text():
     selector = parse_positions("f3+l3 rounding=pyreft edit=formal-1.5")
     assert selector.edit == "formal-1.5" and selector != parse_positions("f3+l3 rounding=pyreft")
     assert parse_positions(str(selector)) == selector
-    assert str(parse_positions("subject edit=a")) == "span:subject edit=a"
+    assert str(parse_positions("subject edit=a")) == "subject edit=a"
     with pytest.raises(ValueError, match="the name of an edit must be letters, digits"):
         parse_positions("last edit=")

@@ -131,6 +131,15 @@ class Claim(ABC):
                 f"{self.method} ({self.iia.value:.3f}) is below the plain swap of the whole vector "
                 f"({whole.value:.3f})"
             )
+            fitted = accuracy_of(self.train_hits[0])
+            if fitted.interval[1] < whole.interval[0]:
+                found.append(
+                    f"{self.method} gives only {fitted.value:.3f} even of the pairs that it was "
+                    "fitted to: more epochs, another learning rate or a higher rank may find what "
+                    "it does not, so that this is no sign of absence"
+                )
+        if SHUFFLED not in self.hits:
+            found.append(f"{self.method} looks at no labels, so that no control has them shuffled")
         if self.iia.interval[0] <= self._upper_bound(PLACEBO):
             found.append(
                 f"{self.method} is not above changes of the same size along random directions"

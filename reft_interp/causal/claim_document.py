@@ -53,13 +53,19 @@ def save_claim(
         "model": claim.model,
         "method": claim.method,
         "places": _places(claim),
-        "settings": first.settings if isinstance(first, DASResult | JointDASResult) else None,
+        "settings": _settings(claim),
         "pairs": None if pairs is None else pairs.hash,
         "reft_interp": version("reft-interp"),
     }
     text = json.dumps(held, indent=2, allow_nan=False)
     write_whole(folder / "evidence.json", text + "\n")
     return page
+
+
+def _settings(claim: Evidence | JointEvidence) -> dict[str, Any] | None:
+    """What DAS was trained with; None of another method."""
+    first = claim.found[0]
+    return first.settings if isinstance(first, DASResult | JointDASResult) else None
 
 
 def _records(frame: pd.DataFrame) -> list[dict[str, Any]]:
@@ -154,8 +160,7 @@ def _where(claim: Evidence | JointEvidence) -> str:
 
 def _facts(claim: Evidence | JointEvidence, pairs: Counterfactuals | None) -> dict[str, Any]:
     """What somebody needs to search again."""
-    first = claim.found[0]
-    settings = first.settings if isinstance(first, DASResult | JointDASResult) else {}
+    settings = _settings(claim) or {}
     written = {name.replace("_", " "): value for name, value in settings.items()}
     # There they are a number; here the pairs themselves are told.
     written.pop("pairs", None)

@@ -9,7 +9,7 @@ from transformer_lens.model_bridge import TransformerBridge
 
 from reft_interp.causal.counterfactuals import Counterfactuals, check_counterfactuals
 from reft_interp.causal.interchanges import On, interchange_rows, prepare_interchanges
-from reft_interp.causal.methods import Method
+from reft_interp.causal.methods import FullVector, Method
 from reft_interp.causal.task_done import check_does_task
 from reft_interp.evaluation import Accuracy, Comparison, accuracy, prepared_accuracies
 from reft_interp.models import untrained_copy
@@ -39,7 +39,8 @@ def compare_methods(
 
     Returns:
         A row a method; of those whose maps are free, one more from an untrained copy of the model;
-        and "no intervention".
+        "whole vector", if no method is called so; and "no intervention". For a claim about one of
+        them, with all controls, see `gather_evidence`.
 
     Raises:
         TypeError: `pairs` are no `Counterfactuals`, `site` no Site, `methods` no list of methods.
@@ -51,6 +52,9 @@ def compare_methods(
     check_site(site)
     check_methods(methods, site.width(model))
     check_does_task(model, pairs, minimum_accuracy)
+    whole = FullVector()
+    if all(method.name != whole.name for method in methods):
+        methods = [*methods, whole]
     rows = [
         (name, score)
         for of_model, named in with_untrained(model, methods)

@@ -35,6 +35,8 @@ def completed(splits: Mapping[str, Pairs], variable: str) -> dict[str, list[dict
         found[name] = [_checked(f"{name}: row {i}", row) for i, row in enumerate(split)]
     every = [row for rows in found.values() for row in rows]
     _check_varies(every, variable)
+    for name, rows in found.items():
+        _check_changes(name, rows, variable)
     answers = sorted({row[column] for row in every for column in ("base_answer", "label")})
     bare = {answer for answer in answers if not answer.startswith(" ")}
     if both := sorted(answer for answer in bare if f" {answer}" in answers):
@@ -109,17 +111,22 @@ def _checked(where: str, row: Any) -> dict[str, Any]:
 
 
 def _check_varies(rows: Sequence[Mapping[str, Any]], variable: str) -> None:
-    """Raise where interchanges of the variable change nothing that could be found."""
-    if all(row["label"] == row["base_answer"] for row in rows):
-        raise ValueError(
-            "rows must have a label that differs from base_answer, some of them, it is the same in "
-            f"all {len(rows)}, as if {variable!r} never changed an answer"
-        )
+    """Raise where all bases and sources have one value of the variable."""
     sides = [f"{side}_{variable}" for side in ("base", "source")]
     values = {str(row[side]) for row in rows for side in sides if side in row}
     if len(values) == 1:
         raise ValueError(
             f"variable: {variable!r} must vary, it is {values.pop()!r} in every base and source"
+        )
+
+
+def _check_changes(name: str, rows: Sequence[Mapping[str, Any]], variable: str) -> None:
+    """Raise where no interchange of a split would change an answer: there is nothing to learn, or
+    nothing to be wrong in."""
+    if all(row["label"] == row["base_answer"] for row in rows):
+        raise ValueError(
+            f"{name} must have rows whose label differs from base_answer, it is the same in all "
+            f"{len(rows)}, as if {variable!r} never changed an answer"
         )
 
 

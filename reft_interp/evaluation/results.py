@@ -98,6 +98,7 @@ class Comparison:
         *,
         reference: float | int | None = None,
         reference_label: str = "chance",
+        title: str = "",
     ) -> "Axes":
         """Dots with intervals, one line a method.
 
@@ -105,6 +106,7 @@ class Comparison:
             ax: where it is drawn; a new figure by default.
             reference: a line to compare with, for instance chance.
             reference_label: what the line is.
+            title: above the figure and the name of the line; none by default.
         """
         from reft_interp import plotting  # printing a result should not need matplotlib
 
@@ -114,7 +116,7 @@ class Comparison:
             label="method",
             reference=reference,
             reference_label=reference_label,
-            title="",
+            title=title,
             xlabel=self.metric.split(" at ")[0],
             ax=ax,
         )

@@ -7,6 +7,7 @@ comparison that every loaded model has to pass. Not here: what can be done on a 
 
 import logging
 import warnings
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, cast
 
@@ -252,9 +253,17 @@ def _read_hub(name: str, weights: Weights, revision: str | None) -> _Parts:
         if _is_unreachable(error):
             raise ConnectionError(
                 f"name: {name!r} is no local folder, isn't in the hub's local cache, and the "
-                f"Hugging Face hub can't be reached. {_OFFLINE}"
+                f"Hugging Face hub can't be reached{_meant(name)}. {_OFFLINE}"
             ) from error
-        raise ValueError(f"name: can't load {name!r} from the hub: {error}") from error
+        raise ValueError(
+            f"name: can't load {name!r} from the hub{_meant(name)}: {error}"
+        ) from error
+
+
+def _meant(name: str) -> str:
+    """The name of the embedded model, where this one is almost that."""
+    close = get_close_matches(name.lower(), [embedded.NAME], cutoff=0.75)
+    return f" (did you mean {close[0]!r}?)" if close else ""
 
 
 def _cached_config(name: str, revision: str | None) -> Path | None:

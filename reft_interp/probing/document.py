@@ -17,6 +17,8 @@ def document(probes: Sequence[ProbeReport], title: str | None = None) -> Report:
     names = " and ".join(probe.name for probe in probes)
     page = Report(title or f"What {names} encode{'s' if len(probes) == 1 else ''}")
     add_probes(page, probes)
+    for probe in probes:
+        page.footer(probe.facts)
     return page
 
 

@@ -18,12 +18,13 @@ from transformer_lens.model_bridge import TransformerBridge
 from reft_interp.causal import DASResult, interchange_rows
 from reft_interp.causal.rows import Pairs
 from reft_interp.evaluation import Comparison
+from reft_interp.models import identify
 from reft_interp.positions import PositionSelector, Span, indices
 from reft_interp.probing.effects import InterchangeInside, Removal
 from reft_interp.probing.geometry import angles_between, overlap_beside_chance, random_angles
 from reft_interp.probing.linear import linear_probes
 from reft_interp.probing.tokens import principal_axes, promoted_tokens
-from reft_interp.runtime import IntervenedModel
+from reft_interp.runtime import IntervenedModel, Placement
 from reft_interp.runtime.activations import activations
 from reft_interp.runtime.batching import Rows, as_list, encode
 from reft_interp.runtime.intervened import common_model
@@ -65,6 +66,9 @@ class ProbeReport:
     """IIA of the causal variable inside each subspace."""
     removal: pd.DataFrame = field(repr=False)
     """Task accuracy without each subspace: model, removed, value, low, high, n."""
+    facts: Mapping[str, Any] = field(repr=False)
+    """What somebody needs to ask again: model, where DAS and the ReFT work and what they were
+    trained with, numbers of rows, random subspaces, seed."""
 
     def tables(self) -> list[tuple[str, pd.DataFrame]]:
         """What was asked, with what was found, narrow enough for a terminal."""
@@ -201,10 +205,13 @@ def probe_each(
             )
     questions = _Questions(model, against, data, as_list(task, "task"), variable, draws, seed)
     steps = sum(len(found) + 2 for found, _ in subspaces)
+    trained_with = [reft.settings if isinstance(reft, ReFTResult) else {} for reft in refts]
     with tqdm(total=steps, disable=not progress, desc="probing", leave=False) as bar:
         return [
-            questions.ask(intervened, found, notes, bar)
-            for intervened, (found, notes) in zip(every, subspaces, strict=True)
+            questions.ask(intervened, found, notes, settings, bar)
+            for intervened, (found, notes), settings in zip(
+                every, subspaces, trained_with, strict=True
+            )
         ]
 
 
@@ -224,6 +231,7 @@ class _Questions:
         self.model, self.against, self.draws, self.seed = model, against, draws, seed
         # Once: a result computes its subspace anew whenever it is asked for it.
         self.sought = against.subspace
+        self.data = data
         self.examples = _examples(data, against.on, variable)
         self.variable = "base's answer" if variable is None else variable
         self.task = {
@@ -251,6 +259,7 @@ class _Questions:
         intervened: IntervenedModel,
         found: Sequence[Probed],
         notes: Sequence[str],
+        settings: Mapping[str, Any],
         bar: "tqdm[Any]",
     ) -> ProbeReport:
         against, sought, seed = self.against, self.sought, self.seed
@@ -300,8 +309,9 @@ class _Questions:
             random_angles((rank, sought.rank), sought.width, seed=seed).assign(rank=rank)
             for rank in dict.fromkeys(one.subspace.rank for one in found)
         ]
+        name = type(intervened.placements[0].intervention).__name__
         return ProbeReport(
-            name=type(intervened.placements[0].intervention).__name__,
+            name=name,
             notes=tuple(notes),
             linear=pd.concat(linear, ignore_index=True),
             tokens=pd.concat(tokens, ignore_index=True) if tokens else pd.DataFrame(),
@@ -310,6 +320,15 @@ class _Questions:
             overlaps=pd.DataFrame(overlaps),
             interchange=interchange,
             removal=removal,
+            facts={
+                "model": identify(self.model).name,
+                "DAS": _said(against.intervened.placements, against.settings),
+                name: _said(intervened.placements, settings),
+                "pairs": len(self.data),
+                "task rows": len(self.task["rows"]),
+                "random subspaces": self.draws,
+                "seed": seed,
+            },
         )
 
     def _never_edited(self, intervened: IntervenedModel) -> list[str]:
@@ -347,6 +366,13 @@ def _subspaces(intervened: IntervenedModel) -> tuple[list[Probed], list[str]]:
         else:
             found.append(Probed(f"{label}, reads", i, placement.site, reads))
     return found, notes
+
+
+def _said(placements: Sequence[Placement], settings: Mapping[str, Any]) -> str:
+    """Where something works, and what it was trained with."""
+    where = dict.fromkeys(f"{placed.site} on {placed.on}" for placed in placements)
+    trained = [f"{name.replace('_', ' ')} {value}" for name, value in settings.items()]
+    return ", ".join([*where, *trained])
 
 
 def _examples(data: Pairs, on: PositionSelector, variable: str | None) -> Mapping[str, Any]:

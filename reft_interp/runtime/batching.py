@@ -1,5 +1,6 @@
 """Rows of data as tokenized batches on the model's device, sorted so that little is padding."""
 
+import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import replace
@@ -180,12 +181,15 @@ def _check_lengths(model: TransformerBridge, batch: TokenizedBatch) -> None:
 
 
 def warn_of_glued_answers(rows: Sequence[Mapping[str, Any]]) -> None:
-    """Warn where every answer begins with a letter that runs into its prompt's last one: "The key"
-    and "is" make "The keyis". Single letters, as toy tasks have them, are left alone."""
+    """Warn where every answer begins with a word that runs into its prompt's last one, or into a
+    mark behind which a blank is written: "The key" and "is" make "The keyis", "Answer:" and "yes"
+    make "Answer:yes". Single letters, as toy tasks have them, are left alone."""
 
     def glued(row: Mapping[str, Any]) -> bool:
-        met = row["prompt"][-2:] + row["answer"][:2]
-        return len(met) == 4 and met.isascii() and met.isalpha()
+        return bool(
+            re.search(r"([A-Za-z]{2}|[.,:;?!])\Z", row["prompt"])
+            and re.match(r"[A-Za-z]{2}", row["answer"])
+        )
 
     if all(map(glued, rows)):
         prompt, answer = rows[0]["prompt"], rows[0]["answer"]

@@ -101,9 +101,7 @@ def test_its_interchange_gives_the_label_and_its_controls_do_not(found, held_out
     assert len(score["random subspace"]) == 5
     assert max(draw.value for draw in score["random subspace"]) < 0.3
     assert {accuracy.n for _, draws in score.rows for accuracy in draws} == {60}
-    assert (
-        score.metric == "interchange intervention accuracy at blocks.0.hook_resid_post on span:who"
-    )
+    assert score.metric == "interchange intervention accuracy at blocks.0.hook_resid_post on who"
 
 
 def test_what_was_prepared_once_scores_as_pair_by_pair(found, model, held_out):
@@ -141,7 +139,7 @@ def test_starts_where_it_is_told(model, train_pairs):
 
 def test_knows_where_it_is(found):
     assert found.site == SITE
-    assert str(found.on) == "span:who"
+    assert str(found.on) == "who"
     assert "losses" not in repr(found)
 
 

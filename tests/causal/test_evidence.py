@@ -152,7 +152,15 @@ def test_flags_warn_of_what_the_claim_hides(true):
     assert "changes of the same size" in flags and "seeds differ" in flags
     assert "higher than on held-out pairs" in flags
     whole = dict(worse) | {"whole vector": (true.hits["DAS"][0],)}
-    assert "below the plain swap" in " ".join(dataclasses.replace(true, hits=whole).flags)
+    below, *others = dataclasses.replace(true, hits=whole).flags
+    assert "below the plain swap" in below
+    assert not any("fitted to" in flag for flag in others)  # training pairs: all are right
+    few = tuple(np.arange(len(hits)) % 2 == 0 for hits in true.train_hits)
+    unlearned = dataclasses.replace(true, hits=whole, train_hits=few)
+    assert any(
+        "DAS gives only 0.500 even of the pairs that it was fitted to" in flag
+        for flag in unlearned.flags
+    )
 
 
 def test_the_summary_can_be_quoted(true):
@@ -260,6 +268,7 @@ def test_what_no_label_was_looked_at_for_has_no_shuffled_labels(planted):
     assert "shuffled labels" not in set(found.to_frame()["method"]) | set(found.failing)
     assert "shuffled labels" not in set(found.selectivity["control"])
     assert "shuffled labels" not in found.summary()
+    assert "PCA looks at no labels, so that no control has them shuffled" in found.flags
 
 
 def test_evidence_holds_the_split_where_weights_alone_read_the_site(true, tiny):

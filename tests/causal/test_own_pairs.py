@@ -102,8 +102,10 @@ def test_each_of_several_sources_is_asked_for(tiny):
 
 def test_a_variable_that_never_varies_is_refused():
     still = [own("The key", "The doors", " is"), own("A dog", "A cat", " is")]
-    with pytest.raises(ValueError, match=r"differs from base_answer, .* the same in all 2, as if"):
-        ri.Counterfactuals.from_rows(still[:1], still[1:], "number")
+    with pytest.raises(ValueError, match=r"train must .* the same in all 2, as if 'number'"):
+        ri.Counterfactuals.from_rows(still, TEST, "number")
+    with pytest.raises(ValueError, match=r"test must have rows whose label differs from base_ans"):
+        ri.Counterfactuals.from_rows(TRAIN, still, "number")
     same = [row | {"base_number": 1, "source_number": 1} for row in (*TRAIN, *TEST)]
     with pytest.raises(ValueError, match="'number' must vary, it is '1' in every base and source"):
         ri.Counterfactuals.from_rows(same[:-1], same[-1:], "number")
@@ -219,6 +221,7 @@ def test_answers_that_lack_their_space_may_be_why_a_model_gets_none_right(tiny):
     for row, (right, wrong) in zip(bare, (("is", "are"), ("are", "is")) * 2, strict=False):
         said = greedy(model, row["base"], ["is", "are"])
         row["base_answer"] = wrong if said == right else right
+        row["label"] = right if said == right else wrong
     with pytest.raises(ValueError, match=r"find in it\. \(The answers have no leading space"):
         ri.Counterfactuals.from_rows(bare[:2], bare[2:], "number", model=model)
 

@@ -321,7 +321,7 @@ def test_a_list_gives_each_intervention_its_own_selector(tmp_path, llama):
     entries = [("LoreftIntervention", saved("LoreftIntervention"))] * 2
     folder = write(tmp_path, *entries, layers=[1, 1])
     reft = load_pyreft(folder, llama, on=[every(), last()])
-    assert [str(p.on) for p in reft.placements] == ["every", "l1 rounding=pyreft"]
+    assert [str(p.on) for p in reft.placements] == ["every", "last rounding=pyreft"]
     on = "f3+l3 rounding=pyreft-but-last"
     ends = [str(p.on) for p in load_pyreft(folder, llama, on=on).placements]
     assert ends == ["f3 rounding=pyreft-but-last", "l3 rounding=pyreft-but-last"]

@@ -227,6 +227,10 @@ class TestNames:
         with pytest.raises(ConnectionError, match=r"'smollm2'.*local folder.*\.gguf"):
             load_model("no-such-org/no-such-model")
 
+    def test_a_name_that_is_almost_the_embedded_models(self):
+        with pytest.raises(ConnectionError, match=r"reached \(did you mean 'smollm2'\?\)"):
+            load_model("SmolLM")
+
     def test_a_name_that_cannot_be_one(self):
         with pytest.raises(ValueError, match=r"name: 'a/b/c' is no local folder or \.gguf file"):
             load_model("a/b/c")

@@ -90,7 +90,7 @@ def test_geometry_is_that_of_the_subspaces(report, fitted):
 def test_says_where_the_variable_is_probed_but_never_edited(report, fitted, pairs):
     # "f1+l1" of "The key of the man": neither is the noun.
     (note,) = report.notes
-    assert note.startswith("LoReFT edits f1+l1. That touches span:subject")
+    assert note.startswith("LoReFT edits f1+l1. That touches subject")
     assert f"in 0 of the {len(pairs)} prompts" in note
     assert note in str(report)
 
@@ -192,6 +192,8 @@ def test_the_report_is_written(report, tmp_path):
     page = report.save(tmp_path)
     text = page.read_text(encoding="utf-8")
     assert "LoReFT, writes" in text and "principal axes" in text
+    assert report.facts["model"] in text and "learning rate" in report.facts["DAS"]
+    assert report.facts["LoReFT"] in text and "on f1+l1" in report.facts["LoReFT"]
     assert {p.stem for p in (tmp_path / "tables").glob("*.csv")} == {
         "linear-probes",
         "promoted-tokens",

@@ -71,8 +71,12 @@ def test_answers_that_run_into_their_prompts_are_warned_of(recwarn):
     glued = {"prompt": "The key", "answer": "is"}
     with pytest.warns(UserWarning, match=r"reads 'The keyis'.*begin with one: ' is'"):
         warn_of_glued_answers([glued, glued])
+    with pytest.warns(UserWarning, match=r"reads .*Answer:yes'"):
+        warn_of_glued_answers([{"prompt": "Is it?\nAnswer:", "answer": "yes"}])
     for other in (
         {"prompt": "The key", "answer": " is"},
+        {"prompt": "Is it?\n", "answer": "yes"},
+        {"prompt": "3 + 4:", "answer": "7"},
         {"prompt": "The key ", "answer": "is"},
         {"prompt": "3 + 4 =", "answer": "7"},
         {"prompt": "\u4f60", "answer": "\u597d"},  # a language without blanks

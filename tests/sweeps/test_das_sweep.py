@@ -100,9 +100,9 @@ def test_ranks_and_seeds_are_whole_numbers_and_the_whole_vector_has_none(undistu
 def test_it_finds_where_the_variable_is(undisturbed):
     best = undisturbed.frame[undisturbed.frame["method"] == "DAS"].sort_values("iia").iloc[-1]
     assert best["iia"] > 0.95
-    assert (best["layer"], best["tokens"]) in {(2, "l1"), (0, "indices:0")}
+    assert (best["layer"], best["tokens"]) in {(2, "last"), (0, "indices:0")}
     early = undisturbed.frame[
-        (undisturbed.frame["layer"] == 0) & (undisturbed.frame["tokens"] == "l1")
+        (undisturbed.frame["layer"] == 0) & (undisturbed.frame["tokens"] == "last")
     ]
     assert (early["iia"] <= 0.6).all()
 
@@ -148,7 +148,7 @@ def test_a_cell_that_fails_is_recorded_and_the_others_go_on(planted, pairs, tmp_
     first, last = whole["error"].dropna()
     assert first == frame["error"].iloc[0]
     # Another row of the pairs is the first that lacks the span.
-    assert last.startswith("ValueError: span:nowhere: no span 'nowhere' (there are: companion,")
+    assert last.startswith("ValueError: no span 'nowhere' (there are: companion,")
     alone = run(planted, pairs, [good], tmp_path / "alone")
     assert frame["iia"].iloc[1] == alone.frame["iia"].iloc[0]
     assert pd.isna(frame["iia"].iloc[0])
@@ -257,7 +257,7 @@ def test_an_interrupt_ends_the_sweep(planted, pairs, tmp_path, monkeypatch):
 
 
 def test_recall_is_the_share_of_good_places_that_are_kept(undisturbed, cells):
-    places = {"resid 0 last": (0.5, 0.4), "resid 2 last": (0.9, 0.8), "resid 2 f1": (0.85, 0.7)}
+    places = {"resid 0 last": (0.5, 0.4), "resid 2 last": (0.9, 0.8), "resid 2 first": (0.85, 0.7)}
     frame = pd.DataFrame(
         [
             {"method": method, "site": name[:7], "tokens": name[8:], "shuffled labels": shuffled,
@@ -267,12 +267,11 @@ def test_recall_is_the_share_of_good_places_that_are_kept(undisturbed, cells):
         ]
     )  # fmt: skip
     frame["site"] = [f"blocks.{name[-1]}.hook_resid_post" for name in frame["site"]]
-    frame["tokens"] = frame["tokens"].replace("last", "l1")
     sweep = dataclasses.replace(undisturbed, frame=frame)
-    last, first = (ri.DASCell(ri.Site("resid_post", 2), on) for on in ("last", "f1"))
+    last, first = (ri.DASCell(ri.Site("resid_post", 2), on) for on in ("last", "first"))
     low = ri.DASCell(ri.Site("resid_post", 0), "last")
     assert [sweep.recall(kept) for kept in ([last], [low], [last, first], [])] == [0.5, 0, 1, 0]
-    with pytest.raises(ValueError, match=r"which has none at \('blocks.1.hook_resid_post', 'l1'\)"):
+    with pytest.raises(ValueError, match=r"which has none at \('blocks.1.hook_\w+', 'last'\)"):
         sweep.recall([ri.DASCell(ri.Site("resid_post", 1), "last")])
     failed = dataclasses.replace(undisturbed, frame=frame.assign(iia=float("nan")))
     with pytest.raises(ValueError, match="no cell of this sweep came to its end"):
@@ -282,7 +281,7 @@ def test_recall_is_the_share_of_good_places_that_are_kept(undisturbed, cells):
 
 def test_the_heat_map_shows_the_cells(undisturbed):
     ax = undisturbed.plot(rank=1, seed=0)
-    assert [label.get_text() for label in ax.get_xticklabels()] == ["l1", "indices:0"]
+    assert [label.get_text() for label in ax.get_xticklabels()] == ["last", "indices:0"]
     one = undisturbed.frame.query("method == 'DAS' and rank == 1 and seed == 0").iloc[0]
     texts = [text.get_text() for text in ax.texts]
     assert any(f"{one['iia']:.2f}"[-3:] in text and "[" in text for text in texts)
