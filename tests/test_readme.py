@@ -69,7 +69,7 @@ def test_the_code_of_the_readme_runs(smollm2, tmp_path, monkeypatch, capsys):
     printed = capsys.readouterr().out
     assert "DAS" in printed and "whole vector" in printed and "untouched model" in printed
     assert "⟦" in printed  # the tokens that are edited, marked
-    assert (tmp_path / "report" / "report.html").is_file()
+    assert (tmp_path / "probed" / "report.html").is_file()
     assert (tmp_path / "evidence" / "interchange" / "losses.csv").is_file()
     assert (tmp_path / "my_intervention" / "interventions.safetensors").is_file()
     assert (len(scope["mine"].train), scope["mine"].model) == (2, "smollm2")
