@@ -17,6 +17,7 @@ from reft_interp.interop.plain_finetuning import REFT_FOLDER, copy_to_train, tok
 from reft_interp.runtime import IntervenedModel
 from reft_interp.runtime.batching import by_length, encode
 from reft_interp.runtime.running import is_causal, prompt_ends, prompt_starts
+from reft_interp.training.labelled_rows import texts_of
 
 
 @torch.no_grad()
@@ -35,7 +36,7 @@ def adapted_states(
         model: the bridge, without adapters.
         adapter: a folder of peft's, with the interventions in its folder `reft` where there are
             some; None for the model as it is.
-        rows: with `prompt`.
+        rows: with `prompt`; an encoder reads their raw texts where they have them.
         layers: which blocks.
         batch_size: prompts run at once.
 
@@ -62,8 +63,9 @@ def adapted_states(
         return hook
 
     found: dict[int, Tensor] = {}
-    for group in by_length(rows, batch_size):
-        batch = encode(model, [rows[i] for i in group])
+    texts = texts_of(model, rows)
+    for group in by_length(texts, batch_size):
+        batch = encode(model, [texts[i] for i in group])
         with ExitStack() as stack:
             stack.enter_context(edited(base, model, batch, placements))
             for layer in layers:  # after the edits, whose hooks came first

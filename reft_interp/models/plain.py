@@ -26,8 +26,8 @@ def plain_copy(model: TransformerBridge, *, dropout: bool = True) -> PreTrainedM
         dropout: whether it has the dropout of its configuration when it is trained.
 
     Returns:
-        The model, in eval mode, its parameters frozen; attention is torch's own
-        (scaled_dot_product_attention) where the architecture has it.
+        The model, in eval mode, its parameters frozen, with the bridge's settings for generation;
+        attention is torch's own (scaled_dot_product_attention) where the architecture has it.
 
     Raises:
         ValueError: the bridge holds no weights of some of the model's names, or not the whole of
@@ -46,6 +46,10 @@ def plain_copy(model: TransformerBridge, *, dropout: bool = True) -> PreTrainedM
                 setattr(config, name, 0.0)
     with init_empty_weights(include_buffers=False):
         plain = _make(type(hooked), config)
+    # How it generates, and where it stops, was loaded from a file of its own; encoders have none.
+    generates = getattr(hooked, "generation_config", None)
+    if generates is not None:
+        plain.generation_config = copy.deepcopy(generates)
     held = {name.replace(_WRAPPED, ""): tensor for name, tensor in hooked.state_dict().items()}
     wanted = plain.state_dict()
     # Tied weights may stand under one of their names only.

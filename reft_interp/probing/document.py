@@ -1,6 +1,8 @@
 """Probe reports as sections of one page."""
 
+import re
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -14,21 +16,23 @@ INTERVALS = "95 % Wilson intervals; of random subspaces, mean and range of the d
 
 def document(probes: Sequence[ProbeReport], title: str | None = None) -> Report:
     """A page with what each of several trained interventions encodes."""
-    names = " and ".join(probe.name for probe in probes)
-    page = Report(title or f"What {names} encode{'s' if len(probes) == 1 else ''}")
+    names = list(dict.fromkeys(probe.name for probe in probes))
+    page = Report(title or f"What {' and '.join(names)} encode{'s' if len(names) == 1 else ''}")
     add_probes(page, probes)
-    for probe in probes:
+    for probe in _told_apart(probes):
         page.footer(probe.facts)
     return page
 
 
 def add_probes(page: Report, probes: Sequence[ProbeReport]) -> None:
-    """Add the sections of several probes to a page, question by question."""
+    """Add the sections of several probes to a page, question by question. Those of one name get
+    numbers, in their order."""
+    probes = _told_apart(probes)
 
     def joined(frames: Sequence[pd.DataFrame]) -> pd.DataFrame:
         return pd.concat(frames, ignore_index=True)
 
-    notes = [note for probe in probes for note in probe.notes]
+    notes = dict.fromkeys(note for probe in probes for note in probe.notes)
     linear = joined([probe.linear for probe in probes])
     page.section(
         "What linear probes read inside",
@@ -98,8 +102,10 @@ def add_probes(page: Report, probes: Sequence[ProbeReport]) -> None:
         "to read differs between seeds, so train several before the number is believed.",
     )
     # DAS and the controls are the same for all: they stand once, around what is each ReFT's own.
-    frame = joined([probe.interchange.to_frame() for probe in probes]).drop_duplicates("method")
+    frame = joined([probe.interchange.to_frame() for probe in probes])
     own = frame["method"].str.contains("writes|reads")
+    once = own | ~frame.duplicated("method")
+    frame, own = frame[once], own[once]
     place = own.astype(int) + 2 * (~own & (frame["method"] != "DAS")).astype(int)
     frame = frame.iloc[np.argsort(place, kind="stable")]
     page.figure(
@@ -131,6 +137,47 @@ def add_probes(page: Report, probes: Sequence[ProbeReport]) -> None:
         joined([probe.removal for probe in probes]).drop_duplicates(["model", "removed"]),
         caption=f"Task accuracy. {INTERVALS}",
         name="removal",
+    )
+
+
+def _told_apart(probes: Sequence[ProbeReport]) -> list[ProbeReport]:
+    """The same probes, with a number behind their names where two have one in common."""
+    named = [{probe.name, *probe.linear["subspace"]} for probe in probes]
+    return [
+        _numbered(probe, i + 1)
+        if any(named[i] & other for other in (*named[:i], *named[i + 1 :]))
+        else probe
+        for i, probe in enumerate(probes)
+    ]
+
+
+def _numbered(probe: ProbeReport, number: int) -> ProbeReport:
+    """With a number behind the class that begins the names of all that is a ReFT's own."""
+    # The longest first: one may begin another.
+    labels = sorted({probe.name, *probe.linear["subspace"]}, key=len, reverse=True)
+    own = re.compile(rf"({'|'.join(map(re.escape, labels))})")
+
+    def name(text: str) -> str:
+        return re.sub(r"^\w+", rf"\g<0> {number}", text) if own.match(text) else text
+
+    def renamed(frame: pd.DataFrame, *columns: str) -> pd.DataFrame:
+        held = [column for column in columns if column in frame]
+        return frame.assign(**{column: frame[column].map(name) for column in held})
+
+    return replace(
+        probe,
+        name=name(probe.name),
+        notes=tuple(map(name, probe.notes)),
+        linear=renamed(probe.linear, "subspace"),
+        tokens=renamed(probe.tokens, "subspace"),
+        angles=renamed(probe.angles, "series"),
+        overlaps=renamed(probe.overlaps, "subspace"),
+        interchange=replace(
+            probe.interchange,
+            rows=tuple((name(method), scores) for method, scores in probe.interchange.rows),
+        ),
+        removal=renamed(probe.removal, "model", "removed"),
+        facts={name(fact): value for fact, value in probe.facts.items()},
     )
 
 

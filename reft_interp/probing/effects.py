@@ -159,7 +159,7 @@ class Removal:
             untouched.append((label, (self._score([_without(subspace, at)]),)))
             edited.append((label, (self._score([*placements, _without(subspace, at)]),)))
             # What is read and what is written at one place are mostly of one rank: one control.
-            control = f"random subspace, rank {subspace.rank} at {at.site}"
+            control = f"random subspace, rank {subspace.rank} at {at.site} on {at.on}"
             if control not in dict(edited):
                 random = control_subspaces(
                     subspace.width, subspace.rank, self._draws, seed=self._seed

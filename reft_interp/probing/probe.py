@@ -355,10 +355,8 @@ class _Questions:
 
 def _subspaces(intervened: IntervenedModel) -> tuple[list[Probed], list[str]]:
     found, notes = [], []
-    several = len(intervened.placements) > 1
-    for i, placement in enumerate(intervened.placements):
-        where = f" at {placement.site}" if several else ""
-        label = f"{type(placement.intervention).__name__}{where}"
+    labels = _labels(intervened.placements)
+    for i, (placement, label) in enumerate(zip(intervened.placements, labels, strict=True)):
         found.append(Probed(f"{label}, writes", i, placement.site, placement.intervention.subspace))
         reads = placement.intervention.reads
         if reads is None:
@@ -366,6 +364,24 @@ def _subspaces(intervened: IntervenedModel) -> tuple[list[Probed], list[str]]:
         else:
             found.append(Probed(f"{label}, reads", i, placement.site, reads))
     return found, notes
+
+
+def _labels(placements: Sequence[Placement]) -> list[str]:
+    """What placements are called: with the site where there are several, with the tokens where a
+    site has several, and with a number where that is still one name for two."""
+    sites = [placement.site for placement in placements]
+    labels = []
+    for placement in placements:
+        label = type(placement.intervention).__name__
+        if len(sites) > 1:
+            label += f" at {placement.site}"
+        if sites.count(placement.site) > 1:
+            label += f" on {placement.on}"
+        labels.append(label)
+    return [
+        f"{label}, {labels[:i].count(label) + 1}" if labels.count(label) > 1 else label
+        for i, label in enumerate(labels)
+    ]
 
 
 def _said(placements: Sequence[Placement], settings: Mapping[str, Any]) -> str:

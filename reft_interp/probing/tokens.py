@@ -10,7 +10,7 @@ from transformer_lens.tools.analysis import logit_readout
 from reft_interp.models.devices import device_of
 from reft_interp.models.spreading import is_spread
 from reft_interp.shapes import check_shape
-from reft_interp.subspace import Subspace
+from reft_interp.subspace import Subspace, in_float64
 
 
 def principal_axes(subspace: Subspace, activations: Float[Tensor, "n d"]) -> Float[Tensor, "r d"]:
@@ -20,9 +20,12 @@ def principal_axes(subspace: Subspace, activations: Float[Tensor, "n d"]) -> Flo
     on nothing but the data. Each points to where the activations' mean lies.
     """
     h = activations.detach().float().cpu()
-    coordinates = subspace.coordinates(h)
-    _, _, axes = torch.linalg.svd(coordinates - coordinates.mean(0), full_matrices=True)
-    axes = axes @ subspace.basis.float().cpu()
+    coordinates = in_float64(subspace.coordinates(h))
+    centred = coordinates - coordinates.mean(0)
+    # Eigenvectors, in columns and by rising variance, of an r x r matrix however many rows there
+    # are; all r of them, where a decomposition of few rows would have fewer.
+    _, vectors = torch.linalg.eigh(centred.T @ centred)
+    axes = vectors.T.flip(0).float() @ subspace.basis.float().cpu()
     return axes * torch.where((axes @ h.mean(0)) < 0, -1.0, 1.0)[:, None]
 
 

@@ -34,6 +34,9 @@ from reft_interp.whole_numbers import whole_number
 FORMAT_VERSION = 1
 _PATIENCE = 0.5
 """Seconds between looks at what other processes have finished."""
+_GREEDY = {"do_sample": False, "num_beams": 1, "repetition_penalty": 1.0, "no_repeat_ngram_size": 0}
+"""The likeliest token each time. The penalties that some models' own settings have (Qwen's) would
+count against answers that stand in the prompt: among choices, or in examples of a few-shot one."""
 
 
 @dataclass(frozen=True)
@@ -238,7 +241,7 @@ class ComparisonRun:
                 plain_rows(split),
                 batch_size=self.budget.generated_at_once,
                 max_new_tokens=self.suite.max_new_tokens,
-                do_sample=False,
+                **_GREEDY,
             )
             for name, split in self.suite.tests.items()
         }

@@ -25,6 +25,7 @@ from reft_interp.runtime.running import is_causal
 from reft_interp.subspace import Subspace
 from reft_interp.sweeps.label_subspaces import AtPlaces, Place
 from reft_interp.tasks.suites import Suite
+from reft_interp.training.labelled_rows import texts_of
 
 _MOST = 500
 """Rows: probes of whole vectors of more would take longer than DAS."""
@@ -143,11 +144,12 @@ def _held(
     model: TransformerBridge, rows: Sequence[Mapping[str, Any]], places: Sequence[Place]
 ) -> dict[Place, Float[Tensor, "rows d"]]:
     """What the untouched model holds at the last of each place's tokens (an encoder: the first)."""
+    texts = texts_of(model, rows)
     asked = -1 if is_causal(model) else 0
     parts: dict[Place, list[Tensor]] = {place: [] for place in places}
     # In parts, so that of many tokens never more than a part's are held.
-    for start in range(0, len(rows), _AT_ONCE):
-        some = activations_each(model, rows[start : start + _AT_ONCE], places)
+    for start in range(0, len(texts), _AT_ONCE):
+        some = activations_each(model, texts[start : start + _AT_ONCE], places)
         for place, each in zip(places, some, strict=True):
             parts[place] += [h[asked][None].float().cpu() for h in each]
     return {place: torch.cat(some) for place, some in parts.items()}

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from transformers import GenerationConfig
 
 from reft_interp.models import identify
 from reft_interp.models.plain import plain_copy
@@ -44,3 +45,24 @@ def test_its_dropout_is_that_of_the_configuration_or_none(tiny):
             one, other = (plain(input_ids=batch.input_ids).logits for _ in range(2))
             assert torch.equal(one, other) is not dropout
     assert bridge.original_model.config.hidden_dropout_prob > 0
+
+
+def test_it_generates_by_the_settings_that_were_loaded_with_the_model(tiny):
+    bridge = tiny("llama")
+    hooked = bridge.original_model
+    batch = encode(bridge, PROMPTS[:1])
+    loaded = hooked.generation_config
+    ends = list(range(hooked.config.vocab_size))  # whatever comes first is the end
+    hooked.generation_config = GenerationConfig(eos_token_id=ends, repetition_penalty=1.3)
+    try:
+        plain = plain_copy(bridge)
+    finally:
+        hooked.generation_config = loaded
+    assert plain.generation_config.repetition_penalty == 1.3
+    said = plain.generate(
+        input_ids=batch.input_ids, attention_mask=batch.attention_mask, max_new_tokens=5,
+        do_sample=False, pad_token_id=0,
+    )  # fmt: skip
+    assert said.shape[1] == batch.input_ids.shape[1] + 1
+    plain.generation_config.repetition_penalty = 2.0
+    assert hooked.generation_config.repetition_penalty != 2.0

@@ -3,12 +3,15 @@
 import dataclasses
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
+import torch
 from datasets import Dataset
 
 import reft_interp as ri
 from reft_interp.causal import PreparedPairs
+from reft_interp.evaluation import control_subspaces
 from reft_interp.probing.document import document
 from reft_interp.probing.geometry import random_angles
 from reft_interp.runtime import IntervenedModel, Placement
@@ -219,6 +222,84 @@ def test_each_rank_has_its_own_angles_at_random(report, fitted, pairs, tmp_path)
     expected = other.expected_angles.query("rank == 7")
     by_hand = random_angles((7, das.subspace.rank), 32)
     pd.testing.assert_frame_equal(expected.drop(columns="rank"), by_hand)
+
+
+def written_at_random(model, kind, *places):
+    """A ReFT at each place, of rank 2, whose edits do something."""
+    made = IntervenedModel(model, [Placement(kind(rank=2), site, on) for site, on in places])
+    for placement in made.placements:
+        edit: Any = placement.intervention
+        with torch.no_grad():
+            edit.value.weight.normal_()
+    return made
+
+
+@pytest.mark.parametrize("tokens", [("f1", "l1"), ("l1", "l1")])
+def test_placements_at_one_site_are_told_apart(fitted, pairs, tmp_path, tokens):
+    reft, das, task = fitted
+    model = reft.intervened.model
+    both = written_at_random(model, ri.LoReFT, *((SITE, on) for on in tokens))
+    report = ri.probe(both, against=das, data=pairs, task=task, draws=2)
+    report.save(tmp_path)
+    tables = {p.stem: pd.read_csv(p) for p in (tmp_path / "tables").glob("*.csv")}
+    assert len(report.overlaps["subspace"].unique()) == 4 and "encodes" in str(report)
+    # Each by itself gets the same answers, as it has no other beside it.
+    prepared = PreparedPairs(model, pairs, SITE, "subject")
+    inside = tables["interchange-inside"]
+    own = inside[inside["method"].str.contains("writes|reads")]
+    subspaces = [
+        subspace
+        for placement in both.placements
+        for subspace in (placement.intervention.subspace, placement.intervention.reads)
+    ]
+    swapped = [prepared.score(ri.DistributedInterchange(one)).value for one in subspaces]
+    assert own["value"].tolist() == pytest.approx(swapped)
+    probed = tables["linear-probes"]
+    assert len(probed) == 4 * 2 and probed["inside"].between(0, 1).all()
+    # A random subspace is removed at the tokens that each placement edits.
+    removal = tables["removal"]
+    controls = removal[removal["removed"].str.startswith("random") & (removal["model"] != "LoReFT")]
+    expected = [
+        np.mean(
+            [
+                ri.accuracy(
+                    IntervenedModel(model, Placement(ri.ZeroAblation(one), SITE, on)), task
+                ).value
+                for one in control_subspaces(32, 2, 2, seed=0)
+            ]
+        )
+        for on in dict.fromkeys(tokens)
+    ]
+    assert controls["value"].tolist() == pytest.approx(expected)
+
+
+def test_reports_of_one_class_are_told_apart_on_a_page(fitted, pairs, tmp_path):
+    reft, das, task = fitted
+    model = reft.intervened.model
+    refts = [written_at_random(model, ri.LoReFT, (SITE, on)) for on in ("l1", "l1", "f1")]
+    asked: Any = {"against": das, "data": pairs, "task": task, "draws": 1, "progress": False}
+    reports = [ri.probe(one, **asked) for one in refts]
+    page = document(reports).save(tmp_path).read_text(encoding="utf-8")
+    assert "What LoReFT encodes" in page and reports[0].facts["LoReFT"] in page
+    tables = {p.stem: pd.read_csv(p) for p in (tmp_path / "tables").glob("*.csv")}
+    for k, report in enumerate(reports, start=1):
+        overlaps = tables["overlaps"].set_index("subspace")["overlap"]
+        written = refts[k - 1].placements[0].intervention.subspace
+        assert overlaps[f"LoReFT {k}, writes"] == pytest.approx(written.overlap(das.subspace))
+        inside = tables["interchange-inside"].set_index("method")["value"]
+        (own,) = report.interchange["LoReFT, reads"]
+        assert inside[f"LoReFT {k}, reads"] == pytest.approx(own.value)
+        left = tables["removal"].set_index(["model", "removed"])["value"]
+        kept = report.removal.set_index(["model", "removed"])["value"]
+        for removed in ("nothing", "LoReFT, writes"):
+            here = removed.replace("LoReFT", f"LoReFT {k}")
+            assert left[f"LoReFT {k}", here] == pytest.approx(kept["LoReFT", removed])
+        control = f"random subspace, rank 2 at {SITE} on {refts[k - 1].placements[0].on}"
+        alone = kept["untouched model", control]
+        assert left["untouched model", control] == pytest.approx(alone)
+    # What is one for all stands once.
+    shared = ["DAS", "whole vector", "random subspace, rank 2", "no intervention"]
+    assert sorted(m for m in inside.index if "LoReFT" not in m) == sorted(shared)
 
 
 def test_a_name_that_is_no_file_name_is_one_in_the_report(report, tmp_path):

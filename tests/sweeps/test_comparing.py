@@ -14,6 +14,7 @@ from datasets import Dataset
 from scipy.stats import binomtest
 
 from reft_interp.evaluation.metrics import Metric, exact_match, f1, matthews
+from reft_interp.interop.peft_methods import lora
 from reft_interp.interventions import DiReFT, LoReFT
 from reft_interp.runtime import IntervenedModel
 from reft_interp.sweeps import Budget, compare
@@ -87,7 +88,7 @@ class Answering(Finetuned):
         raise AssertionError("all rows are asked of at once")
 
     def generate(self, rows, *, batch_size, **options):
-        assert options == {"max_new_tokens": 3, "do_sample": False}
+        assert options["max_new_tokens"] == 3 and options["do_sample"] is False
         wrong = round(len(rows) * (1 - self.right))
         return ["what" if i < wrong else row["answer"] for i, row in enumerate(rows)]
 
@@ -253,6 +254,40 @@ def test_methods_learn_what_the_untouched_model_does_not_know(tiny, tmp_path):
         found.plot("locks")
     with pytest.raises(ValueError, match="method must be one of untouched, LoReFT"):
         found.load("LoRA", model)
+
+
+def test_all_methods_take_the_likeliest_token_and_end_where_the_model_ends(make_tiny, tmp_path):
+    model = make_tiny("llama")
+    asked: Any = rows(10, first=30)
+    said: list[str] = []
+    ends: list[int] = []
+    for row in asked:
+        ids = torch.tensor([model.tokenizer(row["prompt"])["input_ids"]])
+        start = ids.shape[1]
+        for _ in range(8):
+            ids = torch.cat([ids, model(ids)[:, -1:].argmax(-1)], dim=1)
+        ends.append(int(ids[0, start + 3]))  # the fourth token, say, is an end
+        said.append(model.tokenizer.decode(ids[0, start:], skip_special_tokens=True))
+    settings = model.original_model.generation_config
+    settings.repetition_penalty, settings.no_repeat_ngram_size = 5.0, 1
+    methods = [replace(lora(1), candidates=(1e-9,)), "untouched"]
+    once = Budget(1, 4, trials=1, seeds=(0,))
+    told = suite(max_new_tokens=8)
+
+    def outputs(name):
+        found: Any = compare(
+            model, told, methods, budget=once, folder=tmp_path / name, progress=False
+        )
+        assert found.frame["error"].isna().all()
+        return [one["runs"][0]["outputs"]["keys"] for one in found.runs]
+
+    for of_method in outputs("greedy"):
+        assert of_method == said
+    settings.eos_token_id = ends
+    shorter, of_untouched = outputs("ends")
+    assert shorter == of_untouched
+    assert shorter != said
+    assert all(whole.startswith(cut) for cut, whole in zip(shorter, said, strict=True))
 
 
 def test_the_interval_covers_rows_and_seeds():

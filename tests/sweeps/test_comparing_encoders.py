@@ -110,7 +110,8 @@ def test_methods_learn_what_is_readable_and_only_the_head_is_not_counted(bert, t
     assert asked.promoted.empty and "an encoder gives no answers in words" in asked.notes[0]
     # What LoRA does to [CLS], by peft's and transformers' own run, in the subspace of layer 0.
     plain = plain_copy(bert).base_model
-    texts = bert.tokenizer(list(readable.tests["p"]["prompt"]), padding=True, return_tensors="pt")
+    pairs: list[Any] = [list(readable.tests["p"][text]) for text in ("text_a", "text_b")]
+    texts = bert.tokenizer(*pairs, padding=True, return_tensors="pt")
     before = plain(**texts, output_hidden_states=True).hidden_states[1][:, 0]
     adapted = PeftModel.from_pretrained(plain, str(found.trained_folder("LoRA", 0)))
     after = adapted(**texts, output_hidden_states=True).hidden_states[1][:, 0]
@@ -121,9 +122,28 @@ def test_methods_learn_what_is_readable_and_only_the_head_is_not_counted(bert, t
     inside = ((after - before) @ basis.T).square().sum() / (after - before).square().sum()
     assert row["share"] == pytest.approx(float(inside), abs=1e-4)
     rows = [{"base": b, "source": s, "base_answer": " a", "label": " b"} for b, s in ("xy", "zw")]
-    pairs = Counterfactuals.from_rows(rows[:1], rows[1:], "own")
+    given = Counterfactuals.from_rows(rows[:1], rows[1:], "own")
     with pytest.raises(ValueError, match=r"pairs must be a number, .* counterfactuals for tiny-b"):
-        compare_subspaces(found, bert, readable, pairs=pairs)
+        compare_subspaces(found, bert, readable, pairs=given)
+
+
+def test_the_label_is_read_from_the_texts_that_were_trained_on(bert, tmp_path):
+    # What is asked of a decoder says nothing of the label here; the texts say it.
+    rows = [{**row, "prompt": f"are they ? {i}"} for i, row in enumerate(planted(bert, 70))]
+    told = suite(answered(rows), train=24)
+    reft = ReFT(LoReFT(rank=2), on="f1", candidates=(1e-3,))
+    found = compare(bert, told, [reft], budget=ONE, folder=tmp_path, progress=False)
+    encoded: Any = found.probe(bert, told).encoded.query("subspace == 'LoReFT'")
+    texts = [list(told.tests["p"][text]) for text in ("text_a", "text_b")]
+    given: Any = bert.tokenizer(*texts, padding=True, return_tensors="pt")
+    with torch.no_grad():
+        hidden = plain_copy(bert).base_model(**given, output_hidden_states=True).hidden_states
+    loaded: Any = Classifier.load(found.trained_folder("LoReFT", 0), bert)
+    for placement in loaded.intervened.placements:
+        h = hidden[placement.site.layer + 1][:, 0]
+        inside = placement.intervention.subspace.coordinates(h).var(0).sum() / h.var(0).sum()
+        (at,) = encoded[encoded["site"] == str(placement.site)]["variance"]
+        assert at == pytest.approx(float(inside), abs=1e-4)
 
 
 @pytest.mark.parametrize("edited", [True, False])
