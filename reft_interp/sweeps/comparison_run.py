@@ -223,8 +223,9 @@ class ComparisonRun:
     ) -> dict[str, Any]:
         """Train with the chosen value, and write down what it cost and what it answers."""
         path = self.folder / "runs" / f"{i:02}-seed-{seed}.json"
-        if path.is_file():
-            return read_json(path)
+        # A trial that failed at first may have won since: then what is there has another value.
+        if path.is_file() and (there := read_json(path))["value"] == value:
+            return there
         if kept is not None and kept.value == value:
             measured = kept
         else:

@@ -216,6 +216,36 @@ def test_trials_that_failed_are_tried_again(tiny, tmp_path, monkeypatch):
     assert found.loc["planted", "chosen"] == 2.0 and found.loc["planted", "score"] == 1.0
 
 
+def test_runs_of_a_value_that_is_no_longer_chosen_are_run_again(tiny, tmp_path, monkeypatch):
+    def go() -> Any:
+        return compare(
+            tiny("llama"), suite(), [Planted()], budget=Budget(2, 4, trials=2, seeds=(0, 1)),
+            folder=tmp_path, progress=False,
+        )  # fmt: skip
+
+    def failing(self, model, rows, schedule, **options):
+        if schedule.learning_rate == 2.0:
+            raise ValueError("too little memory")
+        return fit(self, model, rows, schedule, **options)
+
+    def full(self, folder):
+        if self.seed == 1:
+            raise OSError("the disk is full")
+        save(self, folder)
+
+    fit, save = Planted.fit, Answering.save
+    monkeypatch.setattr(Planted, "fit", failing)
+    monkeypatch.setattr(Answering, "save", full)
+    first = go().frame.set_index("method")
+    assert first.loc["planted", "error"] == "OSError: the disk is full"
+    monkeypatch.undo()
+    found = go()
+    assert found.frame.set_index("method").loc["planted", "chosen"] == 2.0
+    runs = found.runs[1]["runs"]
+    assert [(run["seed"], run["value"]) for run in runs] == [(0, 2.0), (1, 2.0)]
+    assert FITTED[-2:] == [("planted", 2.0, 0), ("planted", 2.0, 1)]
+
+
 @pytest.mark.parametrize("stop", [KeyboardInterrupt(), SystemExit(1)])
 def test_an_interrupt_ends_the_comparison(tiny, tmp_path, monkeypatch, stop):
     def fit(self, *given, **options):
