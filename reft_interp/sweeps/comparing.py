@@ -35,12 +35,13 @@ def compare(
     first token, as Wu et al. 2024 run GLUE (arXiv:2404.03592, section 4.5); the head is trained
     beside whatever a method trains, and begins the same for all methods with the same seed.
 
-    Every method trains on `suite.train` for the same number of steps; the one setting that is
-    tuned (its learning rate) takes the value with the lowest loss on `suite.development` among as
-    many values as any other method tries; test rows are looked at once, by those that are
-    reported. Answers are generated greedily and scored by the suite's metric; the table says in how
-    many outputs no answer was found (`unparsed`), which is wrong, or a guess in a correlation. An
-    error of one method is recorded in the table, and the others go on.
+    Every method trains on `suite.train` for the same number of steps; the one setting that is tuned
+    (its learning rate) takes the value with the lowest loss on `suite.development` among as many
+    values as any other method tries: where one has fewer than `budget.trials`, the others try no
+    more, and a warning says so. Test rows are looked at once, by those that are reported. Answers
+    are generated greedily and scored by the suite's metric; the table says in how many outputs no
+    answer was found (`unparsed`), which is wrong, or a guess in a correlation. An error of one
+    method is recorded in the table, and the others go on.
 
     An encoder's answers are the rows' `choices`, the same in all of them, or scores where `label`
     is a float (STS-B); what is tuned by, and measured, is the cross-entropy of the classes in nats

@@ -6,6 +6,7 @@ them, and `folder` keeps processes apart.
 
 import math
 import time
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -50,7 +51,8 @@ class Budget:
     """Rows a step."""
     trials: int = 3
     """Values of each method's tuned setting that are tried, with the first seed; the one with the
-    lowest loss on the development rows is taken."""
+    lowest loss on the development rows is taken. A method that has one value is not tuned; of the
+    others none tries more than the one that has the fewest."""
     seeds: Sequence[int] = (0, 1, 2)
     """Trainings that are reported."""
     warmup_ratio: float = 0.0
@@ -75,7 +77,7 @@ class ComparisonRun:
         model: the hooked model.
         suite: trained on `train`, tuned on `development`, tested on `tests`.
         methods: what is compared.
-        budget: of each method.
+        budget: of each method; fewer trials where a method has no more values.
         folder: where everything is written.
         max_length: tokens after which an encoder's texts are cut.
 
@@ -97,6 +99,7 @@ class ComparisonRun:
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
             raise ValueError(f"methods must have different names, {twice[0]!r} is there twice")
+        budget = _as_many_trials(methods, budget)
         _check_suite(suite, methods, budget)
         self.model, self.suite, self.methods = model, suite, list(methods)
         self.budget, self.folder, self.max_length = budget, folder, max_length
@@ -305,6 +308,21 @@ def _best(tried: Sequence[Mapping[str, Any]]) -> float | None:
     if not finite:
         raise ValueError(tried[0].get("error") or "no trial had a finite loss")
     return min(finite, key=lambda one: one["loss"])["value"]
+
+
+def _as_many_trials(methods: Sequence[FinetuningMethod], budget: Budget) -> Budget:
+    """The budget with as many trials as every method that is tuned has values for."""
+    values = {m.name: len(m.candidates[: budget.trials]) for m in methods if len(m.candidates) > 1}
+    fewest, most = min(values.values(), default=0), max(values.values(), default=0)
+    if fewest == most:
+        return budget
+    few = [name for name, count in values.items() if count == fewest]
+    warnings.warn(
+        f"{fewest} values are tried of each method, where {budget.trials} were to be: {few[0]} has "
+        "no more, and no method may try more than another (candidates= gives it more)",
+        stacklevel=4,
+    )
+    return replace(budget, trials=fewest)
 
 
 def _check_suite(suite: Suite, methods: Sequence[FinetuningMethod], budget: Budget) -> None:

@@ -158,6 +158,36 @@ def test_another_model_of_the_same_name_is_another_comparison(make_tiny, tmp_pat
         compare(make_tiny("llama", seed=1), suite(), [], **options)
 
 
+def test_no_method_tries_more_values_than_another(tiny, tmp_path):
+    def go(trials, *methods):
+        FITTED.clear()
+        compare(
+            tiny("llama"), suite(), methods, budget=Budget(2, 4, trials=trials, seeds=(0,)),
+            folder=tmp_path / str(len(list(tmp_path.iterdir()))), progress=False,
+        )  # fmt: skip
+        return [(name, rate) for name, rate, _ in FITTED]
+
+    two = Planted("two", candidates=(1.0, 2.0))
+    one = Planted("one", candidates=(2.0,), losses=(0.1,))  # which is not tuned
+    with pytest.warns(UserWarning, match="2 values are tried of each .* 3 were to be: two has no"):
+        tried = go(3, Planted(), two, one)
+    assert tried == [
+        ("planted", 1.0), ("planted", 2.0), ("two", 1.0), ("two", 2.0), ("one", 2.0)
+    ]  # fmt: skip
+    # All are tried where every method has as many; warnings are errors here.
+    assert len(go(5, Planted(), Planted("other"), one)) == 3 + 3 + 1
+    assert len(go(2, Planted(), two)) == 4
+
+
+def test_a_named_reft_tries_no_more_than_lora(tiny, tmp_path):
+    with pytest.warns(UserWarning, match="3 values are tried of each .* 4 were to be: LoRA has no"):
+        found = compare(
+            tiny("llama"), suite(), ["LoReFT", "LoRA"],
+            budget=Budget(1, 4, trials=4, seeds=(0,)), folder=tmp_path, progress=False,
+        )  # fmt: skip
+    assert [len(one["trials"]) for one in found.runs] == [0, 3, 3]
+
+
 def test_an_error_ends_its_own_method_only(tiny, tmp_path):
     found: Any = compare(
         tiny("llama"), suite(), ["BitFit", Planted("breaks")],
