@@ -13,7 +13,7 @@ import torch
 from datasets import Dataset
 from scipy.stats import binomtest
 
-from reft_interp.evaluation.metrics import Metric, exact_match, f1, matthews
+from reft_interp.evaluation.metrics import Metric, exact_match, f1, matthews, mean_of_rows
 from reft_interp.interventions import DiReFT, LoReFT
 from reft_interp.runtime import IntervenedModel
 from reft_interp.sweeps import Budget, compare
@@ -356,6 +356,22 @@ def test_a_metric_without_right_rows_has_an_interval_over_resampled_rows():
     # No interval of a correlation ends above 1 or below -1, however far apart the trainings are.
     right = [f" {answer}" for answer in test["gold"]]
     assert mean_score(by_matthews, [said, right], test)[1:] == (-1.0, 1.0)
+
+
+def test_a_mean_of_rows_scores_each_row_of_a_training_once_and_says_the_same():
+    asked = []
+
+    def shared(predicted, gold):
+        asked.append(gold)
+        return len(set(predicted or "") & set(gold)) / 3
+
+    fast = mean_of_rows("letters", shared, (0.0, 1.0))
+    slow = Metric("letters", fast.compute, bounds=(0.0, 1.0))
+    test = rows(20)
+    outputs = [[f" {said}" for said in "is are are what is".split() * 4], [" are"] * 20]
+    found = mean_score(suite(metric=fast), outputs, test)
+    assert len(asked) == 2 * 20
+    assert found == pytest.approx(mean_score(suite(metric=slow), outputs, test))
 
 
 @pytest.mark.parametrize(
