@@ -29,6 +29,7 @@ from reft_interp.training.finetuning import (
     end_of_text,
     plain_rows,
 )
+from reft_interp.training.hyperparameters import check_warmup_and_decay
 from reft_interp.training.labelled_rows import texts_of
 from reft_interp.whole_numbers import whole_number
 
@@ -42,7 +43,8 @@ class Budget:
     """What every method may use: the same steps, trials and seeds.
 
     Raises:
-        ValueError: no steps, no trials, no seeds, or an empty batch.
+        ValueError: no steps, no trials, no seeds, or an empty batch; a warm-up that is no share of
+            the steps, or that is all of them.
     """
 
     steps: int = 100
@@ -68,6 +70,7 @@ class Budget:
         object.__setattr__(self, "seeds", tuple(_number("seeds", seed) for seed in self.seeds))
         if not self.seeds or len(set(self.seeds)) < len(self.seeds):
             raise ValueError(f"seeds must be one or several different numbers, got {self.seeds}")
+        check_warmup_and_decay(warmup_ratio=self.warmup_ratio)
 
 
 class ComparisonRun:

@@ -443,6 +443,8 @@ def test_new_tokens_count_where_positions_are_learned(tiny):
         ({"trials": 0}, "trials must be at least 1"),
         ({"seeds": ()}, "seeds must be one or several different numbers"),
         ({"seeds": (1, 1)}, "seeds must be one or several different numbers"),
+        ({"warmup_ratio": 5.0}, r"warmup_ratio must be .* got 5\.0"),
+        ({"warmup_ratio": math.nan}, "warmup_ratio must be .* got nan"),
     ],
 )
 def test_a_budget_that_allows_nothing_is_refused(given, said):
