@@ -112,7 +112,7 @@ class ComparisonRun:
             for split in (suite.train, suite.development)
         )
         self._check_rows()
-        self._constants = Constants()
+        self._constants, self._places = Constants(), None
         self._failures = Failures(())
         self.description = {
             "format": FORMAT_VERSION,
@@ -187,6 +187,7 @@ class ComparisonRun:
         method = self.methods[i]
         found: dict[str, Any] = {"method": method.name, "error": None, "chosen": None}
         try:
+            self._let_go(method)
             tried, kept = self._tune(i)
             found["trials"] = tried
             found["chosen"] = chosen = _best(tried)
@@ -197,6 +198,13 @@ class ComparisonRun:
         except Exception as error:
             found |= {"error": f"{type(error).__name__}: {error}", "runs": []}
         write_json(self._summary(i), found)
+
+    def _let_go(self, method: FinetuningMethod) -> None:
+        """Forget constants that a method cannot use, which leave it less memory than others had."""
+        places = method.edited_places(self.model)
+        if places is None or places != self._places:
+            self._constants = Constants()
+        self._places = places
 
     def _tune(self, i: int) -> tuple[list[dict[str, Any]], "_Measured | None"]:
         """The loss on development rows of each value that is tried, and the best training."""

@@ -1,8 +1,10 @@
 """Methods on a suite: what is chosen, what is written, and what goes on where it was."""
 
 import dataclasses
+import gc
 import json
 import math
+import weakref
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,10 +18,12 @@ from scipy.stats import binomtest
 from reft_interp.evaluation.metrics import Metric, exact_match, f1, matthews, mean_of_rows
 from reft_interp.interventions import DiReFT, LoReFT
 from reft_interp.runtime import IntervenedModel
+from reft_interp.runtime.prepared import PreparedRows
 from reft_interp.sweeps import Budget, compare
 from reft_interp.sweeps.comparison import mean_score
 from reft_interp.sweeps.named_methods import NAMES, named_method
 from reft_interp.tasks.suites import Suite, paper_recipe
+from reft_interp.training import finetuning
 from reft_interp.training.finetuning import Finetuned, FinetuningMethod, Fit, Schedule, plain_rows
 from reft_interp.training.reft_method import ReFT
 
@@ -186,6 +190,37 @@ def test_a_named_reft_tries_no_more_than_lora(tiny, tmp_path):
             budget=Budget(1, 4, trials=4, seeds=(0,)), folder=tmp_path, progress=False,
         )  # fmt: skip
     assert [len(one["trials"]) for one in found.runs] == [0, 3, 3]
+
+
+def test_a_method_begins_without_what_is_constant_for_other_places(tiny, tmp_path, monkeypatch):
+    alive: weakref.WeakSet[PreparedRows] = weakref.WeakSet()
+    seen = []
+
+    def count():
+        gc.collect()
+        seen.append(len(alive))
+
+    class Watched(PreparedRows):
+        def __init__(self, *given, **options):
+            count()
+            super().__init__(*given, **options)
+            alive.add(self)
+
+    class Planted_(Planted):
+        def fit(self, *given, **options):
+            count()
+            return super().fit(*given, **options)
+
+    monkeypatch.setattr(finetuning, "PreparedRows", Watched)
+    at = [ReFT(LoReFT(rank=1), (0,), candidates=(1e-3, 1e-2)), ReFT(DiReFT(rank=1), (0,))]
+    elsewhere = ReFT(LoReFT(rank=1), (1,), candidates=(1e-3,), name="above")
+    found: Any = compare(
+        tiny("llama"), suite(), [*at, elsewhere, Planted_(candidates=(2.0,), losses=(0.1,))],
+        budget=Budget(1, 4, trials=2, seeds=(0,)), folder=tmp_path, progress=False,
+    )  # fmt: skip
+    assert found.frame["error"].isna().all()
+    # Rows of train and development: for the first two together, then for the other; then none.
+    assert seen == [0, 1, 0, 1, 0]
 
 
 def test_an_error_ends_its_own_method_only(tiny, tmp_path):
