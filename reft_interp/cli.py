@@ -50,12 +50,16 @@ def demo(
         ),
     ] = None,
     model: Annotated[str, _MODEL] = "smollm2",
+    layer: Annotated[
+        int | None,
+        typer.Option(min=0, help="Where, counted from 0; two fifths of the way up by default."),
+    ] = None,
     seed: Annotated[int, typer.Option(help="Of data, starts and controls.")] = 0,
 ) -> None:
     """Find a causal variable by DAS, teach two ReFTs a task, probe both, write a report."""
     from reft_interp.demo import run_demo
 
-    _or_exit(lambda: run_demo(out, data=data, model=model, seed=seed))
+    _or_exit(lambda: run_demo(out, data=data, model=model, layer=layer, seed=seed))
 
 
 @app.command()

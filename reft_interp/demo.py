@@ -32,7 +32,8 @@ from reft_interp.training import ReFTResult, fit_reft
 from reft_interp.whole_files import check_writable, write_whole
 
 _RANK = 4
-_SITE = Site("resid_post", 12)
+_DEPTH = 0.4
+"""Share of the layers that are below the one where it looks; in smollm2 that is layer 12."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,7 @@ def run_demo(
     *,
     data: str | None = None,
     model: str = "smollm2",
+    layer: int | None = None,
     seed: int = 0,
     pairs: int = 600,
     task_rows: tuple[int, int] = (600, 200),
@@ -65,6 +67,8 @@ def run_demo(
         data: SST-2 as a folder or hub name, for the ReFT's task; by default a task that the
             project generates.
         model: what `load_model` takes.
+        layer: whose output is searched, edited and probed, from 0; two fifths of the way up by
+            default.
         seed: of data, starts and controls.
         pairs: counterfactual pairs, training and test together.
         task_rows: rows of the ReFT's task, to train on and to test on.
@@ -72,7 +76,8 @@ def run_demo(
 
     Raises:
         OSError: the folder cannot be written, or the model cannot be found.
-        ValueError: data that are not SST-2 or cannot be read, too few of them, too few pairs.
+        ValueError: data that are not SST-2 or cannot be read, too few of them, too few pairs; a
+            layer that the model lacks.
     """
     console = console or Console()
     began = time.perf_counter()
@@ -87,18 +92,20 @@ def run_demo(
 
     console.rule(f"Loading {model}")
     bridge = load_model(model)
+    site = Site("resid_post", round(_DEPTH * bridge.cfg.n_layers) if layer is None else layer)
+    site.check(bridge)  # before its prompts are asked
 
     console.rule("1. A causal variable: the number of the subject")
     counterfactuals = NumberAgreement().counterfactuals(bridge, n=pairs, seed=seed)
     console.print(str(counterfactuals), highlight=False)
-    das = fit_das(bridge, counterfactuals.train, _SITE, "subject", rank=_RANK, seed=seed)
+    das = fit_das(bridge, counterfactuals.train, site, "subject", rank=_RANK, seed=seed)
     interchange = das.evaluate(counterfactuals.test, seed=seed)
     _print(console, interchange.metric, interchange.to_frame())
 
     console.rule(f"2. Two ReFTs learn a task: {task.name}")
     console.print(str(task), highlight=False)
     refts = [
-        fit_reft(bridge, task.train, template, _SITE, on, seed=seed)
+        fit_reft(bridge, task.train, template, site, on, seed=seed)
         for template in (LoReFT(rank=_RANK), DiReFT(rank=_RANK))
     ]
     learned = Comparison(
@@ -121,7 +128,7 @@ def run_demo(
             _print(console, title, frame)
 
     console.rule("4. The report")
-    facts = _facts(bridge, counterfactuals, task, on, seed, began)
+    facts = _facts(bridge, site, counterfactuals, task, on, seed, began)
     for name, result in (("das", das), *((reft.name.lower(), reft) for reft in refts)):
         result.save(folder / "interventions" / name)
     summary = _summary(interchange, learned, probes) | {"seconds": facts["seconds"], "run": facts}
@@ -145,6 +152,7 @@ def _print(console: Console, title: str, frame: pd.DataFrame) -> None:
 
 def _facts(
     bridge: Any,
+    site: Site,
     counterfactuals: Counterfactuals,
     task: LabelledTask,
     on: str,
@@ -155,7 +163,7 @@ def _facts(
     packages = ("reft-interp", "torch", "transformers", "transformer-lens", "datasets")
     return {
         "model": asdict(identify(bridge)),
-        "site": str(_SITE),
+        "site": str(site),
         "rank": _RANK,
         "reft_positions": on,
         "seed": seed,

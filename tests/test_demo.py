@@ -1,12 +1,16 @@
 """The main job, on few rows: everything that it promises is written, and agrees."""
 
 import json
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
 from rich.console import Console
+from typer.testing import CliRunner
 
 import reft_interp as ri
+from reft_interp import demo as demo_module
+from reft_interp.cli import app
 from reft_interp.demo import run_demo
 from reft_interp.tasks.number_agreement import NumberAgreement
 
@@ -43,6 +47,7 @@ def test_what_is_needed_to_repeat_it_is_there(demo):
     done, _ = demo
     run = done.summary["run"]
     assert run["seed"] == 0 and run["model"]["name"] == "smollm2"
+    assert run["site"] == str(ri.Site("resid_post", 12))
     assert {"torch", "transformers", "transformer-lens", "python"} <= set(run["versions"])
     assert len(run["counterfactuals"]["hash"]) == 64 and len(run["task"]["hash"]) == 64
 
@@ -72,3 +77,27 @@ def test_the_saved_interventions_load_and_score_the_same(demo, smollm2):
 def test_data_that_cannot_be_read_is_an_error_before_any_work(tmp_path):
     with pytest.raises(ValueError, match="path_or_hub_name must be a folder"):
         run_demo(tmp_path / "report", data=str(tmp_path / "nowhere"))
+
+
+@pytest.mark.usefixtures("no_type_checks")
+def test_the_layer_is_one_of_the_models_and_is_said(tmp_path, make_tiny, monkeypatch):
+    class Stopped(Exception):
+        """The search has begun."""
+
+    def searched(model, rows, site, on, **settings):
+        raise Stopped(site.layer)
+
+    asked = []
+    pairs = SimpleNamespace(train=None)
+    make = lambda self, model, **settings: asked.append(settings) or pairs  # noqa: E731
+    monkeypatch.setattr(NumberAgreement, "counterfactuals", make)
+    monkeypatch.setattr(demo_module, "fit_das", searched)
+    for depth, layer, expected in ((12, None, 5), (2, None, 1), (2, 0, 0)):
+        model = make_tiny("gpt2", n_layer=depth)
+        monkeypatch.setattr(demo_module, "load_model", lambda _, model=model: model)
+        with pytest.raises(Stopped, match=f"^{expected}$"):
+            run_demo(tmp_path, model="mine", layer=layer, console=Console(quiet=True))
+    asked.clear()
+    found = CliRunner().invoke(app, ["demo", "--out", str(tmp_path), "--layer", "2"])
+    assert found.exit_code == 2 and asked == []
+    assert "layer must be between 0 and 1" in " ".join(found.stderr.split())

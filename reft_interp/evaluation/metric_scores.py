@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Int
 from scipy.stats import bootstrap
 
-from reft_interp.evaluation.metrics import Metric
+from reft_interp.evaluation.metrics import Metric, check_answers
 from reft_interp.evaluation.results import Accuracy, interval_of_alike
 
 _RESAMPLES = 2000
@@ -48,22 +48,42 @@ def score(metric: Metric, predicted: Sequence[Any], gold: Sequence[Any], *, seed
     Raises:
         ValueError: no rows, or not as many predicted as gold ones.
     """
-    value = metric(predicted, gold)
     n = len(gold)
     if metric.is_correct is not None:
+        value = metric(predicted, gold)
         hits = sum(map(metric.is_correct, predicted, gold))
         low, high = Accuracy(hits, n).interval
     else:
-
-        def of_rows(rows: Int[np.ndarray, "n"]) -> float:
-            return metric([predicted[i] for i in rows], [gold[i] for i in rows])
-
+        of_rows = over_rows(metric, predicted, gold)
+        value = of_rows(np.arange(n))
         ends = resampled(of_rows, n, _RESAMPLES, seed=seed).confidence_interval if n > 1 else None
         if ends is None or ends.low == ends.high:
             low, high = interval_of_alike(value, n, metric.bounds)
         else:
             low, high = ends
     return Score(metric.name, value, (float(low), float(high)), n)
+
+
+def over_rows(
+    metric: Metric, predicted: Sequence[Any], gold: Sequence[Any]
+) -> Callable[[Int[np.ndarray, "n"]], float]:
+    """The metric of whichever rows it is given, some of them several times.
+
+    Where it is a mean of rows' scores, those are computed here, once for all that will be asked.
+
+    Args:
+        metric: as `reft_interp.evaluation.metrics` has them.
+        predicted: one a row.
+        gold: what they should be.
+
+    Raises:
+        ValueError: no rows, or not as many predicted as gold ones.
+    """
+    check_answers(predicted, gold)
+    if metric.row_score is None:
+        return lambda rows: metric([predicted[i] for i in rows], [gold[i] for i in rows])
+    scores = np.array(list(map(metric.row_score, predicted, gold)))
+    return lambda rows: float(scores[rows].mean())
 
 
 def resampled(

@@ -33,18 +33,30 @@ class Metric:
     """Of one predicted and one gold answer, where there is such a thing."""
     bounds: tuple[float, float] = (-math.inf, math.inf)
     """The least and the most that it can be; no interval of it ends outside."""
+    row_score: Callable[[Any, Any], float] | None = None
+    """Of one predicted and one gold answer, where the metric is the mean of these: an interval over
+    rows then computes each once."""
 
     def __call__(self, predicted: Sequence[Any], gold: Sequence[Any]) -> float:
         """
         Raises:
             ValueError: no answers, or not as many predicted as gold ones.
         """
-        if len(predicted) != len(gold) or not len(gold):
-            raise ValueError(
-                "predicted and gold must hold an answer of each row: "
-                f"there are {len(predicted)} predicted and {len(gold)} gold"
-            )
+        check_answers(predicted, gold)
         return self.compute(predicted, gold)
+
+
+def check_answers(predicted: Sequence[Any], gold: Sequence[Any]) -> None:
+    """Raise unless each row has a predicted and a gold answer.
+
+    Raises:
+        ValueError: no answers, or not as many predicted as gold ones.
+    """
+    if len(predicted) != len(gold) or not len(gold):
+        raise ValueError(
+            "predicted and gold must hold an answer of each row: "
+            f"there are {len(predicted)} predicted and {len(gold)} gold"
+        )
 
 
 def share_correct(name: str, is_correct: Callable[[Any, Any], bool]) -> Metric:
@@ -54,6 +66,23 @@ def share_correct(name: str, is_correct: Callable[[Any, Any], bool]) -> Metric:
         return sum(map(is_correct, predicted, gold)) / len(gold)
 
     return Metric(name, compute, is_correct, bounds=(0.0, 1.0))
+
+
+def mean_of_rows(
+    name: str, row_score: Callable[[Any, Any], float], bounds: tuple[float, float]
+) -> Metric:
+    """The mean of what each row scores.
+
+    Args:
+        name: of the metric.
+        row_score: of one predicted and one gold answer.
+        bounds: the least and the most that a row can score.
+    """
+
+    def compute(predicted: Sequence[Any], gold: Sequence[Any]) -> float:
+        return sum(map(row_score, predicted, gold)) / len(gold)
+
+    return Metric(name, compute, bounds=bounds, row_score=row_score)
 
 
 def exact_match() -> Metric:

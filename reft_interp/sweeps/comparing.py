@@ -37,12 +37,13 @@ def compare(
 
     Every method trains on `suite.train` for the same number of steps; the one setting that is
     tuned (its learning rate) takes the value with the lowest loss on `suite.development` among as
-    many values as any other method tries; test rows are looked at once, by those that are
-    reported. Answers are generated greedily by all methods: the likeliest token each time, until
-    one of those that the model's `generation_config` ends at, without the beams and penalties of
-    repetition that it may ask for. They are scored by the suite's metric; the table says in how
-    many outputs no answer was found (`unparsed`), which is wrong, or a guess in a correlation. An
-    error of one method is recorded in the table, and the others go on.
+    many values as any other method tries: where one has fewer than `budget.trials`, the others try
+    no more, and a warning says so. Test rows are looked at once, by those that are reported.
+    Answers are generated greedily by all methods: the likeliest token each time, until one of those
+    that the model's `generation_config` ends at, without the beams and penalties of repetition that
+    it may ask for. They are scored by the suite's metric; the table says in how many outputs no
+    answer was found (`unparsed`), which is wrong, or a guess in a correlation. An error of one
+    method is recorded in the table, and the others go on.
 
     An encoder's answers are the rows' `choices`, the same in all of them, or scores where `label`
     is a float (STS-B); what is tuned by, and measured, is the cross-entropy of the classes in nats

@@ -15,7 +15,7 @@ from scipy.stats import t as student
 from transformer_lens.model_bridge import TransformerBridge
 
 from reft_interp.evaluation import Accuracy
-from reft_interp.evaluation.metric_scores import resampled
+from reft_interp.evaluation.metric_scores import over_rows, resampled
 from reft_interp.evaluation.results import interval_of_alike
 from reft_interp.interop.plain_finetuning import REFT_FOLDER
 from reft_interp.runtime import IntervenedModel
@@ -313,12 +313,11 @@ def mean_score(
         seed: of the resamples.
     """
     gold = list(rows["gold"])
-    predicted = [suite.answers(of, rows) for of in outputs]
-    scores = np.array([suite.metric(of, gold) for of in predicted])
+    of_trainings = [over_rows(suite.metric, suite.answers(of, rows), gold) for of in outputs]
+    scores = np.array([of_rows(np.arange(len(gold))) for of_rows in of_trainings])
 
     def mean(chosen: np.ndarray) -> float:
-        of_rows = [gold[i] for i in chosen]
-        return float(np.mean([suite.metric([of[i] for i in chosen], of_rows) for of in predicted]))
+        return float(np.mean([of_rows(chosen) for of_rows in of_trainings]))
 
     value = float(scores.mean())
     error = 0.0

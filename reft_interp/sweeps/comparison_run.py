@@ -6,6 +6,7 @@ them, and `folder` keeps processes apart.
 
 import math
 import time
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -28,6 +29,7 @@ from reft_interp.training.finetuning import (
     end_of_text,
     plain_rows,
 )
+from reft_interp.training.hyperparameters import check_warmup_and_decay
 from reft_interp.training.labelled_rows import texts_of
 from reft_interp.whole_numbers import whole_number
 
@@ -44,7 +46,8 @@ class Budget:
     """What every method may use: the same steps, trials and seeds.
 
     Raises:
-        ValueError: no steps, no trials, no seeds, or an empty batch.
+        ValueError: no steps, no trials, no seeds, or an empty batch; a warm-up that is no share of
+            the steps, or that is all of them.
     """
 
     steps: int = 100
@@ -53,7 +56,8 @@ class Budget:
     """Rows a step."""
     trials: int = 3
     """Values of each method's tuned setting that are tried, with the first seed; the one with the
-    lowest loss on the development rows is taken."""
+    lowest loss on the development rows is taken. A method that has one value is not tuned; of the
+    others none tries more than the one that has the fewest."""
     seeds: Sequence[int] = (0, 1, 2)
     """Trainings that are reported."""
     warmup_ratio: float = 0.0
@@ -69,6 +73,7 @@ class Budget:
         object.__setattr__(self, "seeds", tuple(_number("seeds", seed) for seed in self.seeds))
         if not self.seeds or len(set(self.seeds)) < len(self.seeds):
             raise ValueError(f"seeds must be one or several different numbers, got {self.seeds}")
+        check_warmup_and_decay(warmup_ratio=self.warmup_ratio)
 
 
 class ComparisonRun:
@@ -78,7 +83,7 @@ class ComparisonRun:
         model: the hooked model.
         suite: trained on `train`, tuned on `development`, tested on `tests`.
         methods: what is compared.
-        budget: of each method.
+        budget: of each method; fewer trials where a method has no more values.
         folder: where everything is written.
         max_length: tokens after which an encoder's texts are cut.
 
@@ -100,6 +105,7 @@ class ComparisonRun:
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
             raise ValueError(f"methods must have different names, {twice[0]!r} is there twice")
+        budget = _as_many_trials(methods, budget)
         _check_suite(suite, methods, budget)
         self.model, self.suite, self.methods = model, suite, list(methods)
         self.budget, self.folder, self.max_length = budget, folder, max_length
@@ -109,7 +115,7 @@ class ComparisonRun:
             for split in (suite.train, suite.development)
         )
         self._check_rows()
-        self._constants = Constants()
+        self._constants, self._places = Constants(), None
         self._failures = Failures(())
         self.description = {
             "format": FORMAT_VERSION,
@@ -184,6 +190,7 @@ class ComparisonRun:
         method = self.methods[i]
         found: dict[str, Any] = {"method": method.name, "error": None, "chosen": None}
         try:
+            self._let_go(method)
             tried, kept = self._tune(i)
             found["trials"] = tried
             found["chosen"] = chosen = _best(tried)
@@ -194,6 +201,13 @@ class ComparisonRun:
         except Exception as error:
             found |= {"error": f"{type(error).__name__}: {error}", "runs": []}
         write_json(self._summary(i), found)
+
+    def _let_go(self, method: FinetuningMethod) -> None:
+        """Forget constants that a method cannot use, which leave it less memory than others had."""
+        places = method.edited_places(self.model)
+        if places is None or places != self._places:
+            self._constants = Constants()
+        self._places = places
 
     def _tune(self, i: int) -> tuple[list[dict[str, Any]], "_Measured | None"]:
         """The loss on development rows of each value that is tried, and the best training."""
@@ -226,8 +240,9 @@ class ComparisonRun:
     ) -> dict[str, Any]:
         """Train with the chosen value, and write down what it cost and what it answers."""
         path = self.folder / "runs" / f"{i:02}-seed-{seed}.json"
-        if path.is_file():
-            return read_json(path)
+        # A trial that failed at first may have won since: then what is there has another value.
+        if path.is_file() and (there := read_json(path))["value"] == value:
+            return there
         if kept is not None and kept.value == value:
             measured = kept
         else:
@@ -307,6 +322,21 @@ def _best(tried: Sequence[Mapping[str, Any]]) -> float | None:
     if not finite:
         raise ValueError(tried[0].get("error") or "no trial had a finite loss")
     return min(finite, key=lambda one: one["loss"])["value"]
+
+
+def _as_many_trials(methods: Sequence[FinetuningMethod], budget: Budget) -> Budget:
+    """The budget with as many trials as every method that is tuned has values for."""
+    values = {m.name: len(m.candidates[: budget.trials]) for m in methods if len(m.candidates) > 1}
+    fewest, most = min(values.values(), default=0), max(values.values(), default=0)
+    if fewest == most:
+        return budget
+    few = [name for name, count in values.items() if count == fewest]
+    warnings.warn(
+        f"{fewest} values are tried of each method, where {budget.trials} were to be: {few[0]} has "
+        "no more, and no method may try more than another (candidates= gives it more)",
+        stacklevel=4,
+    )
+    return replace(budget, trials=fewest)
 
 
 def _check_suite(suite: Suite, methods: Sequence[FinetuningMethod], budget: Budget) -> None:

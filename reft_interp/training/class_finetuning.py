@@ -61,7 +61,7 @@ class ClassFinetuned(Finetuned):
         """The rows with their classes, and what is constant about them."""
         classifier = self.classifier
         intervened = classifier.intervened
-        where = None if intervened is None else places(intervened)
+        where = None if intervened is None else places(intervened.placements)
         return self._constants.once(
             classifier.model,
             rows,

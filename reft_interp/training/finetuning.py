@@ -16,7 +16,7 @@ import torch
 from transformer_lens.model_bridge import TransformerBridge
 
 from reft_interp.models.devices import device_of
-from reft_interp.runtime import IntervenedModel
+from reft_interp.runtime import IntervenedModel, Placement
 from reft_interp.runtime.batching import Rows, as_list, by_length
 from reft_interp.runtime.prepared import PreparedRows
 from reft_interp.runtime.running import is_causal
@@ -214,7 +214,7 @@ class Constants:
         return self.once(
             intervened.model,
             rows,
-            places(intervened),
+            places(intervened.placements),
             lambda: PreparedRows(intervened, rows, batch_size=at_once),
         )
 
@@ -243,9 +243,9 @@ class Constants:
         return self._held[key][1]
 
 
-def places(intervened: IntervenedModel) -> Hashable:
+def places(placements: Sequence[Placement]) -> Hashable:
     """Which sites and tokens of a model are edited, however they are."""
-    return tuple((str(p.site), p.on) for p in intervened.placements)
+    return tuple((str(p.site), p.on) for p in placements)
 
 
 class FinetuningMethod(ABC):
@@ -283,6 +283,15 @@ class FinetuningMethod(ABC):
             measured_after: after which steps that is; the clock stands meanwhile.
             constants: kept from one training to the next.
         """
+
+    def edited_places(self, model: TransformerBridge) -> Hashable:
+        """Where it edits the frozen model: methods for which this is the same can share
+        `Constants`. None where it keeps none that another method could use.
+
+        Args:
+            model: a TransformerBridge.
+        """
+        return None
 
     def check_model(self, model: TransformerBridge) -> None:
         """Raise where the method is not for a model.

@@ -24,6 +24,7 @@ from reft_interp.training.finetuning import (
     Fit,
     Preparation,
     TextRow,
+    places,
 )
 from reft_interp.training.hyperparameters import check_warmup_and_decay
 from reft_interp.training.in_place import train
@@ -137,6 +138,9 @@ class ReFT(FinetuningMethod):
             )
         memory = once.with_training(peak.bytes)
         return Fit(finetuned, curve.seconds, once.seconds, curve.points, memory)
+
+    def edited_places(self, model):
+        return places(self.placements(model))
 
     def placements(self, model: TransformerBridge) -> list[Placement]:
         """The untrained interventions in their places.

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from reft_interp.evaluation.metric_scores import score
-from reft_interp.evaluation.metrics import Metric, exact_match, f1, matthews, pearson
+from reft_interp.evaluation.metrics import Metric, exact_match, f1, matthews, mean_of_rows, pearson
 from reft_interp.evaluation.results import Accuracy
 
 pytestmark = pytest.mark.usefixtures("long_training")
@@ -70,3 +70,23 @@ def test_one_row_and_none():
 def test_without_bounds_there_is_no_interval_of_what_does_not_vary():
     found = score(Metric("mean", lambda predicted, gold: 3.0), [1, 2], [1, 2])
     assert found.value == 3.0 and np.isnan(found.interval).all()
+
+
+def test_a_mean_of_rows_scores_each_row_once_and_says_the_same():
+    asked = []
+
+    def near(predicted: float, gold: float) -> float:
+        asked.append(gold)
+        return 1 / (1 + abs(predicted - gold))
+
+    rng = np.random.default_rng(4)
+    predicted, gold = rng.normal(size=20).tolist(), rng.normal(size=20).tolist()
+    fast = mean_of_rows("nearness", near, (0.0, 1.0))
+    slow = Metric("nearness", fast.compute, bounds=(0.0, 1.0))
+    found = score(fast, predicted, gold)
+    assert asked == gold
+    expected = score(slow, predicted, gold)
+    assert found.value == pytest.approx(expected.value)
+    assert found.interval == pytest.approx(expected.interval)
+    with pytest.raises(ValueError, match="there are 1 predicted and 2 gold"):
+        score(fast, [1.0], [1.0, 0.0])

@@ -1,8 +1,10 @@
 """Methods on a suite: what is chosen, what is written, and what goes on where it was."""
 
 import dataclasses
+import gc
 import json
 import math
+import weakref
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,14 +15,16 @@ import torch
 from datasets import Dataset
 from scipy.stats import binomtest
 
-from reft_interp.evaluation.metrics import Metric, exact_match, f1, matthews
+from reft_interp.evaluation.metrics import Metric, exact_match, f1, matthews, mean_of_rows
 from reft_interp.interop.peft_methods import lora
 from reft_interp.interventions import DiReFT, LoReFT
 from reft_interp.runtime import IntervenedModel
+from reft_interp.runtime.prepared import PreparedRows
 from reft_interp.sweeps import Budget, compare
 from reft_interp.sweeps.comparison import mean_score
 from reft_interp.sweeps.named_methods import NAMES, named_method
 from reft_interp.tasks.suites import Suite, paper_recipe
+from reft_interp.training import finetuning
 from reft_interp.training.finetuning import Finetuned, FinetuningMethod, Fit, Schedule, plain_rows
 from reft_interp.training.reft_method import ReFT
 
@@ -159,6 +163,67 @@ def test_another_model_of_the_same_name_is_another_comparison(make_tiny, tmp_pat
         compare(make_tiny("llama", seed=1), suite(), [], **options)
 
 
+def test_no_method_tries_more_values_than_another(tiny, tmp_path):
+    def go(trials, *methods):
+        FITTED.clear()
+        compare(
+            tiny("llama"), suite(), methods, budget=Budget(2, 4, trials=trials, seeds=(0,)),
+            folder=tmp_path / str(len(list(tmp_path.iterdir()))), progress=False,
+        )  # fmt: skip
+        return [(name, rate) for name, rate, _ in FITTED]
+
+    two = Planted("two", candidates=(1.0, 2.0))
+    one = Planted("one", candidates=(2.0,), losses=(0.1,))  # which is not tuned
+    with pytest.warns(UserWarning, match="2 values are tried of each .* 3 were to be: two has no"):
+        tried = go(3, Planted(), two, one)
+    assert tried == [
+        ("planted", 1.0), ("planted", 2.0), ("two", 1.0), ("two", 2.0), ("one", 2.0)
+    ]  # fmt: skip
+    # All are tried where every method has as many; warnings are errors here.
+    assert len(go(5, Planted(), Planted("other"), one)) == 3 + 3 + 1
+    assert len(go(2, Planted(), two)) == 4
+
+
+def test_a_named_reft_tries_no_more_than_lora(tiny, tmp_path):
+    with pytest.warns(UserWarning, match="3 values are tried of each .* 4 were to be: LoRA has no"):
+        found = compare(
+            tiny("llama"), suite(), ["LoReFT", "LoRA"],
+            budget=Budget(1, 4, trials=4, seeds=(0,)), folder=tmp_path, progress=False,
+        )  # fmt: skip
+    assert [len(one["trials"]) for one in found.runs] == [0, 3, 3]
+
+
+def test_a_method_begins_without_what_is_constant_for_other_places(tiny, tmp_path, monkeypatch):
+    alive: weakref.WeakSet[PreparedRows] = weakref.WeakSet()
+    seen = []
+
+    def count():
+        gc.collect()
+        seen.append(len(alive))
+
+    class Watched(PreparedRows):
+        def __init__(self, *given, **options):
+            count()
+            super().__init__(*given, **options)
+            alive.add(self)
+
+    class Planted_(Planted):
+        def fit(self, *given, **options):
+            count()
+            return super().fit(*given, **options)
+
+    monkeypatch.setattr(finetuning, "PreparedRows", Watched)
+    at = [ReFT(LoReFT(rank=1), (0,), candidates=(1e-3, 1e-2)), ReFT(DiReFT(rank=1), (0,))]
+    elsewhere = ReFT(LoReFT(rank=1), (1,), candidates=(1e-3,), name="above")
+    found: Any = compare(
+        tiny("llama"), suite(), [*at, elsewhere, Planted_(candidates=(2.0,), losses=(0.1,))],
+        budget=Budget(1, 4, trials=2, seeds=(0,)), folder=tmp_path, progress=False,
+    )  # fmt: skip
+    assert found.frame["error"].isna().all()
+    # Rows of train and development: for the first two together, then for the other; then none.
+    assert seen == [0, 1, 0, 1, 0]
+
+
 def test_an_error_ends_its_own_method_only(tiny, tmp_path):
     found: Any = compare(
         tiny("llama"), suite(), ["BitFit", Planted("breaks")],
@@ -215,6 +280,36 @@ def test_trials_that_failed_are_tried_again(tiny, tmp_path, monkeypatch):
     monkeypatch.undo()
     found: Any = go()
     assert found.loc["planted", "chosen"] == 2.0 and found.loc["planted", "score"] == 1.0
+
+
+def test_runs_of_a_value_that_is_no_longer_chosen_are_run_again(tiny, tmp_path, monkeypatch):
+    def go() -> Any:
+        return compare(
+            tiny("llama"), suite(), [Planted()], budget=Budget(2, 4, trials=2, seeds=(0, 1)),
+            folder=tmp_path, progress=False,
+        )  # fmt: skip
+
+    def failing(self, model, rows, schedule, **options):
+        if schedule.learning_rate == 2.0:
+            raise ValueError("too little memory")
+        return fit(self, model, rows, schedule, **options)
+
+    def full(self, folder):
+        if self.seed == 1:
+            raise OSError("the disk is full")
+        save(self, folder)
+
+    fit, save = Planted.fit, Answering.save
+    monkeypatch.setattr(Planted, "fit", failing)
+    monkeypatch.setattr(Answering, "save", full)
+    first = go().frame.set_index("method")
+    assert first.loc["planted", "error"] == "OSError: the disk is full"
+    monkeypatch.undo()
+    found = go()
+    assert found.frame.set_index("method").loc["planted", "chosen"] == 2.0
+    runs = found.runs[1]["runs"]
+    assert [(run["seed"], run["value"]) for run in runs] == [(0, 2.0), (1, 2.0)]
+    assert FITTED[-2:] == [("planted", 2.0, 0), ("planted", 2.0, 1)]
 
 
 @pytest.mark.parametrize("stop", [KeyboardInterrupt(), SystemExit(1)])
@@ -333,6 +428,22 @@ def test_a_metric_without_right_rows_has_an_interval_over_resampled_rows():
     assert mean_score(by_matthews, [said, right], test)[1:] == (-1.0, 1.0)
 
 
+def test_a_mean_of_rows_scores_each_row_of_a_training_once_and_says_the_same():
+    asked = []
+
+    def shared(predicted, gold):
+        asked.append(gold)
+        return len(set(predicted or "") & set(gold)) / 3
+
+    fast = mean_of_rows("letters", shared, (0.0, 1.0))
+    slow = Metric("letters", fast.compute, bounds=(0.0, 1.0))
+    test = rows(20)
+    outputs = [[f" {said}" for said in "is are are what is".split() * 4], [" are"] * 20]
+    found = mean_score(suite(metric=fast), outputs, test)
+    assert len(asked) == 2 * 20
+    assert found == pytest.approx(mean_score(suite(metric=slow), outputs, test))
+
+
 @pytest.mark.parametrize(
     ("changes", "methods", "said"),
     [
@@ -402,6 +513,8 @@ def test_new_tokens_count_where_positions_are_learned(tiny):
         ({"trials": 0}, "trials must be at least 1"),
         ({"seeds": ()}, "seeds must be one or several different numbers"),
         ({"seeds": (1, 1)}, "seeds must be one or several different numbers"),
+        ({"warmup_ratio": 5.0}, r"warmup_ratio must be .* got 5\.0"),
+        ({"warmup_ratio": math.nan}, "warmup_ratio must be .* got nan"),
     ],
 )
 def test_a_budget_that_allows_nothing_is_refused(given, said):

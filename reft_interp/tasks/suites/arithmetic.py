@@ -15,7 +15,7 @@ from reft_interp.evaluation.metrics import numeric_match
 from reft_interp.tasks.suites.llm_adapters import read_adapter_rows
 from reft_interp.tasks.suites.numbers import last_number, own_solutions, stated_letter
 from reft_interp.tasks.suites.paper_recipes import paper_recipe
-from reft_interp.tasks.suites.reading import Record, as_dataset, keep_apart, without
+from reft_interp.tasks.suites.reading import Record, as_dataset, hold_out, keep_apart, without
 from reft_interp.tasks.suites.recipe import Recipe
 from reft_interp.tasks.suites.suite import Suite
 from reft_interp.tasks.suites.templates import alpaca_prompt
@@ -33,6 +33,7 @@ def arithmetic(
     path_or_hub_id: str | os.PathLike[str],
     *,
     n_development: int = 300,
+    seed: int = 0,
     recipe: Recipe | None = None,
 ) -> Suite:
     """AQuA, GSM8K, MAWPS, SVAMP, MultiArith, AddSub and SingleEq, in LLM-Adapters' format.
@@ -51,13 +52,14 @@ def arithmetic(
             is the paper's training set and is read in place of the others. Or a dataset of the
             hub of the same columns: see `read_adapter_rows`.
         n_development: how many of the last training rows of GSM8K to choose settings on; the
-            paper holds out 300, and trains on them too for what it reports (0 does that). None
-            are held out where GSM8K's training rows are not a file of their own.
+            paper holds out 300, and trains on them too for what it reports (0 does that). Where
+            GSM8K's training rows are not a file of their own, as many are drawn from all.
+        seed: of which these are, where they are drawn.
         recipe: instead of the paper's for LoReFT with LLaMA-7B; see `paper_recipe`.
 
     Raises:
         ValueError: no folder and no such dataset, no test set, a bad row (it is named), or not
-            more training rows of GSM8K than are to be held out.
+            more training rows (of GSM8K, where it has a file) than are to be held out.
     """
     found = read_adapter_rows(path_or_hub_id, ARITHMETIC, "math_10k")
     tests = {
@@ -68,19 +70,13 @@ def arithmetic(
         [],
         chain.from_iterable(tests.values()),
     )
-    gsm8k = [row for row in train if row["dataset"] == "gsm8k"]
-    if n_development < 0 or (gsm8k and n_development >= len(gsm8k)):
-        raise ValueError(
-            f"n_development must be at least 0 and less than GSM8K's {len(gsm8k)} training rows, "
-            f"got {n_development}"
-        )
-    development = gsm8k[len(gsm8k) - n_development :] if gsm8k else []
+    train, development = _hold_out(train, n_development, seed)
     notes = [*found.notes, *repeated]
     if leaked := [name for name in _LEAKED if name in found.tests]:
         notes.append(f"rows of {', '.join(leaked)} are in MATH10K: the paper does not report them")
     return Suite(
         name="arithmetic",
-        train=as_dataset(without(train, development)),
+        train=as_dataset(train),
         development=as_dataset(development),
         tests={
             name: test for name, rows in tests.items() if (test := as_dataset(rows)) is not None
@@ -93,6 +89,24 @@ def arithmetic(
         recipe=recipe or paper_recipe("arithmetic"),
         notes=tuple(notes),
     )
+
+
+def _hold_out(rows: list[Record], n: int, seed: int) -> tuple[list[Record], list[Record]]:
+    """Rows to train on, and to choose settings on.
+
+    Raises:
+        ValueError: `n` is below 0, or not less than there are to hold out of.
+    """
+    gsm8k = [row for row in rows if row["dataset"] == "gsm8k"]
+    if rows and not gsm8k:
+        return hold_out(rows, n, seed, "arithmetic")
+    if n < 0 or (gsm8k and n >= len(gsm8k)):
+        raise ValueError(
+            f"n_development must be at least 0 and less than GSM8K's {len(gsm8k)} training rows, "
+            f"got {n}"
+        )
+    last = gsm8k[len(gsm8k) - n :]
+    return without(rows, last), last
 
 
 def extract_result(output: str) -> str | None:

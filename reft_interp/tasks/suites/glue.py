@@ -92,7 +92,8 @@ def glue(
         name: "mnli", "qnli", "qqp", "sst2", "mrpc", "cola", "stsb" or "rte"; "SST-2" is as good.
         path_or_hub_id: a folder with `NAME.train*` and `NAME.dev*` (tab-separated, where quote
             marks are text, or JSON), the hub's GLUE, or a copy of one of its tasks (parquet).
-            CoLA's and RTE's `NAME.val*` count as training rows; MRPC may be its source's
+            CoLA's and RTE's `NAME.val*` count as training rows; MNLI's mismatched rows are left out
+            where there are others, as the paper leaves them; MRPC may be its source's
             `mrpc.msr_paraphrase_train.txt` and `_test.txt` (which is not GLUE's validation set).
         seed: of the halving; the paper's are 42 to 46.
         recipe: instead of the paper's for LoReFT with RoBERTa-base; see `paper_recipe`.

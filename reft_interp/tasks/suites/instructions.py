@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from transformers import PreTrainedTokenizerBase
 
-from reft_interp.evaluation.metrics import Metric
+from reft_interp.evaluation.metrics import Metric, mean_of_rows
 from reft_interp.runtime.batching import Rows, as_list
 from reft_interp.tasks.suites.judging import rouge_l
 from reft_interp.tasks.suites.paper_recipes import paper_recipe
@@ -186,7 +186,8 @@ def _whole_instruction(where: str, row: Mapping[str, Any]) -> str:
 
 
 def _overlap() -> Metric:
-    def compute(predicted: Sequence[Any], gold: Sequence[Any]) -> float:
-        return sum(rouge_l(p or "", g) for p, g in zip(predicted, gold, strict=True)) / len(gold)
-
-    return Metric("ROUGE-L F1 with the reference (a proxy)", compute, bounds=(0.0, 1.0))
+    return mean_of_rows(
+        "ROUGE-L F1 with the reference (a proxy)",
+        lambda predicted, gold: rouge_l(predicted or "", gold),
+        (0.0, 1.0),
+    )

@@ -16,7 +16,7 @@ from reft_interp.tasks.suites.suite import Suite
 def labelled_suite(
     task: LabelledTask, *, n_development: int = 100, seed: int = 0, recipe: Recipe | None = None
 ) -> Suite:
-    """The rows of a labelled task; an output is the first of its answers that it begins with.
+    """The rows of a labelled task; an output is the one of its row's choices that it begins with.
 
     Prompts that a later split has, too, are left out of the earlier ones, and counted in `notes`.
 
@@ -30,7 +30,8 @@ def labelled_suite(
     Raises:
         ValueError: not more training rows than are to be held out.
     """
-    answers = sorted({choice for row in rows_of(task.train) for choice in row["choices"]})
+    rows = [row for split in task.splits.values() for row in rows_of(split)]
+    answers = sorted({choice for row in rows for choice in row["choices"]})
     train, development, test = (
         [_row(row) for row in rows_of(split)] if split is not None else []
         for split in (task.train, task.dev, task.test)
@@ -46,6 +47,7 @@ def labelled_suite(
         tests={} if tested is None else {task.name: tested},
         template="the rows' own prompts",
         extract=lambda output: _said(output, answers),
+        extract_for=lambda output, row: _said(output, row["choices"]),
         metric=exact_match(),
         max_new_tokens=5,
         recipe=recipe or paper_recipe("commonsense"),

@@ -117,7 +117,7 @@ def test_training_rows_that_a_test_set_has_are_left_out_and_counted(tmp_path, wr
     write("math_10k.json", [row(i) for i in range(4)])
     write("AddSub.test.json", [row(1)])
     write("gsm8k.test.json", [row(3), row(7)])
-    suite = arithmetic(tmp_path)
+    suite = arithmetic(tmp_path, n_development=0)
     assert suite.train is not None
     assert [re.findall(r"Question \d", p) for p in suite.train["prompt"]] == [
         ["Question 0"], ["Question 2"]
@@ -132,9 +132,26 @@ def test_the_papers_training_set_is_read_in_place_of_the_others(tmp_path, write)
     write("gsm8k/test.json", [row(9)])
     write("gsm8k/train.json", [row(1)])
     write("math_10k/train.json", [row(i) for i in range(4)])
-    suite = arithmetic(tmp_path)
+    suite = arithmetic(tmp_path, n_development=0)
     assert suite.train is not None and len(suite.train) == 4
     assert suite.development is None
+
+
+@pytest.mark.parametrize("file", ["math_10k.json", "AQuA.train.json"])
+def test_rows_to_tune_on_are_held_out_where_gsm8k_has_no_training_file(tmp_path, write, file):
+    write("gsm8k.test.json", [row(9), row(99)])
+    write(file, [row(i) for i in [*range(20), 3, 4, 9]])
+    suite = arithmetic(tmp_path, n_development=5)
+    assert suite.train is not None and suite.development is not None
+    held_out, trained = suite.development["prompt"], suite.train["prompt"]
+    # 19 different prompts are left, that of a test row is none of them.
+    assert len(held_out) == len(set(held_out)) == 5 and len(set(trained)) == 14
+    assert not set(held_out) & set(trained)
+    assert not {*held_out, *trained} & set(suite.tests["gsm8k"]["prompt"])
+    assert arithmetic(tmp_path, n_development=5).hash == suite.hash
+    assert arithmetic(tmp_path, n_development=5, seed=1).hash != suite.hash
+    with pytest.raises(ValueError, match=r"between 0 and 18 \(arithmetic has 19 .* got 300"):
+        arithmetic(tmp_path)
 
 
 def test_mawps_own_files_are_no_training_rows(tmp_path, write):

@@ -230,6 +230,24 @@ def test_a_copy_of_the_hubs_dataset_has_its_matched_validation_split(tmp_path):
     assert suite.notes == ()
 
 
+@pytest.mark.parametrize("matched", ["mnli.dev_matched.tsv", "mnli.dev.tsv"])
+def test_mismatched_rows_of_a_folder_are_left_out_where_there_are_others(tmp_path, write, matched):
+    def rows(tag):
+        lines = "".join(f"{tag} {i}\tb\tneutral\n" for i in range(6))
+        return f"premise\thypothesis\tlabel\n{lines}"
+
+    write("mnli.train.tsv", rows("train"))
+    write("mnli.dev_mismatched.tsv", rows("other"))
+    alone = glue("mnli", tmp_path)
+    assert "note: validation rows are those of mnli.dev_mismatched.tsv" in str(alone)
+    write(matched, rows("same"))
+    suite = glue("mnli", tmp_path)
+    assert suite.development is not None
+    read = [*suite.development["text_a"], *suite.tests["mnli"]["text_a"]]
+    assert sorted(read) == [f"same {i}" for i in range(6)]
+    assert suite.notes[1] == f"validation rows are those of {matched}"
+
+
 def test_a_hub_that_is_not_reached_says_what_works_without():
     with pytest.raises(
         ValueError, match=r"'nyu-mll/glue' \(rte\) is no folder with rte\.train.*network"

@@ -1,6 +1,9 @@
 """Win rates with judges whose verdicts are known, and ROUGE-L against its paper's examples."""
 
+import itertools
 import math
+import random
+from functools import cache
 
 import pytest
 from scipy.stats import t
@@ -128,6 +131,23 @@ def test_outputs_without_a_reference_are_an_error():
         win_rate(records(["a"]), [*REFERENCE, *records(["other"])], longer)
     with pytest.raises(ValueError, match="at least one record, got none"):
         win_rate([], REFERENCE, longer)
+
+
+def test_rouge_l_counts_the_longest_common_subsequence():
+    @cache
+    def longest(a: tuple[str, ...], b: tuple[str, ...]) -> int:
+        if not a or not b:
+            return 0
+        if a[0] == b[0]:
+            return 1 + longest(a[1:], b[1:])
+        return max(longest(a[1:], b), longest(a, b[1:]))
+
+    draw = random.Random(0)
+    for words, size in itertools.product(("ab", "abcdef"), (1, 5, 12, 70)):
+        for _ in range(4):
+            a, b = (tuple(draw.choices(words, k=draw.randint(1, size))) for _ in range(2))
+            expected = 2 * longest(a, b) / (len(a) + len(b))
+            assert rouge_l(" ".join(a), " ".join(b)) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize(

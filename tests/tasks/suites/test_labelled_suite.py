@@ -41,6 +41,24 @@ def test_a_number_is_not_the_beginning_of_another():
     ]  # fmt: skip
 
 
+def test_each_row_is_answered_with_one_of_its_own_choices():
+    def rows(*choices):
+        return Dataset.from_list(
+            [{"prompt": f"A {c}?", "answer": c[0], "choices": list(c)} for c in choices]
+        )
+
+    train, test = rows((" Paris", " Rome"), (" one", " two")), rows((" Lima", " Cairo"))
+    suite = labelled_suite(LabelledTask("places", "names", train, test), n_development=1)
+    (asked,) = suite.tests.values()
+    assert suite.answers([" Lima."], asked) == ["Lima"] and suite.score([" Lima."], asked) == 1
+    # What only other rows allow is no answer; of a text alone, it may be.
+    assert suite.answers([" Paris"], asked) == [None]
+    assert suite.answers([" Paris", " Cairo"]) == ["Paris", "Cairo"]
+    longer = rows((" no", " yes"), (" no one", " someone"))
+    several = labelled_suite(LabelledTask("nobody", "words", train, longer), n_development=1)
+    assert several.score([" no one", " no one"], several.tests["nobody"]) == 1
+
+
 def test_prompts_that_are_tested_are_neither_trained_on_nor_chosen_on():
     def rows(*prompts):
         return Dataset.from_list(
