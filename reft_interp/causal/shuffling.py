@@ -4,12 +4,12 @@ What a search finds with shuffled labels, any labels would have found.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 
 from reft_interp.causal.interchanges import interchange_rows
-from reft_interp.causal.rows import Pairs
+from reft_interp.causal.rows import Pairs, listed_rows
 from reft_interp.causal.variable_values import SIDES, names_in, value_text
 from reft_interp.runtime.sources import Sources, take_sources
 
@@ -85,7 +85,7 @@ def shuffled_pairs(pairs: Pairs, variable: str, seed: int) -> list[dict[str, Any
     Raises:
         ValueError: as `shuffled_labels`.
     """
-    rows = [dict(row) for row in cast("Sequence[Mapping[str, Any]]", pairs)]
+    rows = [dict(row) for row in listed_rows(pairs)]
     labelled = shuffled_labels(interchange_rows(pairs)[0], seed)
     for row, base in zip(rows, labelled, strict=True):
         row["label"] = base["answer"]

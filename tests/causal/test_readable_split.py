@@ -1,11 +1,13 @@
 """The parts of a subspace that output weights read and do not, where the truth is closed form."""
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
 from pretended_device import SECOND, second_device
 
 import reft_interp as ri
+from reft_interp.causal.readable_split import has_split
 
 ROWS = [
     {"base": "The key", "source": "The doors", "base_answer": " is", "label": " are"},
@@ -85,3 +87,9 @@ def test_a_subspace_on_another_device_is_split_as_on_the_cpu(model):
         assert elsewhere.basis.device == SECOND
         found = ri.readable_split(model, PAIRS, elsewhere, SITE, "last")
     pd.testing.assert_frame_equal(found, expected)
+
+
+def test_choices_of_a_frame_are_arrays():
+    rows = [row | {"choices": np.array(row["choices"])} for row in PAIRS]
+    assert has_split(SITE, rows)
+    assert not has_split(SITE, [row | {"choices": np.array([" was", " are"])} for row in ROWS])
