@@ -6,7 +6,7 @@ An interchange along it then moves the answer by a path that the model does not 
 numbers, not a verdict, since sound explanations can fail one (Wu et al. 2024, arXiv:2401.12631).
 """
 
-from typing import Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 import pandas as pd
@@ -121,10 +121,13 @@ def _reader(site: Site) -> Literal["W_out", "W_O"] | None:
 def _weights(model: TransformerBridge, site: Site) -> Float[Tensor, "d out"]:
     """What turns the component into something that the residual stream receives."""
     reader = _reader(site)
+    # The block's own: the model's stack leaves out blocks whose MLP is a mixture of experts, and
+    # so counts those that follow from another start.
+    block = cast("Any", model.blocks[site.layer]) if reader else None
     if reader == "W_out":
-        return model.W_out[site.layer]
+        return block.mlp.W_out
     if reader == "W_O" and site.heads is not None:
-        return model.W_O[site.layer, site.heads[0]]
+        return block.attn.W_O[site.heads[0]]
     raise ValueError(
         'site must be all neurons of an MLP, Site("mlp_post", layer), or a head, '
         f'Site("z", layer, heads=head), got {site}'
