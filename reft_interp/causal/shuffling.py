@@ -19,6 +19,12 @@ def resample(n: int, seed: int) -> list[int]:
     return np.random.default_rng(seed).integers(n, size=n).tolist()
 
 
+def resample_seeds(seed: int, n: int) -> list[int]:
+    """Seeds of n resamples: others for another seed, and far from those that follow it, by which
+    labels are shuffled and searches begin."""
+    return np.random.SeedSequence(seed).generate_state(n).tolist()
+
+
 def shuffled_labels(rows: Sequence[Mapping[str, Any]], seed: int) -> list[dict[str, Any]]:
     """Rows whose answers were dealt out again, so that they say nothing about the true ones.
 

@@ -5,7 +5,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from reft_interp.causal.shuffling import resample, shuffled_labels, shuffled_pairs
+from reft_interp.causal.shuffling import resample, resample_seeds, shuffled_labels, shuffled_pairs
 
 
 def pairs(n: int = 24) -> list[dict]:
@@ -109,6 +109,14 @@ def test_rows_whose_labels_cannot_be_dealt_among_them_are_told_of(added, message
     rows += [{"answer": answer, "choices": [" is", " are", " was"]} for answer in added]
     with pytest.raises(ValueError, match=f"pairs: labels cannot be shuffled, as {message}"):
         shuffled_labels(rows, seed=0)
+
+
+def test_seeds_of_resamples_are_those_of_a_seed_and_of_nothing_else():
+    first, second = resample_seeds(0, 5), resample_seeds(1, 5)
+    assert len({*first, *second}) == 10
+    assert resample_seeds(0, 2) == first[:2] and resample_seeds(0, 0) == []
+    # Labels are shuffled, and searches begin, by the seeds that follow.
+    assert min(first + second) > 1000
 
 
 def test_resampling_draws_with_replacement():
