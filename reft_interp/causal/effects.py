@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -16,6 +16,7 @@ from reft_interp.causal.interchanges import (
     prepare_interchanges,
     rows_of_one_source,
 )
+from reft_interp.causal.rows import listed_rows
 from reft_interp.evaluation import (
     answer_log_probabilities,
     choice_scores,
@@ -25,6 +26,7 @@ from reft_interp.evaluation import (
 )
 from reft_interp.interventions import Intervention
 from reft_interp.runtime import IntervenedModel, Placement
+from reft_interp.runtime.sources import Sources, take_sources
 from reft_interp.sites import Site
 
 Sizes = Float[np.ndarray, "_"]
@@ -123,6 +125,7 @@ def effects_of(
     changing = np.array(
         [base["answer"] != row["answer"] for base, row in zip(bases, own, strict=True)]
     )
+    unchanged = np.flatnonzero(~changing).tolist()
     label, answer = answer_log_probabilities(model, bases), answer_log_probabilities(model, own)
     probability, difference, divergence = {}, {}, {}
     for name, one in placed.items():
@@ -130,7 +133,7 @@ def effects_of(
         new_answer = answer_log_probabilities(one, own, sources)
         probability[name] = (np.exp(new_label) - np.exp(label))[changing]
         difference[name] = ((new_label - new_answer) - (label - answer))[changing]
-        divergence[name] = divergences(one, bases, sources)[~changing]
+        divergence[name] = _divergences(one, bases, sources, unchanged)
     return Effects(probability, difference, divergence)
 
 
@@ -171,8 +174,17 @@ def log_odds_ratios(
     return np.stack([_differences(scores, base, label) - untouched for scores in moved])
 
 
+def _divergences(
+    intervened: IntervenedModel, bases: Sequence[Any], sources: Sources, chosen: Sequence[int]
+) -> Sizes:
+    """`divergences` in some of the rows."""
+    if not chosen:
+        return np.empty(0)
+    return divergences(intervened, [bases[i] for i in chosen], take_sources(sources, chosen))
+
+
 def _rows_with(pairs: Pairs, *columns: str) -> list[Mapping[str, Any]]:
-    rows = list(cast("Sequence[Mapping[str, Any]]", pairs))
+    rows = listed_rows(pairs)
     for i, row in enumerate(rows):
         if missing := [column for column in columns if row.get(column) is None]:
             raise ValueError(f"pairs: row {i} lacks {missing}; it has {sorted(row)}")

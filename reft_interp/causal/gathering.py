@@ -4,7 +4,7 @@ What the numbers say is `evidence`'s. DAS and its controls train together, in jo
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar, cast
 
@@ -30,7 +30,7 @@ from reft_interp.causal.method_comparison import check_methods, is_method
 from reft_interp.causal.methods import DAS, FullVector, Method, RandomSubspace, check_isolated
 from reft_interp.causal.readable_split import has_split, readable_split
 from reft_interp.causal.rows import Pairs
-from reft_interp.causal.shuffling import resample, shuffled_pairs
+from reft_interp.causal.shuffling import resample, resample_seeds, shuffled_pairs
 from reft_interp.causal.task_done import check_does_task, task_accuracy
 from reft_interp.evaluation import answers_correctly, control_subspaces, prepared_correct
 from reft_interp.interventions import (
@@ -95,8 +95,8 @@ def gather_evidence(
         minimum_accuracy: share of held-out bases that the model must get right without an
             intervention, where the pairs were made for another model, or of rows without asking
             any; 0 asks nothing.
-        seed: of DAS's first start (further ones follow), of random subspaces and of the untrained
-            copy.
+        seed: of DAS's first start (further ones follow), of shuffled labels (likewise), of
+            resampled pairs, of random subspaces and of the untrained copy.
         progress: show progress bars of DAS.
 
     Returns:
@@ -130,15 +130,18 @@ def gather_evidence(
     shuffled = [
         _Run(starts[i % len(starts)], shuffled=seed + i) for i in range(seeds) if _reads(method)
     ]
-    again = [_Run(starts[0], resampled=r + 1) for r in range(resamples)]
-    fitting = _Fitting(pairs.train, pairs.variable, site, on, progress)
-    fitted = iter(fitting.each(model, [*runs, *shuffled, *again]))
-    found, of_shuffled, of_again = (
-        tuple(next(fitted) for _ in some) for some in (runs, shuffled, again)
-    )
-    subspace = found[0].subspace  # before more is run: a mask may have chosen nothing
+    again = [_Run(starts[0], resampled=drawn) for drawn in resample_seeds(seed, resamples)]
+    # Before anything is fitted, which would be lost where there is no copy, or no room for it. It
+    # takes its memory the longer for it, but must fit beside the model in any case.
     fresh = untrained_copy(model, seed=seed) if untrained is None else untrained
-    of_fresh = fitting.each(fresh, runs)
+    site.check(fresh)
+    fitting = _Fitting(pairs.train, pairs.variable, site, on, progress)
+    fitted = fitting.each(model, [*runs, *shuffled, *again])
+    first = next(fitted)
+    subspace = first.subspace  # before more is fitted: a mask may have chosen nothing
+    found = (first, *(next(fitted) for _ in runs[1:]))
+    of_shuffled, of_again = (tuple(next(fitted) for _ in some) for some in (shuffled, again))
+    of_fresh = list(fitting.each(fresh, runs))
 
     claim = interchange_of(found[0])
     controls = control_subspaces(subspace.width, subspace.rank, random_subspaces, seed=seed)
@@ -225,14 +228,15 @@ class _Fitting:
     on: On
     progress: bool
 
-    def each(self, model: TransformerBridge, runs: Sequence[_Run]) -> list[Found]:
+    def each(self, model: TransformerBridge, runs: Sequence[_Run]) -> Iterator[Found]:
+        """What each run finds; of methods that are fitted one by one, when it is asked for."""
         if all(type(run.method) is DAS for run in runs):
             cells = [self._cell(run) for run in runs]
-            return list(fit_das_each(model, self.pairs, cells, progress=self.progress))
-        return [
-            run.method.fit(model, self._drawn(run), self.variable, self.site, self.on)
-            for run in runs
-        ]
+            yield from fit_das_each(model, self.pairs, cells, progress=self.progress)
+            return
+        drawn = [self._drawn(run) for run in runs]  # labels that cannot be shuffled raise here
+        for run, pairs in zip(runs, drawn, strict=True):
+            yield run.method.fit(model, pairs, self.variable, self.site, self.on)
 
     def _cell(self, run: _Run) -> DASCell:
         das: DAS = run.method

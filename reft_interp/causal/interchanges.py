@@ -3,17 +3,18 @@
 A pair is a row of `Counterfactuals`: base, source, label. Next door, `das` trains them.
 """
 
-from collections.abc import Mapping, Sequence
-from typing import Any, cast
+from collections.abc import Sequence
+from typing import Any
 
 from transformer_lens.model_bridge import TransformerBridge
 
 from reft_interp.causal.counterfactuals import Counterfactuals
-from reft_interp.causal.rows import Pairs, check_pairs
+from reft_interp.causal.rows import Pairs, check_pairs, listed_rows
 from reft_interp.evaluation import Accuracy, accuracy, prepared_accuracies, prepared_accuracy
 from reft_interp.interventions import Interchange, Intervention
 from reft_interp.positions import PositionSelector, parse_positions
 from reft_interp.runtime import IntervenedModel, Placement
+from reft_interp.runtime.batching import choices_of
 from reft_interp.runtime.planning import Engine
 from reft_interp.runtime.prepared import PreparedRows, prepare_each
 from reft_interp.sites import Site
@@ -29,14 +30,15 @@ def interchange_rows(
     Sources are by name where the pairs have several (a column `sources`).
 
     Raises:
-        TypeError: `Counterfactuals` in place of one of its splits, or what is no list of rows.
+        TypeError: `Counterfactuals` in place of one of its splits, what is no list of rows, or
+            choices that are one text.
         ValueError: no rows, one that lacks a column, whose source is its base, whose label is not
             among its choices, or whose sources have other names than those of the first.
     """
     if isinstance(pairs, Counterfactuals):
         raise TypeError("pairs must be rows, got Counterfactuals: give its .train or its .test")
     check_pairs(pairs, "pairs")
-    listed = list(cast("Sequence[Mapping[str, Any]]", pairs))
+    listed = listed_rows(pairs)
     named = listed[0].get("sources")
     bases, sources = [], []
     for i, pair in enumerate(listed):
@@ -44,8 +46,7 @@ def interchange_rows(
         if missing:
             raise ValueError(f"pairs: row {i} lacks {sorted(missing)}; it has {sorted(pair)}")
         base = {"prompt": pair["base"], "spans": pair.get("base_spans"), "answer": pair["label"]}
-        # A list, also of what a DataFrame or a formatted Dataset holds as an array.
-        choices = [] if pair.get("choices") is None else list(pair["choices"])
+        choices = choices_of(pair, f"pairs: row {i}")
         if choices:
             if pair["label"] not in choices:
                 raise ValueError(

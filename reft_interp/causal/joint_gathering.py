@@ -34,6 +34,7 @@ from reft_interp.causal.joint_das import Places, check_places, place_jointly
 from reft_interp.causal.joint_evidence import JointEvidence, alone
 from reft_interp.causal.rows import Pairs
 from reft_interp.causal.shared_tokens import sharing
+from reft_interp.causal.shuffling import resample_seeds
 from reft_interp.causal.task_done import check_gets_bases_right, task_accuracy
 from reft_interp.evaluation import answers_correctly, prepared_correct
 from reft_interp.models import identify, untrained_copy
@@ -84,8 +85,8 @@ def gather_joint_evidence(
         minimum_accuracy: share of held-out bases that the model must get right without an
             intervention, where the pairs were made for another model, or of rows without asking
             any; 0 asks nothing.
-        seed: of the first start (further ones follow), of random subspaces and of the untrained
-            copy.
+        seed: of the first start (further ones follow), of resampled pairs, of random subspaces and
+            of the untrained copy.
         progress: show progress bars.
 
     Raises:
@@ -111,10 +112,13 @@ def gather_joint_evidence(
     )
     runs = [replace(first, seed=seed + i) for i in range(seeds)]
     shuffled = [replace(run, shuffled_labels=True) for run in runs]
-    again = [replace(first, resampled_pairs=r + 1) for r in range(resamples)]
+    again = [replace(first, resampled_pairs=drawn) for drawn in resample_seeds(seed, resamples)]
+    # Before anything is fitted, which would be lost where there is no copy, or no room for it. It
+    # takes its memory the longer for it, but must fit beside the model in any case.
+    fresh = untrained_copy(model, seed=seed) if untrained is None else untrained
+    place_jointly(fresh, places, seed)
     fitted = fit_das_jointly_each(model, pairs.train, [*runs, *shuffled, *again], progress=progress)
     found, of_shuffled, of_again = fitted[:seeds], fitted[seeds : 2 * seeds], fitted[2 * seeds :]
-    fresh = untrained_copy(model, seed=seed) if untrained is None else untrained
     of_fresh = fit_das_jointly_each(fresh, pairs.train, runs, progress=progress)
 
     claim = found[0].intervened

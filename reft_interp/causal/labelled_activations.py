@@ -5,7 +5,7 @@ Above: `reading_methods`, which looks for directions that tell the values apart.
 
 from collections import Counter
 from collections.abc import Hashable, Mapping, Sequence
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,7 +14,7 @@ from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
 from reft_interp.causal.interchanges import On, rows_of_one_source
-from reft_interp.causal.rows import Pairs
+from reft_interp.causal.rows import Pairs, listed_rows
 from reft_interp.causal.variable_values import SIDES, names_in, value_text
 from reft_interp.positions import PositionSelector, parse_positions
 from reft_interp.runtime.activations import activations_each
@@ -51,7 +51,7 @@ def labelled_activations_each(
         ValueError: as `labelled_activations`.
     """
     rows_of_one_source(pairs)
-    rows = list(cast("Sequence[Mapping[str, Any]]", pairs))
+    rows = listed_rows(pairs)
     names = [] if variable is None else names_in(variable, rows)
     read: dict[Hashable, tuple[dict[str, Any], str]] = {}
     for i, row in enumerate(rows):

@@ -3,6 +3,7 @@
 Above: `counterfactuals`, which checks what comes out of here.
 """
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -64,12 +65,13 @@ def as_dataset(name: str, rows: Sequence[Mapping[str, Any]]) -> Dataset:
     """The rows of a split, with every column that any of them has.
 
     Raises:
-        ValueError: values of a column are of several kinds, or of one that no Dataset holds.
+        ValueError: values of a column are of several kinds, or of one that no Dataset or no file of
+            rows holds, as dates.
     """
     # Dataset.from_list would take the columns of the first row alone.
     columns = {key: [row.get(key) for row in rows] for row in rows for key in row}
     try:
-        return Dataset.from_dict(columns)
+        split = Dataset.from_dict(columns)
     except _NOT_OF_ONE_KIND as error:
         for key, values in columns.items():
             try:
@@ -77,6 +79,12 @@ def as_dataset(name: str, rows: Sequence[Mapping[str, Any]]) -> Dataset:
             except _NOT_OF_ONE_KIND as why:
                 raise ValueError(f"{name}: {_mixed(key, values)} ({why})") from error
         raise
+    for key, values in split.to_dict().items():
+        try:
+            json.dumps(values)  # as rows are hashed and saved
+        except TypeError as error:
+            raise ValueError(f"{name}: {_mixed(key, columns[key])} ({error})") from error
+    return split
 
 
 def _mixed(column: str, values: Sequence[Any]) -> str:

@@ -6,7 +6,6 @@ An interchange along it then moves the answer by a path that the model does not 
 numbers, not a verdict, since sound explanations can fail one (Wu et al. 2024, arXiv:2401.12631).
 """
 
-from collections.abc import Mapping, Sequence
 from typing import Any, Literal, cast
 
 import numpy as np
@@ -18,10 +17,11 @@ from transformer_lens.model_bridge import TransformerBridge
 
 from reft_interp.causal.effects import log_odds_ratios
 from reft_interp.causal.interchanges import On, interchange_accuracies, interchange_rows
-from reft_interp.causal.rows import Pairs
+from reft_interp.causal.rows import Pairs, listed_rows
 from reft_interp.evaluation import mean_and_interval
 from reft_interp.interventions import DistributedInterchange, Interchange, Intervention
 from reft_interp.runtime.activations import activations
+from reft_interp.runtime.batching import choices_of
 from reft_interp.sites import Site
 from reft_interp.subspace import Subspace
 
@@ -101,9 +101,11 @@ def readable_split(
 def has_split(site: Site, pairs: Pairs) -> bool:
     """Whether `readable_split` applies: all neurons of an MLP or one head, and rows whose choices
     hold the label and the base's own answer."""
-    rows = cast("Sequence[Mapping[str, Any]]", pairs)
-    return _reader(site) is not None and all(
-        {row["label"], row.get("base_answer")} <= set(row.get("choices") or ()) for row in rows
+    if _reader(site) is None:
+        return False
+    return all(
+        {row["label"], row.get("base_answer")} <= set(choices_of(row, f"pairs: row {i}"))
+        for i, row in enumerate(listed_rows(pairs))
     )
 
 
@@ -119,10 +121,13 @@ def _reader(site: Site) -> Literal["W_out", "W_O"] | None:
 def _weights(model: TransformerBridge, site: Site) -> Float[Tensor, "d out"]:
     """What turns the component into something that the residual stream receives."""
     reader = _reader(site)
+    # The block's own: the model's stack leaves out blocks whose MLP is a mixture of experts, and
+    # so counts those that follow from another start.
+    block = cast("Any", model.blocks[site.layer]) if reader else None
     if reader == "W_out":
-        return model.W_out[site.layer]
+        return block.mlp.W_out
     if reader == "W_O" and site.heads is not None:
-        return model.W_O[site.layer, site.heads[0]]
+        return block.attn.W_O[site.heads[0]]
     raise ValueError(
         'site must be all neurons of an MLP, Site("mlp_post", layer), or a head, '
         f'Site("z", layer, heads=head), got {site}'

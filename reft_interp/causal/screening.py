@@ -53,5 +53,6 @@ def screen_cells(
     ranked = [
         place for place in estimated.best(len(sites) * len(on)) if place in wanted
     ]  # the grid of sites and tokens may have places that no cell asks for
-    chosen = set(ranked[: math.ceil(keep * len(ranked))])
+    # Rounded first: 0.07 * 100 is a little above 7, and would keep 8.
+    chosen = set(ranked[: max(1, math.ceil(round(keep * len(ranked), 6)))])
     return [cell for cell in cells if (cell.site, str(parse_positions(cell.on))) in chosen]

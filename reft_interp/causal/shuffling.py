@@ -4,12 +4,12 @@ What a search finds with shuffled labels, any labels would have found.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 
 from reft_interp.causal.interchanges import interchange_rows
-from reft_interp.causal.rows import Pairs
+from reft_interp.causal.rows import Pairs, listed_rows
 from reft_interp.causal.variable_values import SIDES, names_in, value_text
 from reft_interp.runtime.sources import Sources, take_sources
 
@@ -19,31 +19,58 @@ def resample(n: int, seed: int) -> list[int]:
     return np.random.default_rng(seed).integers(n, size=n).tolist()
 
 
+def resample_seeds(seed: int, n: int) -> list[int]:
+    """Seeds of n resamples: others for another seed, and far from those that follow it, by which
+    labels are shuffled and searches begin."""
+    return np.random.SeedSequence(seed).generate_state(n).tolist()
+
+
 def shuffled_labels(rows: Sequence[Mapping[str, Any]], seed: int) -> list[dict[str, Any]]:
     """Rows whose answers were dealt out again, so that they say nothing about the true ones.
 
     Where rows have choices, what is dealt is the place of the answer among them, so that each row
-    keeps an answer that fits it.
+    keeps an answer that fits it; among rows with as many choices, since others lack the place.
 
     Raises:
-        ValueError: all answers are the same, or stand at the same place among sorted choices.
+        ValueError: all answers are the same, or those of rows with as many choices stand at the
+            same place among sorted choices.
     """
     answers = [row["answer"] for row in rows]
-    offered = all(row.get("choices") for row in rows)
-    choices = [list(row["choices"]) for row in rows] if offered else []
-    if offered and len(set(_places(choices, answers))) < 2:
-        # Whoever made the rows put the label at one place, from which no other can be dealt.
-        choices = [sorted(of) for of in choices]
-    places: list[Any] = _places(choices, answers) if offered else answers
-    if len(set(places)) < 2:
-        raise ValueError(
-            f"pairs: labels cannot be shuffled, as {rows[0]['answer']!r} and all others "
-            + ("stand at one place among their sorted choices" if offered else "are the same")
-        )
-    dealt = [places[of] for of in _deal(places, seed)]
-    if offered:
-        dealt = [of[place] for of, place in zip(choices, dealt, strict=True)]
+    if not all(row.get("choices") for row in rows):
+        if len(set(answers)) < 2:
+            raise ValueError(
+                f"pairs: labels cannot be shuffled, as {answers[0]!r} and all others are the same"
+            )
+        dealt = [answers[of] for of in _deal(answers, seed)]
+    else:
+        dealt = _dealt_among([list(row["choices"]) for row in rows], answers, seed)
     return [{**row, "answer": answer} for row, answer in zip(rows, dealt, strict=True)]
+
+
+def _dealt_among(choices: Sequence[Sequence[str]], answers: Sequence[str], seed: int) -> list[str]:
+    """Of each row the choice that it gets, at the place of another row's answer."""
+    dealt = list(answers)
+    numbers = [len(of) for of in choices]
+    for number in dict.fromkeys(numbers):
+        group = [i for i, count in enumerate(numbers) if count == number]
+        offered, held = [choices[i] for i in group], [answers[i] for i in group]
+        if len(set(_places(offered, held))) < 2:
+            # Whoever made the rows put the label at one place, from which no other can be dealt.
+            offered = [sorted(of) for of in offered]
+        places = _places(offered, held)
+        if len(set(places)) < 2:
+            raise ValueError(
+                "pairs: labels cannot be shuffled, as "
+                + (
+                    f"{held[0]!r} and all others of {number} choices stand at one place among "
+                    "their sorted choices"
+                    if len(group) > 1
+                    else f"only one row, with the label {held[0]!r}, has {number} choices"
+                )
+            )
+        for i, of, place in zip(group, offered, _deal(places, seed), strict=True):
+            dealt[i] = of[places[place]]
+    return dealt
 
 
 def drawn_rows(
@@ -85,7 +112,7 @@ def shuffled_pairs(pairs: Pairs, variable: str, seed: int) -> list[dict[str, Any
     Raises:
         ValueError: as `shuffled_labels`.
     """
-    rows = [dict(row) for row in cast("Sequence[Mapping[str, Any]]", pairs)]
+    rows = [dict(row) for row in listed_rows(pairs)]
     labelled = shuffled_labels(interchange_rows(pairs)[0], seed)
     for row, base in zip(rows, labelled, strict=True):
         row["label"] = base["answer"]

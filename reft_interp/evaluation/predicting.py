@@ -15,7 +15,7 @@ from reft_interp.continuing import continuation_tokens
 from reft_interp.encoding import IGNORED, TokenizedBatch
 from reft_interp.evaluation.results import Accuracy
 from reft_interp.runtime import IntervenedModel
-from reft_interp.runtime.batching import Rows, as_list, by_length, encode
+from reft_interp.runtime.batching import Rows, as_list, by_length, choices_of, encode
 from reft_interp.runtime.placement import Edit
 from reft_interp.runtime.running import (
     answer_positions,
@@ -34,7 +34,7 @@ def accuracy(
     """The share of rows that the model answers correctly (see `answers_correctly`).
 
     Raises:
-        TypeError: rows that are none.
+        TypeError: rows that are none, or choices that are one text.
         ValueError: no rows, a row without answer, an answer that is not among its choices, or
             sources that are missing or superfluous.
     """
@@ -57,7 +57,7 @@ def answers_correctly(
         batch_size: rows run at once.
 
     Raises:
-        TypeError: rows that are none.
+        TypeError: rows that are none, or choices that are one text.
         ValueError: no rows, a row without answer, an answer that is not among its choices, or
             sources that are missing or superfluous.
     """
@@ -84,13 +84,14 @@ def have_choices(rows: Sequence[Mapping[str, Any]]) -> bool:
     """Whether rows with an `answer` offer `choices`: all of them do, or none.
 
     Raises:
+        TypeError: choices that are one text.
         ValueError: an answer is not among its choices.
     """
-    offered = [bool(row.get("choices")) for row in rows]
+    offered = [choices_of(row, f"rows: row {i}") for i, row in enumerate(rows)]
     if not any(offered):
         return False
-    for i, row in enumerate(rows):
-        if not offered[i] or row["answer"] not in row["choices"]:
+    for i, (row, choices) in enumerate(zip(rows, offered, strict=True)):
+        if row["answer"] not in choices:
             raise ValueError(
                 f"rows: row {i} has the answer {row['answer']!r}, which is not among its "
                 f"choices {row.get('choices')!r}"
@@ -102,7 +103,7 @@ def named_metric(name: str, rows: Rows) -> str:
     """What accuracy on these rows is called: without choices it asks for more, and says so.
 
     Raises:
-        TypeError: rows that are none.
+        TypeError: rows that are none, or choices that are one text.
         ValueError: an answer is not among its choices.
     """
     return name if have_choices(as_list(rows)) else f"{name} (no choices: greedy tokens)"
@@ -128,6 +129,7 @@ def predict_choices(
         progress: show a progress bar.
 
     Raises:
+        TypeError: rows that are none, or choices that are one text.
         ValueError: a row has no choices, or two choices with the same tokens.
     """
     scores = choice_scores(model, rows, sources, batch_size=batch_size, progress=progress)
@@ -145,6 +147,7 @@ def choice_scores(
     """Log probability of each of each row's `choices` after its `prompt`.
 
     Raises:
+        TypeError: rows that are none, or choices that are one text.
         ValueError: a row has no choices, or two choices with the same tokens.
     """
     listed = as_list(rows)
@@ -258,13 +261,14 @@ def choice_tokens(
     It warns of a choice whose tokens begin another one's: the longer is never the more probable.
 
     Raises:
+        TypeError: choices that are one text.
         ValueError: a row has no choices, or two choices with the same tokens.
     """
     known: dict[str, tuple[int, ...]] = {}
     seen: set[tuple[tuple[int, ...], ...]] = set()
     found = []
     for i, row in enumerate(rows):
-        choices = row.get("choices")
+        choices = choices_of(row, f"rows: row {i}")
         if not choices:
             raise ValueError(f"rows: row {i} has no 'choices' to choose from")
         for choice in choices:
@@ -273,7 +277,7 @@ def choice_tokens(
                 known[choice] = tuple(ids)
         ids = tuple(known[choice] for choice in choices)
         if len(set(ids)) < len(ids):
-            raise ValueError(f"rows: row {i} has choices with the same tokens: {list(choices)}")
+            raise ValueError(f"rows: row {i} has choices with the same tokens: {choices}")
         if ids not in seen:
             seen.add(ids)
             _warn_of_beginnings(i, choices, ids)

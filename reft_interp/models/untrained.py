@@ -1,6 +1,8 @@
 """The same model without its training: what an architecture alone lets a method find."""
 
 import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import cast
 
 import torch
@@ -31,13 +33,28 @@ def untrained_copy(model: TransformerBridge, *, seed: int = 0) -> TransformerBri
         )
     trained = cast("PreTrainedModel", model.original_model)
     dtype = next(trained.parameters()).dtype
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), _made_in(dtype):
         # Far from small seeds, with which the model itself may have begun.
         torch.default_generator.manual_seed(2**31 + seed)
         fresh = type(trained)(copy.deepcopy(trained.config))
-    fresh.to(dtype)  # pyright: ignore[reportCallIssue, reportArgumentType]
+    # Some are made in float32 whatever is asked for. Buffers stay as they were made: frequencies of
+    # rotary embeddings are float32 in a trained model, too.
+    for parameter in fresh.parameters():
+        parameter.data = parameter.data.to(dtype)
     if is_spread(model):
         spread_like(fresh, model)
     else:
         fresh.to(device_of(model))  # pyright: ignore[reportCallIssue, reportArgumentType]
     return wrap_model(fresh, model.tokenizer, name=f"untrained {identify(model).name}")
+
+
+@contextmanager
+def _made_in(dtype: torch.dtype) -> Iterator[None]:
+    """Weights that are made meanwhile have a dtype from the start: in float32, those of a bfloat16
+    model would take twice its memory."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)

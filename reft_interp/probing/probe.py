@@ -16,7 +16,7 @@ from tqdm.auto import tqdm
 from transformer_lens.model_bridge import TransformerBridge
 
 from reft_interp.causal import DASResult, interchange_rows
-from reft_interp.causal.rows import Pairs
+from reft_interp.causal.rows import Pairs, listed_rows
 from reft_interp.evaluation import Comparison
 from reft_interp.models import identify
 from reft_interp.positions import PositionSelector, Span, indices
@@ -26,7 +26,7 @@ from reft_interp.probing.linear import linear_probes
 from reft_interp.probing.tokens import principal_axes, promoted_tokens
 from reft_interp.runtime import IntervenedModel, Placement
 from reft_interp.runtime.activations import activations
-from reft_interp.runtime.batching import Rows, as_list, encode
+from reft_interp.runtime.batching import Rows, as_list, choices_of, encode
 from reft_interp.runtime.intervened import common_model
 from reft_interp.sites import Site
 from reft_interp.subspace import Subspace
@@ -401,7 +401,7 @@ def _examples(data: Pairs, on: PositionSelector, variable: str | None) -> Mappin
     wanted = "base_answer" if variable is None else f"base_{variable}"
     bases, _ = interchange_rows(data)
     rows, labels, groups, seen = [], [], [], set()
-    pairs = cast("Sequence[Mapping[str, Any]]", data)
+    pairs = listed_rows(cast("Pairs", data))
     for i, (pair, base) in enumerate(zip(pairs, bases, strict=True)):
         if wanted not in pair:
             raise ValueError(f"data: row {i} has no {wanted!r}, only {sorted(pair)}")
@@ -411,7 +411,7 @@ def _examples(data: Pairs, on: PositionSelector, variable: str | None) -> Mappin
         rows.append(base)
         # Templates differ in their verbs, so the answer itself says more than the variable:
         # its place among the choices is what answers have in common.
-        said, choices = pair[wanted], list(pair.get("choices") or [])
+        said, choices = pair[wanted], choices_of(pair, f"data: row {i}")
         labels.append(choices.index(said) if variable is None and choices else said)
         span = (base["spans"] or {}).get(on.name) if isinstance(on, Span) else None
         text = base["prompt"] if span is None else base["prompt"][slice(*span)]

@@ -80,6 +80,26 @@ def as_list(rows: Rows, argument: str = "rows") -> list[Mapping[str, Any]]:
     return mappings
 
 
+def choices_of(row: Mapping[str, Any], where: str) -> list[str]:
+    """The `choices` of a row, as a list; an empty one where it has none.
+
+    Args:
+        row: with them or without.
+        where: what an error calls the row, as "rows: row 3".
+
+    Raises:
+        TypeError: the choices are one text, whose letters would be taken for them.
+    """
+    choices = row.get("choices")
+    if isinstance(choices, str):
+        raise TypeError(
+            f"{where} must have a list of texts as its choices, got one text, {choices!r} (a CSV "
+            "file cannot hold lists: JSON lines and parquet can)"
+        )
+    # A DataFrame or a formatted Dataset holds an array, which is neither true nor false.
+    return [] if choices is None else list(choices)
+
+
 def encode(
     model: TransformerBridge,
     rows: Rows,

@@ -14,7 +14,13 @@ from transformer_lens.model_bridge import TransformerBridge
 from reft_interp.continuing import continuation_tokens
 from reft_interp.encoding import TokenizedBatch
 from reft_interp.positions import Positions, PositionSelector, check_alignment
-from reft_interp.runtime.batching import Rows, as_list, encode, warn_of_glued_answers
+from reft_interp.runtime.batching import (
+    Rows,
+    as_list,
+    choices_of,
+    encode,
+    warn_of_glued_answers,
+)
 from reft_interp.runtime.constants import SourceReads
 from reft_interp.runtime.placement import Placement
 from reft_interp.runtime.sources import EditedSource, Sources, named_sources, prompts_of, readers_of
@@ -64,8 +70,8 @@ def _choices(
     model: TransformerBridge, batch: TokenizedBatch, rows: Sequence[Mapping[str, Any]]
 ) -> Int[Tensor, "n k"]:
     ids = [
-        continuation_tokens(model.tokenizer, list(choices))[0]
-        for choices in (row.get("choices") or () for row in rows)
+        continuation_tokens(model.tokenizer, choices_of(row, f"rows: row {i}"))[0]
+        for i, row in enumerate(rows)
     ]
     wanted = len(ids[0])
     for i, (row, of_row) in enumerate(zip(rows, ids, strict=True)):

@@ -21,7 +21,7 @@ def read_rows(file: str | os.PathLike[str], *, answers: bool = True) -> Dataset:
     """The rows of a JSON, JSON lines, CSV or parquet file, with `prompt` and `answer`.
 
     Further columns are kept (`choices`, `spans`). All that stands in a CSV file is text, as it
-    stands there; an empty field is an empty text.
+    stands there; an empty field is an empty text. So it cannot hold `choices`, which are a list.
 
     Args:
         file: by its ending.
@@ -29,8 +29,8 @@ def read_rows(file: str | os.PathLike[str], *, answers: bool = True) -> Dataset:
 
     Raises:
         ValueError: no such file, another kind of file, one that cannot be read or has no rows, a
-            column that is missing (those that are there are named), or an empty text (its row is
-            named).
+            column that is missing (those that are there are named), an empty text (its row is
+            named), or `choices` in a CSV file.
     """
     path = Path(file).expanduser()
     if path.suffix not in _KINDS:
@@ -50,6 +50,11 @@ def read_rows(file: str | os.PathLike[str], *, answers: bool = True) -> Dataset:
             f"{path} must have the columns {', '.join(needed)}; {', '.join(missing)} missing, it "
             f"has {', '.join(loaded.column_names)}. Rename what holds the {missing[0]} to "
             f"{missing[0]!r}"
+        )
+    if path.suffix == ".csv" and "choices" in loaded.column_names:
+        raise ValueError(
+            f"{path} must be JSON lines or parquet to have 'choices': they are a list, and a CSV "
+            f"file holds texts alone, as {loaded[0]['choices']!r}"
         )
     for name in needed:
         for i, text in enumerate(loaded[name]):

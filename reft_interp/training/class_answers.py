@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from reft_interp.runtime.batching import choices_of
+
 
 @dataclass(frozen=True)
 class ClassAnswers:
@@ -47,31 +49,33 @@ def class_answers(
         like: what other rows have, which these must have too.
 
     Raises:
+        TypeError: choices that are one text.
         ValueError: rows whose answers are no classes, or other ones than `like`; a score that is
             NaN or infinite.
     """
-    found = like or _of_row(rows[0])
+    found = like or _of_row(rows[0], f"{argument}: row 0")
     for i, row in enumerate(rows):
         if isinstance(row.get("label"), float) and not math.isfinite(row["label"]):
             raise ValueError(f"{argument}: row {i} has the label {row['label']}; it must be finite")
-        if found is None or _of_row(row) != found:
+        if found is None or _of_row(row, f"{argument}: row {i}") != found:
             raise ValueError(
                 f"{argument}: the answers are no classes that an encoder could tell apart: row {i} "
-                f"has {_told(row)}; all rows must have the same choices, or a score as their label"
+                f"has {_told(row, argument)}; all rows must have the same choices, or a score as "
+                "their label"
             )
     assert found is not None
     return found
 
 
-def _of_row(row: Mapping[str, Any]) -> ClassAnswers | None:
+def _of_row(row: Mapping[str, Any], where: str) -> ClassAnswers | None:
     if isinstance(row.get("label"), float):
         return ClassAnswers(None)
-    words = tuple(row.get("choices") or ())
+    words = tuple(choices_of(row, where))
     return ClassAnswers(words) if len(words) > 1 and row["answer"] in words else None
 
 
-def _told(row: Mapping[str, Any]) -> str:
-    choices = row.get("choices")
+def _told(row: Mapping[str, Any], where: str) -> str:
+    choices = choices_of(row, where)
     if not choices:
         return f"no choices, and the answer {row['answer']!r}"
     return f"the choices {', '.join(map(repr, choices))} and the answer {row['answer']!r}"

@@ -1,11 +1,14 @@
 """The log odds ratio against its definition."""
 
+from importlib import import_module
+
 import numpy as np
 import pytest
 import torch
 
 import reft_interp as ri
 from reft_interp.causal.effects import effects
+from reft_interp.evaluation import divergences
 
 ROWS = [
     {"base": "The key", "source": "The doors", "base_answer": " is", "label": " are"},
@@ -69,3 +72,25 @@ def test_a_row_that_lacks_a_column_is_named(tiny):
     ):
         with pytest.raises(ValueError, match=r"pairs: row 0 lacks \['base_answer'\]"):
             ask()
+
+
+def test_divergences_are_of_the_pairs_where_nothing_should_change(tiny, monkeypatch):
+    model, site = tiny("llama"), ri.Site("resid_post", 0)
+    staying = {"base": "Mary and John", "source": "Paris is", "base_answer": " is", "label": " is"}
+    asked = []
+
+    def counted(intervened, rows, *others):
+        asked.append(len(rows))
+        return divergences(intervened, rows, *others)
+
+    monkeypatch.setattr(import_module(effects.__module__), "divergences", counted)
+    swap = {"swap": ri.Interchange(32)}
+    assert len(effects(model, ROWS, swap, site, "last").divergence["swap"]) == 0
+    found = effects(model, [ROWS[0], staying, ROWS[1]], swap, site, "last")
+    assert asked == [1]
+    edited = ri.IntervenedModel(model, ri.Placement(swap["swap"], site, "last"))
+    with torch.no_grad():
+        ids = torch.tensor([model.tokenizer(staying["base"])["input_ids"]])
+        p = model(ids)[0, -1].double().log_softmax(-1)
+    q = edited.logits([staying["base"]], [staying["source"]])[0, -1].double().log_softmax(-1)
+    assert found.divergence["swap"] == pytest.approx([float((p.exp() * (p - q)).sum())], abs=1e-5)

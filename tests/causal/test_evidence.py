@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from typing import ClassVar
 
 import numpy as np
 import pandas as pd
@@ -269,6 +270,86 @@ def test_what_no_label_was_looked_at_for_has_no_shuffled_labels(planted):
     assert "shuffled labels" not in set(found.selectivity["control"])
     assert "shuffled labels" not in found.summary()
     assert "PCA looks at no labels, so that no control has them shuffled" in found.flags
+
+
+def tiny_pairs() -> ri.Counterfactuals:
+    prompts = ("The key", "The doors"), ("A cat", "Two cats"), ("Mary", "Paris"), ("He", "They")
+    rows = [
+        {"base": base, "source": source, "base_answer": " is", "label": " are"}
+        for base, source in prompts
+    ]
+    turned = [row | {"base_answer": row["label"], "label": row["base_answer"]} for row in rows]
+    return ri.Counterfactuals.from_rows([rows[0], *turned[1:3]], rows[3:], "number")
+
+
+def test_nothing_is_fitted_where_there_is_no_untrained_copy(tiny, monkeypatch):
+    fitted = []
+
+    def no_room(*_, **__):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr("reft_interp.causal.gathering.untrained_copy", no_room)
+    monkeypatch.setattr(
+        "reft_interp.causal.gathering.fit_das_each", lambda *_, **__: fitted.append(1)
+    )
+    with pytest.raises(torch.OutOfMemoryError):
+        ri.gather_evidence(
+            tiny("llama"), tiny_pairs(), ri.Site("resid_post", 0), "last", minimum_accuracy=0
+        )
+    assert not fitted
+
+
+def test_a_site_that_the_untrained_model_lacks_is_told_of_at_once(tiny):
+    with pytest.raises(ValueError, match=r"layer must be between 0 and 0 \(tiny-llama has 1"):
+        ri.gather_evidence(
+            tiny("llama"), tiny_pairs(), ri.Site("resid_post", 1), "last", method=Watched(),
+            untrained=tiny("llama", num_hidden_layers=1), minimum_accuracy=0,
+        )  # fmt: skip
+    assert not Watched.seeds
+
+
+@dataclasses.dataclass(frozen=True)
+class Watched(ri.MaskSearch):
+    """A search that chooses nothing, and says with which seeds it was asked to."""
+
+    epochs: int = 1
+    sparsity: float = 1e4
+    learning_rate: float = 1.0
+    seeds: ClassVar[list[int]] = []
+
+    def fit(self, model, pairs, variable, site, on):
+        self.seeds.append(self.seed)
+        return super().fit(model, pairs, variable, site, on)
+
+
+def test_a_mask_that_chooses_nothing_is_told_of_after_one_fit(tiny, monkeypatch):
+    monkeypatch.setattr(Watched, "seeds", [])
+    with pytest.raises(ValueError, match="swaps no coordinate"):
+        ri.gather_evidence(
+            tiny("llama"), tiny_pairs(), ri.Site("resid_post", 0), "last", method=Watched(),
+            minimum_accuracy=0,
+        )  # fmt: skip
+    assert Watched.seeds == [0]
+
+
+def test_another_seed_draws_other_pairs_again(tiny):
+    rows = [
+        {"base": f"The key {i}", "source": f"The doors {i}", "base_answer": " is", "label": " are"}
+        for i in range(24)
+    ]
+    pairs = ri.Counterfactuals.from_rows(rows[:20], rows[20:], "number")
+    model, site = tiny("llama"), ri.Site("resid_post", 0)
+    drawn = [
+        ri.gather_evidence(
+            model, pairs, site, "last", method=ri.PCA(), resamples=2, random_subspaces=1,
+            minimum_accuracy=0, seed=seed,
+        ).resampled
+        for seed in (0, 0, 1)
+    ]  # fmt: skip
+    first, same, other = ([one.subspace.basis for one in of] for of in drawn)
+    torch.testing.assert_close(first, same, atol=0, rtol=0)
+    for i, j in ((0, 0), (0, 1), (1, 0), (1, 1)):
+        assert not torch.allclose(first[i], other[j])
 
 
 def test_evidence_holds_the_split_where_weights_alone_read_the_site(true, tiny):

@@ -129,3 +129,9 @@ def test_tokens_counted_from_the_start_need_prompts_of_one_length(tiny):
     ):
         with pytest.raises(ValueError, match=r"on: 'indices:2' counts tokens from the start"):
             run()
+
+
+def test_choices_in_one_text_are_no_list_of_them():
+    rows = [{"base": "a", "source": "b", "label": "0", "choices": "0,1"}]
+    with pytest.raises(TypeError, match="pairs: row 0 must have a list of texts as its choices"):
+        interchange_rows(rows)

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 from two_variables import ANSWERS, SITE, both, joint_pairs, planted_model, triples, values_of
 
 import reft_interp as ri
@@ -75,3 +76,34 @@ def test_pairs_with_one_source_are_for_gather_evidence(model):
 def test_rows_are_no_counterfactuals(model):
     with pytest.raises(TypeError, match="pairs must be Counterfactuals"):
         ri.gather_joint_evidence(model, joint_pairs(count=8).train, PLACES)  # pyright: ignore
+
+
+def test_nothing_is_fitted_where_there_is_no_untrained_copy(model, monkeypatch):
+    fitted = []
+
+    def no_room(*_, **__):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    where = "reft_interp.causal.joint_gathering"
+    monkeypatch.setattr(f"{where}.untrained_copy", no_room)
+    monkeypatch.setattr(f"{where}.fit_das_jointly_each", lambda *_, **__: fitted.append(1))
+    with pytest.raises(torch.OutOfMemoryError):
+        ri.gather_joint_evidence(model, joint_pairs(count=8), PLACES, minimum_accuracy=0)
+    assert not fitted
+
+
+def test_another_seed_draws_other_pairs_again(model, monkeypatch):
+    asked = []
+
+    def watched(model, pairs, cells, **_):
+        asked.append([cell.resampled_pairs for cell in cells if cell.resampled_pairs is not None])
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("reft_interp.causal.joint_gathering.fit_das_jointly_each", watched)
+    for seed in (0, 0, 1):
+        with pytest.raises(KeyboardInterrupt):
+            ri.gather_joint_evidence(
+                model, joint_pairs(count=8), PLACES, seed=seed, minimum_accuracy=0
+            )
+    first, same, other = asked
+    assert first == same and len({*first, *other}) == 4

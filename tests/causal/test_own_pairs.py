@@ -1,5 +1,6 @@
 """Counterfactuals of rows that a user brings: what is filled in, what a model leaves out."""
 
+from datetime import date, datetime
 from typing import Any
 
 import pytest
@@ -197,6 +198,16 @@ def sourced(base: str, **prompts: Any) -> dict:
             [own("A", "B", " are", base_v=2**70)],
             ValueError,
             r"column 'base_v' must hold texts, numbers or .* row 0 has 11805916",
+        ),
+        (
+            [own("A", "B", " are"), own("C", "D", " are", day=date(2020, 1, 2))],
+            ValueError,
+            r"column 'day' must hold texts, numbers or .* row 1 has datetime.date\(2020, 1, 2\)",
+        ),
+        (
+            [own("A", "B", " are", seen=[{"at": datetime(2020, 1, 2)}])],
+            ValueError,
+            "column 'seen' must hold texts, numbers or .* row 0 has .*datetime.*JSON",
         ),
     ],
 )

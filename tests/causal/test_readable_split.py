@@ -1,11 +1,16 @@
 """The parts of a subspace that output weights read and do not, where the truth is closed form."""
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
 from pretended_device import SECOND, second_device
+from tiny_models import tiny_tokenizer
+from transformers import Qwen2MoeConfig, Qwen2MoeForCausalLM
 
 import reft_interp as ri
+from reft_interp.causal.readable_split import has_split
+from reft_interp.models import wrap_model
 
 ROWS = [
     {"base": "The key", "source": "The doors", "base_answer": " is", "label": " are"},
@@ -85,3 +90,46 @@ def test_a_subspace_on_another_device_is_split_as_on_the_cpu(model):
         assert elsewhere.basis.device == SECOND
         found = ri.readable_split(model, PAIRS, elsewhere, SITE, "last")
     pd.testing.assert_frame_equal(found, expected)
+
+
+def test_choices_of_a_frame_are_arrays():
+    rows = [row | {"choices": np.array(row["choices"])} for row in PAIRS]
+    assert has_split(SITE, rows)
+    assert not has_split(SITE, [row | {"choices": np.array([" was", " are"])} for row in ROWS])
+
+
+def test_weights_are_those_of_the_layer_beside_mixtures_of_experts():
+    tokenizer = tiny_tokenizer("qwen2")
+    shape = {
+        "hidden_size": 32,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "intermediate_size": 64,
+        "moe_intermediate_size": 16,
+        "shared_expert_intermediate_size": 16,
+        "num_experts": 4,
+        "num_experts_per_tok": 2,
+        "max_position_embeddings": 128,
+        "initializer_range": 0.1,
+    }
+    config = Qwen2MoeConfig(
+        **shape,
+        mlp_only_layers=[1, 2],
+        vocab_size=len(tokenizer),
+        pad_token_id=tokenizer.pad_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        bos_token_id=None,
+    )
+    config.architectures = ["Qwen2MoeForCausalLM"]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        loaded = Qwen2MoeForCausalLM(config).eval()
+    reading = [loaded.get_parameter(f"model.layers.{i}.mlp.down_proj.weight") for i in (1, 2)]
+    rows = [weight.detach()[:2].clone() for weight in reading]
+    model = wrap_model(loaded, tokenizer, name="tiny-qwen2-moe")
+    for layer, read in zip((1, 2), rows, strict=True):
+        site = ri.Site("mlp_post", layer)
+        found = ri.readable_split(model, PAIRS, ri.Subspace.from_matrix(read), site, "last")
+        # Two of the rows that the layer's own neurons are read by: nothing else is in it.
+        assert found.set_index("part").loc["read", "share"] == pytest.approx(1, abs=1e-5)

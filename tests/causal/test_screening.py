@@ -29,6 +29,15 @@ def test_the_place_that_matters_is_kept_with_all_its_cells(planting):
     assert screen_cells(planting.model, pairs.train, cells, 1) == cells
 
 
+def test_a_share_of_the_places_is_no_place_more_by_rounding(planting):
+    assert 0.28 * 25 > 7  # as numbers of a computer go
+    sites = [Site("resid_pre", 0), *(Site("resid_post", i) for i in range(4))]
+    cells = grid(sites, ["f1", "f2", "l1", "l2", "every"], ranks=[1])
+    pairs = planting.counterfactuals(60).train
+    assert len(screen_cells(planting.model, pairs, cells, 0.28)) == 7
+    assert len(screen_cells(planting.model, pairs, cells, 0.281)) == 8
+
+
 def test_says_what_is_wrong(planting):
     pairs = planting.counterfactuals(60).train
     with pytest.raises(ValueError, match="keep must be above 0 and at most 1, got 0"):

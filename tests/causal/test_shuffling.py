@@ -5,7 +5,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from reft_interp.causal.shuffling import resample, shuffled_labels, shuffled_pairs
+from reft_interp.causal.shuffling import resample, resample_seeds, shuffled_labels, shuffled_pairs
 
 
 def pairs(n: int = 24) -> list[dict]:
@@ -84,6 +84,39 @@ def test_pairs_without_values_have_their_labels_dealt_alone():
     dealt = shuffled_pairs(bare, "number", 0)
     assert [set(row) for row in dealt] == [set(row) for row in bare]
     assert [row["label"] for row in dealt] != [row["label"] for row in bare]
+
+
+def test_labels_of_rows_with_as_many_choices_are_dealt_among_them():
+    two, four = ["a", "b"], ["k", "l", "m", "n"]
+    rows = [{"answer": two[i % 2], "choices": two} for i in range(12)]
+    rows += [{"answer": four[i % 4], "choices": four} for i in range(32)]
+    rows = [rows[i] for i in np.random.default_rng(0).permutation(len(rows))]
+    dealt = shuffled_labels(rows, seed=0)
+    met = Counter((row["answer"], new["answer"]) for row, new in zip(rows, dealt, strict=True))
+    # Each label is dealt to each in proportion: of 6 rows 3 each, of 8 rows 2 each.
+    assert met == {(one, other): n for of, n in ((two, 3), (four, 2)) for one in of for other in of}
+
+
+@pytest.mark.parametrize(
+    ("added", "message"),
+    [
+        ([" is"], "only one row, with the label ' is', has 3 choices"),
+        ([" is", " is"], "' is' and all others of 3 choices stand at one place among"),
+    ],
+)
+def test_rows_whose_labels_cannot_be_dealt_among_them_are_told_of(added, message):
+    rows = [{"answer": answer, "choices": ["a", "b"]} for answer in "abab"]
+    rows += [{"answer": answer, "choices": [" is", " are", " was"]} for answer in added]
+    with pytest.raises(ValueError, match=f"pairs: labels cannot be shuffled, as {message}"):
+        shuffled_labels(rows, seed=0)
+
+
+def test_seeds_of_resamples_are_those_of_a_seed_and_of_nothing_else():
+    first, second = resample_seeds(0, 5), resample_seeds(1, 5)
+    assert len({*first, *second}) == 10
+    assert resample_seeds(0, 2) == first[:2] and resample_seeds(0, 0) == []
+    # Labels are shuffled, and searches begin, by the seeds that follow.
+    assert min(first + second) > 1000
 
 
 def test_resampling_draws_with_replacement():

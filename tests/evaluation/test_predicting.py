@@ -1,5 +1,7 @@
 """What a model answers, against loops over single unpadded rows."""
 
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -260,3 +262,24 @@ def test_the_row_without_an_answer_is_named(tiny):
     rows = [{"prompt": "The key", "answer": " is"}, {"prompt": "Paris"}]
     with pytest.raises(ValueError, match=r"must have an 'answer' .*; row 1 has only \['prompt'\]"):
         accuracy(tiny("llama"), rows)
+
+
+@pytest.mark.parametrize("ask", [accuracy, predict_choices, choice_scores])
+def test_choices_in_one_text_are_no_list_of_them(tiny, ask):
+    # "yes" is in "yes|no", and "y" in "yes": scored by letters, all of it would look right.
+    rows = [
+        {"prompt": "Paris", "answer": "0", "choices": ["0", "1"]},
+        {"prompt": "Mary and", "answer": "0", "choices": "0|1"},
+    ]
+    wrong = "rows: row 1 must have a list of texts as its choices, got one text, '0|1'"
+    with pytest.raises(TypeError, match=re.escape(wrong)):
+        ask(tiny("llama"), rows)
+
+
+def test_choices_in_arrays_are_scored_as_lists_are(tiny):
+    model = tiny("llama")
+    rows = rows_with(ONE_TOKEN, answer="2")
+    arrays = [row | {"choices": np.array(row["choices"], dtype=object)} for row in rows]
+    expected = [naive_score(model, rows[0]["prompt"], c, edit=False) for c in ONE_TOKEN]
+    assert_allclose(choice_scores(model, arrays)[0], expected, atol=1e-4)
+    assert accuracy(model, arrays) == accuracy(model, rows)

@@ -74,6 +74,7 @@ def test_a_file_without_rows_is_told_of(tmp_path, name, text):
         ("a.json", '["a"]', "cannot be read: row 0 must be an object with a prompt, got 'a'"),
         ("a.csv", "prompt,answer\na\n", "row 0: answer must be a text that is not empty, got ''"),
         ("a.csv", "question,answer\na,b\n", "must have the columns prompt, answer; prompt missing"),
+        ("a.csv", 'prompt,answer,choices\na,b,"b,c"\n', "JSON lines.*as 'b,c'"),
         ("a.jsonl", '{"prompt": "a", "answer": 4}', "row 0: answer must be a text.*got 4"),
     ],
 )

@@ -60,3 +60,9 @@ def test_answers_that_are_no_classes_are_refused(changed, said):
         class_answers([ROWS[0], {**ROWS[1], **changed}], "suite: test")
     with pytest.raises(ValueError, match="row 0 has"):
         class_answers(ROWS, like=ClassAnswers((" a", " b")))
+
+
+def test_choices_in_one_text_are_no_classes():
+    rows = [{"answer": "a", "choices": "ab"}, {"answer": "b", "choices": "ab"}]
+    with pytest.raises(TypeError, match="rows: row 0 must have a list of texts as its choices"):
+        class_answers(rows)
