@@ -106,8 +106,9 @@ def fit_classifier(
             decoder. See `Classifier` for what is read of a row, and which head it gets.
         rows: what is trained on: a suite of GLUE, or rows with `label`, the number of a class or
             (a float) a score.
-        intervention: a template, as `LoReFT(rank=1)`, or one that has begun elsewhere; None for
-            the head alone, a probe of the frozen model.
+        intervention: a template, as `LoReFT(rank=1)`, or one that has begun elsewhere: it goes on
+            itself, or, at several sites that are not `shared`, a copy of it at each. None for the
+            head alone, a probe of the frozen model.
         site: where; one or several.
         on: which tokens are edited. On GLUE the paper's are the first, as "f3"; a decoder's head
             reads the last.
