@@ -5,6 +5,7 @@ classifier's head.
 Next door: `peft_methods`, and `plain_edits` for interventions beside what is trained here.
 """
 
+import re
 import warnings
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
@@ -13,9 +14,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
+from torch.nn.utils.parametrize import register_parametrization
 from transformer_lens.model_bridge import TransformerBridge
 from transformers import PreTrainedModel
 from transformers.trainer_callback import PrinterCallback
@@ -168,7 +171,11 @@ class PlainFinetuned(Finetuned, nn.Module):
             return
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        trained = {n: p.detach() for n, p in self.adapted.named_parameters() if p.requires_grad}
+        trained = {
+            _ROUNDED.sub(r"\1", name): parameter.detach()
+            for name, parameter in self.adapted.named_parameters()
+            if parameter.requires_grad
+        }
         with replacing(folder / "model.safetensors") as beside:
             write_tensors(trained, beside)
 
@@ -214,7 +221,8 @@ def copy_to_train(model: TransformerBridge) -> PreTrainedModel:
 
 @dataclass(frozen=True, eq=False)
 class BitFit(PlainMethod):
-    """The biases alone are trained (Ben Zaken et al. 2022, arXiv:2106.10199).
+    """The biases alone are trained (Ben Zaken et al. 2022, arXiv:2106.10199), in float32 where the
+    model has half precision, as peft's adapters are.
 
     Args:
         name: in tables.
@@ -237,11 +245,39 @@ class BitFit(PlainMethod):
                 f"{self.name} trains biases, and {model.cfg.model_name} (as any llama) has none"
             )
         for name in biases:
-            # Their own memory: the bridge's biases stay what they are.
             owner, _, last = name.rpartition(".")
-            held = plain.get_submodule(owner)
-            setattr(held, last, nn.Parameter(getattr(held, last).detach().clone()))
+            _train_own(plain.get_submodule(owner), last)
         return PlainFinetuned(model, plain)
+
+
+def _train_own(module: nn.Module, name: str) -> None:
+    """Give a module a parameter of its own to train, so that the bridge's stays what it is; in
+    float32 or better, as a step is often less than half precision can tell from none."""
+    frozen = getattr(module, name).detach()
+    held = torch.promote_types(frozen.dtype, torch.float32)
+    setattr(module, name, nn.Parameter(frozen.to(held, copy=True)))
+    if held != frozen.dtype:
+        # Unsafe, for torch, is that the model reads another dtype than is trained.
+        register_parametrization(module, name, _Rounded(frozen.dtype), unsafe=True)
+
+
+class _Rounded(nn.Module):
+    """A parameter as the model computes with it.
+
+    Args:
+        dtype: the model's.
+    """
+
+    def __init__(self, dtype: torch.dtype):
+        super().__init__()
+        self._dtype = dtype
+
+    def forward(self, held: Tensor) -> Tensor:
+        return held.to(self._dtype)
+
+
+_ROUNDED = re.compile(r"parametrizations\.([^.]+)\.original$")
+"""What torch calls a parameter that a `_Rounded` reads."""
 
 
 def token_types(

@@ -5,9 +5,9 @@ As Wu et al. 2024 do it on GLUE (arXiv:2404.03592, section 4.5 and appendix D). 
 """
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, cast, runtime_checkable
 
 from datasets import Dataset
 from transformer_lens.model_bridge import TransformerBridge
@@ -18,7 +18,7 @@ from reft_interp.evaluation.metrics import Metric
 from reft_interp.interventions import Intervention
 from reft_interp.models.devices import device_of
 from reft_interp.positions import PositionSelector
-from reft_interp.runtime.batching import Rows, as_list
+from reft_interp.runtime.batching import Row, Rows
 from reft_interp.runtime.planning import Engine
 from reft_interp.sites import Site
 from reft_interp.training.checkpoints import (
@@ -106,8 +106,9 @@ def fit_classifier(
             decoder. See `Classifier` for what is read of a row, and which head it gets.
         rows: what is trained on: a suite of GLUE, or rows with `label`, the number of a class or
             (a float) a score.
-        intervention: a template, as `LoReFT(rank=1)`, or one that has begun elsewhere; None for
-            the head alone, a probe of the frozen model.
+        intervention: a template, as `LoReFT(rank=1)`, or one that has begun elsewhere: it goes on
+            itself, or, at several sites that are not `shared`, a copy of it at each. None for the
+            head alone, a probe of the frozen model.
         site: where; one or several.
         on: which tokens are edited. On GLUE the paper's are the first, as "f3"; a decoder's head
             reads the last.
@@ -279,7 +280,9 @@ def _places(classifier: Classifier) -> list[str]:
 
 
 def _hash(rows: Rows, labels: Sequence[int | float]) -> str:
-    return hash_of([[row, label] for row, label in zip(as_list(rows), labels, strict=True)])
+    # As they were given: an encoder may read other columns than the prompt.
+    given = cast("Iterable[Row]", rows)
+    return hash_of([[row, label] for row, label in zip(given, labels, strict=True)])
 
 
 def _splits(

@@ -1,5 +1,6 @@
 """Fit a representation finetuning to labelled rows, in one call, and score it."""
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -91,7 +92,11 @@ def place_reft(
     with seeded(seed):
         if shared:
             intervention = intervention.for_width(sites[0].width(model))
-        return IntervenedModel(model, [Placement(intervention, s, on) for s in sites])
+        # A template becomes a module of its own at each site, one with a width does not.
+        apart = len(sites) > 1 and not shared
+        each = [copy.deepcopy(intervention) if apart else intervention for _ in sites]
+        placed = [Placement(one, s, on) for one, s in zip(each, sites, strict=True)]
+        return IntervenedModel(model, placed)
 
 
 def fit_reft(
@@ -127,7 +132,8 @@ def fit_reft(
         model: a TransformerBridge, as `load_model` gives it.
         rows: with `prompt` and `answer`. A stream (`load_dataset(..., streaming=True)`) needs
             `max_steps`, and runs in full.
-        intervention: a template, as `LoReFT(rank=4)`, or one that has begun elsewhere.
+        intervention: a template, as `LoReFT(rank=4)`, or one that has begun elsewhere: it goes on
+            itself, or, at several sites that are not `shared`, a copy of it at each.
         site: where; one or several.
         on: which tokens of the prompt are edited.
         shared: one module for all sites, rather than one for each.

@@ -1,5 +1,6 @@
 """ReFT as a method to compare with others: an intervention, on layers, on tokens."""
 
+import copy
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -74,7 +75,8 @@ class ReFT(FinetuningMethod):
     classifier's head, by cross-entropy of the classes (section 4.5).
 
     Args:
-        intervention: a template, as `LoReFT(rank=4)`.
+        intervention: a template, as `LoReFT(rank=4)`, or one with a width, as
+            `LoReFT(start=subspace)`: each training begins with copies of it, one for each place.
         layers: of the model, from 0; "all", or those of these that it has.
         on: which tokens of the prompt, as "f7+l7".
         tied: one intervention a layer for the first tokens and the last ones, rather than one for
@@ -150,8 +152,9 @@ class ReFT(FinetuningMethod):
         """
         depth = int(model.cfg.n_layers)
         layers = range(depth) if self.layers == "all" else self.layers
+        # Copies: one that has a width would be the same module in all places and all trainings.
         return [
-            Placement(self.intervention, Site(self.component, layer), part)
+            Placement(copy.deepcopy(self.intervention), Site(self.component, layer), part)
             for layer in layers
             for part in self._parts()
         ]

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 import transformers
+from safetensors.torch import load_file
 
 from reft_interp.interop.peft_methods import PEFT, dora, ia3, lora, prefix_tuning, prompt_tuning
 from reft_interp.interop.plain_finetuning import BitFit, PlainFinetuned
@@ -230,6 +231,32 @@ def test_bitfit_trains_the_biases_alone(tiny):
         assert torch.equal(p, changed[name]) != name.endswith("bias"), name
     with pytest.raises(ValueError, match="BitFit trains biases, and tiny-llama"):
         BitFit().fit(tiny("llama"), ROWS, Schedule(1))
+
+
+def test_small_steps_move_biases_of_a_model_in_half_precision(tiny_parts, tmp_path):
+    plain, tokenizer = tiny_parts("gpt2")
+    with torch.no_grad():
+        for name, parameter in plain.named_parameters():
+            if name.endswith("bias"):  # of numbers between which bfloat16 has gaps
+                parameter.copy_(torch.randn_like(parameter))
+    model = wrap_model(plain.bfloat16(), tokenizer, name="half")
+    held = {n: p.clone() for n, p in plain_copy(model).named_parameters() if n.endswith("bias")}
+    found: Any = BitFit().fit(model, ROWS, Schedule(10, 4, learning_rate=1e-4)).finetuned
+    assert found.trained_parameters == sum(p.numel() for p in held.values())
+    found.save(tmp_path)
+    saved = load_file(tmp_path / "model.safetensors")
+    assert saved.keys() == held.keys()
+    moved = [saved[name].float() != before.float() for name, before in held.items()]
+    # Keys' biases change no attention.
+    assert torch.cat([one.flatten() for one in moved]).float().mean() > 0.9
+    # What is trained is rounded as the model computes, by hand:
+    by_hand = copy.deepcopy(plain_copy(model))
+    by_hand.load_state_dict(saved, strict=False)
+    ids = torch.tensor([tokenizer("The key near the doors")["input_ids"]])
+    assert torch.equal(found.adapted(input_ids=ids).logits, by_hand(input_ids=ids).logits)
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.bfloat16}
+    for name, parameter in plain_copy(model).named_parameters():
+        assert name not in held or torch.equal(parameter, held[name]), name
 
 
 def test_a_loss_that_is_no_number_ends_the_training(tiny):

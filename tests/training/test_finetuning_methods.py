@@ -1,5 +1,6 @@
 """Methods behind one interface: each ends where what it stands for would end."""
 
+import copy
 import gc
 import math
 import sys
@@ -16,6 +17,7 @@ from reft_interp.interventions import RED, DiReFT, LoReFT
 from reft_interp.runtime import IntervenedModel
 from reft_interp.runtime.batching import encode
 from reft_interp.sites import Site
+from reft_interp.subspace import Subspace
 from reft_interp.training import finetuning, fit_reft, memory, reft_method
 from reft_interp.training.finetuning import Constants, Schedule
 from reft_interp.training.linear_head import LinearHead, last_states
@@ -69,6 +71,31 @@ def test_a_reft_ends_where_fit_reft_ends(tiny):
     tokens = [len(encode(model, [row], answers=True).answer_offsets[0]) for row in ROWS]
     each = [alone.intervened.loss([row]).item() for row in ROWS]
     assert found.finetuned.loss(ROWS) == pytest.approx(np.average(each, weights=tokens), abs=1e-5)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_each_training_of_a_method_begins_where_its_intervention_does(tiny, tied):
+    model, start = tiny("llama"), Subspace.random(32, 2, seed=0)
+
+    def method():
+        return ReFT(LoReFT(start=start), (0, 1), "f1+l1", tied=tied)
+
+    def fit(method, seed) -> Any:
+        return method.fit(model, ROWS, Schedule(6, batch_size=2, learning_rate=0.05, seed=seed))
+
+    same, ends, kept = method(), [], []
+    for seed in (0, 0, 1):
+        ends.append(fit(same, seed).finetuned)
+        kept.append(copy.deepcopy(ends[-1].intervened.state_dict()))
+    for seed, end, then in zip((0, 0, 1), ends, kept, strict=True):
+        fresh = fit(method(), seed).finetuned.intervened
+        assert len(fresh.interventions) == (2 if tied else 4)
+        for name, tensor in fresh.state_dict().items():
+            assert torch.equal(end.intervened.state_dict()[name], tensor), (seed, name)
+            assert torch.equal(then[name], tensor), (seed, name)
+    assert same.intervention.subspace.overlap(start) == pytest.approx(1.0)
+    losses = [end.loss(ROWS) for end in ends]
+    assert losses[0] == losses[1] != losses[2]
 
 
 def test_untied_weights_are_one_intervention_for_each_end(tiny):

@@ -227,6 +227,25 @@ def test_checkpoints_are_classifiers_and_a_training_resumes_from_them(hooked, tm
     assert resumed.epochs["score"].tolist() == whole.epochs["score"].tolist()
 
 
+def test_pairs_of_texts_without_a_prompt_are_read_as_those_with_one(hooked, tmp_path):
+    model, rows = hooked("bert"), planted(hooked("bert"), 40)
+    raw = [
+        {"text_a": row["prompt"], "text_b": other["prompt"], "label": row["label"]}
+        for row, other in zip(rows, reversed(rows), strict=True)
+    ]
+    given = [
+        {"prompt": row["text_a"], "text_pair": row["text_b"], "label": row["label"]} for row in raw
+    ]
+    options: Any = {"batch_size": 10, "epochs": 2}
+    found, same = (fit(model, some[:20], validation=some[20:], **options) for some in (raw, given))
+    assert_close(weights(found), weights(same), atol=0, rtol=0)
+    assert found.epochs["score"].tolist() == same.epochs["score"].tolist()
+    fit(model, raw[:20], checkpoints=tmp_path, **options)
+    turned = [row | {"text_b": row["text_a"]} for row in raw[:20]]
+    with pytest.raises(ValueError, match="a training with other rows "):
+        fit(model, turned, checkpoints=tmp_path, resume=True, **options)
+
+
 def test_only_the_same_training_goes_on_from_a_checkpoint(hooked, tmp_path):
     model, rows = hooked("bert"), planted(hooked("bert"), 80)
     options: Any = {"validation": rows[40:], "epochs": 2, "batch_size": 20, "seed": 1}

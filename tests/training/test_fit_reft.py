@@ -12,7 +12,8 @@ from reft_interp.interventions import LoReFT
 from reft_interp.runtime import IntervenedModel
 from reft_interp.runtime.saving import read_notes
 from reft_interp.sites import Site
-from reft_interp.training import ReFTResult, fit_reft
+from reft_interp.subspace import Subspace
+from reft_interp.training import ReFTResult, fit_classifier, fit_reft
 
 NOUNS = ["key", "door", "film", "car", "book", "city", "store", "table"]
 ROWS = [
@@ -60,6 +61,28 @@ def test_one_module_for_each_site_or_one_for_all(tiny):
     assert len(apart.interventions) == 2 and len(together.interventions) == 1
     assert apart.trained_parameters == 2 * together.trained_parameters
     assert [placement.site for placement in together.placements] == sites
+
+
+@pytest.mark.parametrize("classes", [False, True])
+def test_what_has_begun_goes_on_itself_or_in_a_copy_for_each_of_several_sites(tiny, classes):
+    model, sites = tiny("llama"), [Site("resid_post", 0), Site("mlp_out", 1)]
+    rows = [row | {"label": i % 2} for i, row in enumerate(ROWS)]
+
+    def intervened(begun, site, **options):
+        given = {"epochs": 1, "progress": False, "learning_rate": 5e-2} | options
+        if classes:
+            return fit_classifier(model, rows, begun, site, "l2", **given).classifier.intervened
+        return fit_reft(model, rows, begun, site, "l2", **given).intervened
+
+    start = Subspace.random(32, 2, seed=0)
+    alone, begun, shared = (LoReFT(start=start) for _ in range(3))
+    assert list(intervened(alone, sites[0]).interventions) == [alone]
+    assert list(intervened(shared, sites, shared=True).interventions) == [shared]
+    found = list(intervened(begun, sites).interventions)
+    assert len(found) == 2 and begun not in found
+    assert torch.equal(begun.subspace.basis, LoReFT(start=start).subspace.basis)
+    overlaps = [one.subspace.overlap(other.subspace) for one, other in ((begun, found[0]), found)]
+    assert max(overlaps) < 0.9999
 
 
 def test_saves_what_it_was_trained_with(tiny, tmp_path):
