@@ -1,7 +1,7 @@
 """Prompts, and answers where given, as padded token ids that still know their characters.
 
 Next door: `positions` selects tokens of what is made here. Not here: models, and chat templates
-(apply the template first; the string that it gives is the prompt).
+(apply the template first; the string that it gives is the prompt, with its BOS or without).
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -141,7 +141,9 @@ def tokenize(
     A prompt becomes exactly what the tokenizer makes of it by itself, special tokens included,
     so its tokens depend neither on the answer nor on the rest of the batch. TransformerLens's
     `to_tokens` puts a BOS token in front even where the tokenizer does not (SmolLM2, gpt2); here
-    the tokenizer decides, and this is the one place where that is decided. An answer is
+    the tokenizer decides, and this is the one place where that is decided. Before a prompt that
+    begins with the BOS token already, as many chat templates write it (Llama 3, Gemma, Mistral),
+    the tokenizer's own is left out: the model reads one. An answer is
     tokenized without special tokens: its leading space, if it has one, belongs to it. One that a
     tokenizer would put in front of every text (Llama 2's "▁") is not added: an answer becomes
     what it is in the text of both.
@@ -166,11 +168,7 @@ def tokenize(
             prompt, there are not as many answers, spans or second texts as prompts, or
             `max_length` leaves no room beside the special tokens.
     """
-    if not tokenizer.is_fast:
-        raise TypeError(
-            f"tokenizer: {type(tokenizer).__name__} is a slow tokenizer and has no character "
-            "offsets. Load a fast one (one that has a tokenizer.json), as AutoTokenizer does."
-        )
+    _check_fast(tokenizer)
     if padding_side not in ("left", "right"):
         raise ValueError(f'padding_side must be "left" or "right", got {padding_side!r}')
     texts = _texts("prompts", prompts)
@@ -179,9 +177,8 @@ def tokenize(
     seconds = None if text_pairs is None else _texts("text_pairs", text_pairs, rows=len(texts))
     replies = None if answers is None else _texts("answers", answers, rows=len(texts))
 
-    prompt_ids, offsets, types = _encode(
-        tokenizer, "prompts", texts, seconds, max_length=max_length
-    )
+    prompt_ids, offsets, types = prompt_tokens(tokenizer, texts, seconds, max_length=max_length)
+    _check_not_empty("prompts", texts, prompt_ids)
     if seconds is not None:
         texts = tuple(f"{one}\n{other}" for one, other in zip(texts, seconds, strict=True))
     named = _spans(spans, texts)
@@ -238,15 +235,29 @@ def _texts(argument: str, texts: Sequence[str], rows: int | None = None) -> tupl
     return tuple(texts)
 
 
-def _encode(
+def prompt_tokens(
     tokenizer: PreTrainedTokenizerBase,
-    argument: str,
     texts: Sequence[str],
     seconds: Sequence[str] | None = None,
     *,
     max_length: int | None = None,
 ) -> tuple[list[list[int]], tuple[Offsets, ...], list[list[int]] | None]:
-    """Ids, offsets and, of pairs, token types where the tokenizer gives some."""
+    """What prompts become by themselves, or each with the text that makes a pair with it.
+
+    Args:
+        tokenizer: a fast tokenizer.
+        texts: the prompts.
+        seconds: as `text_pairs` of `tokenize`.
+        max_length: as for `tokenize`.
+
+    Returns:
+        Ids, offsets and, of pairs, token types where the tokenizer gives some.
+
+    Raises:
+        TypeError: the tokenizer is a slow one.
+        ValueError: `max_length` leaves no room beside the special tokens.
+    """
+    _check_fast(tokenizer)
     if max_length is not None:
         added = tokenizer.num_special_tokens_to_add(pair=seconds is not None)
         if max_length <= added:
@@ -260,10 +271,11 @@ def _encode(
         return_offsets_mapping=True,
         truncation=max_length is not None,
         max_length=max_length,
+        verbose=False,  # what is too long for the model is said where its length is known
     )
     ids: list[list[int]] = encoded["input_ids"]  # pyright: ignore[reportAssignmentType]
     of_tokens: Iterable[list[tuple[int, int]]] = encoded["offset_mapping"]  # pyright: ignore[reportAssignmentType]
-    _check_not_empty(argument, texts, ids)
+    types: Any = None if seconds is None else encoded.get("token_type_ids")
     offsets = []
     for row, (text, pairs) in enumerate(zip(texts, of_tokens, strict=True)):
         # The second text of a pair is placed after the first and a line break; special tokens
@@ -278,8 +290,33 @@ def _encode(
                 for shift, (start, end) in zip(shifts, pairs, strict=True)
             )
         )
-    types = encoded.get("token_type_ids") if seconds is not None else None
-    return ids, tuple(offsets), types  # pyright: ignore[reportReturnType]
+        if _has_another_bos(tokenizer, text, ids[row], offsets[row]):
+            # The one that stands in the text stays: it has its characters.
+            offsets[row] = offsets[row][1:]
+            ids[row] = ids[row][1:]
+            if types is not None:
+                types[row] = types[row][1:]
+    return ids, tuple(offsets), types
+
+
+def _has_another_bos(
+    tokenizer: PreTrainedTokenizerBase, text: str, ids: Sequence[int], offsets: Offsets
+) -> bool:
+    """Whether the tokenizer put its BOS token before a text that begins with one, as chat
+    templates write it."""
+    bos = tokenizer.bos_token
+    if not bos or not text.startswith(bos):
+        return False
+    (start, end), *_ = offsets
+    return list(ids[:2]) == [tokenizer.bos_token_id] * 2 and start == end
+
+
+def _check_fast(tokenizer: PreTrainedTokenizerBase) -> None:
+    if not tokenizer.is_fast:
+        raise TypeError(
+            f"tokenizer: {type(tokenizer).__name__} is a slow tokenizer and has no character "
+            "offsets. Load a fast one (one that has a tokenizer.json), as AutoTokenizer does."
+        )
 
 
 def _check_not_empty(argument: str, texts: Sequence[str], ids: Sequence[Sequence[int]]) -> None:

@@ -3,17 +3,21 @@
 import functools
 import pickle
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tiny_models import tiny_tokenizer
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 from tokenizers.trainers import BpeTrainer
 from torch.testing import assert_close
 from transformers import ByT5Tokenizer, PreTrainedTokenizerFast
 
 from reft_interp.encoding import TokenizedBatch, tokenize
+from reft_interp.positions import parse_positions
+from reft_interp.showing import show
 
 SENTENCES = [
     "The key near the doors is old.",
@@ -144,6 +148,61 @@ def test_a_tokenizer_saved_with_truncation_and_padding_does_not_apply_them():
     expected = byte_level_bpe().backend_tokenizer.encode("The key near the doors").ids
     assert batch.input_ids[0].tolist() == expected
     assert len(expected) > 2
+
+
+TEMPLATE = "{{ bos_token }}{% for m in messages %}user: {{ m['content'] }}\n{% endfor %}"
+
+
+def chat_text(tokenizer: PreTrainedTokenizerFast, said: str) -> tuple[str, list[int]]:
+    """A prompt of Llama 3's kind, which begins with the BOS token's text, and the template's own
+    ids."""
+    tokenizer.chat_template = TEMPLATE
+    said_once: Any = [{"role": "user", "content": said}]
+    text = tokenizer.apply_chat_template(said_once, tokenize=False)
+    ids: Any = tokenizer.apply_chat_template(said_once, tokenize=True, return_dict=True)
+    assert isinstance(text, str)
+    return text, ids["input_ids"]
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_the_bos_that_a_chat_template_writes_is_the_only_one(side):
+    tokenizer = tiny_tokenizer("llama")
+    text, expected = chat_text(tokenizer, "The key")
+    # The tokenizer by itself adds another.
+    assert tokenizer(text)["input_ids"] == [tokenizer.bos_token_id, *expected]
+    plain = "The keys to the old cabinet near the doors"
+    start = text.index("key")
+    batch = tokenize(
+        tokenizer,
+        [text, plain],
+        [" is", " are"],
+        spans=[{"noun": [start, start + 3]}, {"noun": [4, 8]}],
+        padding_side=side,
+    )
+    first, end = int(batch.prompt_start[0]), int(batch.prompt_end[0])
+    assert batch.input_ids[0, first:end].tolist() == expected
+    assert (
+        batch.input_ids[0, end : batch.answer_end[0]].tolist()
+        == tokenizer(" is", add_special_tokens=False)["input_ids"]
+    )
+    assert batch.attention_mask[0].sum() == batch.answer_end[0] - first
+    # What it stands for is in the text, and so is everything behind it.
+    assert batch.offsets[0][0] == (0, len("<s>"))
+    marked = show(batch, parse_positions("noun")(batch), tokenizer)
+    assert str(marked).splitlines()[0] == "0: <s>user: The⟦ key⟧\\n | is"
+    # Beside it a plain prompt still has the tokenizer's own.
+    row = batch.input_ids[1, batch.prompt_start[1] : batch.prompt_end[1]].tolist()
+    assert row == tokenizer(plain)["input_ids"]
+    assert row[0] == tokenizer.bos_token_id
+
+
+def test_two_bos_tokens_that_were_written_both_stay():
+    for architecture, written in (("llama", 3), ("gpt2", 2)):
+        tokenizer = tiny_tokenizer(architecture)
+        batch = tokenize(tokenizer, ["<s><s>The key"])
+        expected = tokenizer("<s><s>The key")["input_ids"]
+        assert expected.count(tokenizer.bos_token_id) == written
+        assert batch.input_ids[0].tolist() == expected[written - 2 :]
 
 
 def test_spans_are_kept_by_name_and_absent_ones_are_left_out():

@@ -23,7 +23,7 @@ from transformer_lens.model_bridge import TransformerBridge
 from transformers import PreTrainedModel
 from transformers.trainer_callback import PrinterCallback
 
-from reft_interp.encoding import IGNORED, TokenizedBatch
+from reft_interp.encoding import IGNORED, TokenizedBatch, prompt_tokens
 from reft_interp.interop.adapted_classifier import AdaptedClassifier
 from reft_interp.interop.plain_edits import blocks_of, edited
 from reft_interp.models.devices import device_of
@@ -155,8 +155,8 @@ class PlainFinetuned(Finetuned, nn.Module):
             return super().groups(rows, size)
         by_tokens: dict[int, list[int]] = {}
         for i, row in enumerate(rows):
-            length = len(self._bridge[0].tokenizer(row["prompt"])["input_ids"])
-            by_tokens.setdefault(length, []).append(i)
+            [ids], *_ = prompt_tokens(self._bridge[0].tokenizer, [row["prompt"]])
+            by_tokens.setdefault(len(ids), []).append(i)
         return [
             same[start : start + size]
             for same in by_tokens.values()

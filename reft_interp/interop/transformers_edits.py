@@ -15,6 +15,7 @@ This file stands beside `edits.json` (what is done, where, on which tokens) and
 
 Models with learned positions (gpt2) need `position_ids` in a plain call whose prompts are padded on
 the left, edited or not: by themselves they count the padding too. `generate` gives them itself.
+Give `add_special_tokens=False` where a chat template wrote the prompts, with its BOS token.
 `attach` without `with` leaves the edits on until `remove()`.
 """
 

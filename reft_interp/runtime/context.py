@@ -6,7 +6,7 @@ from typing import Any
 from transformer_lens.model_bridge import TransformerBridge
 
 from reft_interp.continuing import continuation_tokens
-from reft_interp.encoding import TokenizedBatch
+from reft_interp.encoding import TokenizedBatch, prompt_tokens
 
 
 def context_length(model: TransformerBridge) -> int | None:
@@ -58,7 +58,8 @@ def check_fit(
         # A token is hardly ever less than a byte: most rows are short enough without counting.
         if len((prompt + (pair or "") + answer).encode()) + special + 2 <= room:
             continue
-        of_prompt = len(tokenizer(prompt, pair, verbose=False)["input_ids"])
+        [of_row], *_ = prompt_tokens(tokenizer, [prompt], None if pair is None else [pair])
+        of_prompt = len(of_row)
         of_answer = len(continuation_tokens(tokenizer, [answer])[0][0]) if answer else 0
         if of_prompt + of_answer <= room:
             continue

@@ -11,6 +11,7 @@ from transformer_lens.model_bridge import TransformerBridge
 from transformers import PreTrainedTokenizerBase
 
 from reft_interp.continuing import continuation_tokens
+from reft_interp.encoding import prompt_tokens
 from reft_interp.runtime.batching import Rows, as_list
 
 Side = Literal["left", "right"]
@@ -47,10 +48,10 @@ def _truncate(
     room = most - (len(continuation_tokens(tokenizer, [answer])[0][0]) if answer else 0)
     start, end = 0, len(prompt)
     while True:
-        encoded = tokenizer(prompt[start:end], return_offsets_mapping=True)
-        offsets = [(a, b) for a, b in encoded["offset_mapping"] if a < b]
+        [ids], [every], _ = prompt_tokens(tokenizer, [prompt[start:end]])
+        offsets = [(a, b) for a, b in every if a < b]
         # Cut text may become other tokens than it was, so that once is not always enough.
-        excess = len(encoded["input_ids"]) - room
+        excess = len(ids) - room
         if excess <= 0:
             break
         if excess >= len(offsets):

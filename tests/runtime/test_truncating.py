@@ -74,6 +74,16 @@ def test_spans_move_with_the_text_or_are_told_of(tiny):
         truncate_prompts(model, ROWS, 20)
 
 
+def test_the_bos_that_stands_in_a_prompt_counts_once(tiny):
+    model = tiny("llama")
+    row = {"prompt": "<s>" + SENTENCE, "answer": " is here"}
+    # The tokenizer's own BOS, which `tokens` counts beside the one in the text, is not read.
+    fits = tokens(model, row) - 1
+    assert truncate_prompts(model, [row], fits) == [row]
+    [cut] = truncate_prompts(model, [row], fits - 1)
+    assert tokens(model, cut) == fits
+
+
 def test_an_answer_is_never_cut(tiny):
     rows = [{"prompt": "The key", "answer": SENTENCE}]
     with pytest.raises(ValueError, match="row 0: max_length is 8, of which the answer"):
