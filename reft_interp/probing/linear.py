@@ -3,6 +3,7 @@
 The probes are scikit-learn's; predictions are out of fold, and folds keep groups (nouns) apart.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
@@ -130,6 +131,35 @@ def read_inside(
     return pd.DataFrame(rows)
 
 
+def lacking_for_folds(
+    labels: Sequence[int | str], groups: Sequence[int | str] | None
+) -> str | None:
+    """What labels that are not all the same lack for probes that are read out of fold; None where
+    nothing.
+
+    Args:
+        labels: one a row.
+        groups: of each row; by default each is its own.
+    """
+    each = list(range(len(labels))) if groups is None else groups
+    fewest, of_all = min(Counter(labels).values()), len(set(each))
+    if fewest < _FOLDS or of_all < _FOLDS:
+        return (
+            f"labels: probes are read out in {_FOLDS} folds, which need {_FOLDS} rows of each "
+            f"label and {_FOLDS} groups of rows; got {fewest} of the rarest label, and {of_all} "
+            "groups"
+        )
+    together: dict[int | str, set[int | str]] = {}
+    for label, group in zip(labels, each, strict=True):
+        together.setdefault(label, set()).add(group)
+    if (spread := min(map(len, together.values()))) < 2:
+        return (
+            f"groups: each label must be in two groups at least, as no group is in training and "
+            f"test at once, got one that is in {spread}"
+        )
+    return None
+
+
 def _examples(
     activations: Float[Tensor, "n d"], labels: Sequence[int | str], groups: Sequence[str] | None
 ) -> tuple[Float[Tensor, "n d"], np.ndarray, np.ndarray]:
@@ -140,18 +170,8 @@ def _examples(
     if len(set(y.tolist())) < 2:
         raise ValueError(f"labels must have at least two values, got only {labels[0]!r}")
     each = np.arange(len(y)) if groups is None else np.unique(groups, return_inverse=True)[1]
-    fewest, of_all = int(np.bincount(y).min()), len(set(each.tolist()))
-    if fewest < _FOLDS or of_all < _FOLDS:
-        raise ValueError(
-            f"labels: probes are read out in {_FOLDS} folds, which need {_FOLDS} rows of each "
-            f"label and {_FOLDS} groups of rows; got {fewest} of the rarest label, and {of_all} "
-            "groups"
-        )
-    if (spread := min(len(set(each[y == label].tolist())) for label in set(y.tolist()))) < 2:
-        raise ValueError(
-            f"groups: each label must be in two groups at least, as no group is in training and "
-            f"test at once, got one that is in {spread}"
-        )
+    if lacking := lacking_for_folds(y.tolist(), each.tolist()):
+        raise ValueError(lacking)
     return activations.detach().float().cpu(), y, each
 
 

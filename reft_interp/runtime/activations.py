@@ -44,8 +44,10 @@ def activations_each(
     places: Sequence[tuple[Site, On]],
     *,
     batch_size: int = 64,
+    max_length: int | None = None,
 ) -> list[list[Float[Tensor, "k d"]]]:
-    """`activations` at several places, read in the same runs.
+    """`activations` at several places, read in the same runs; with `max_length`, of prompts that
+    the tokenizer cuts after so many tokens.
 
     Raises:
         TypeError: rows that are none.
@@ -60,7 +62,7 @@ def activations_each(
         site.check(model)
     found: list[list[Tensor]] = [[torch.empty(0)] * len(listed) for _ in places]
     for group in by_length(listed, batch_size):
-        batch = encode(model, [listed[i] for i in group])
+        batch = encode(model, [listed[i] for i in group], max_length=max_length)
         selected = {select: select(batch) for _, select in selectors}
         at = [(site, selected[select]) for site, select in selectors]
         for of_place, held, (_, positions) in zip(found, record(model, batch, at), at, strict=True):

@@ -18,13 +18,13 @@ from reft_interp.evaluation import control_subspaces
 from reft_interp.interop.adapted_states import adapted_states
 from reft_interp.interop.plain_finetuning import REFT_FOLDER
 from reft_interp.runtime import IntervenedModel
-from reft_interp.runtime.batching import as_list
 from reft_interp.runtime.running import is_causal
 from reft_interp.runtime.saving import TENSORS
 from reft_interp.subspace import Subspace
 from reft_interp.sweeps import overlaps
 from reft_interp.sweeps.comparison import MethodComparison
-from reft_interp.sweeps.encoded_label import find_encoded
+from reft_interp.sweeps.encoded_label import asked_rows, find_encoded, hold_rows
+from reft_interp.sweeps.folder import read_json
 from reft_interp.sweeps.label_subspaces import AtPlaces, Place, find_label_subspaces
 from reft_interp.sweeps.subspace_comparison import SubspaceComparison
 from reft_interp.tasks.suites import Suite
@@ -32,6 +32,8 @@ from reft_interp.training.classifier_saving import INTERVENTIONS
 
 _ADAPTERS = "adapter_model.safetensors"
 """Where peft saves what it trained."""
+_SETTINGS = "comparison.json"
+"""What `compare` was called with, in its folder."""
 _NO_WORDS = (
     "DAS was not trained, nor promoted tokens looked up: an encoder gives no answers in words"
 )
@@ -63,7 +65,8 @@ def compare_subspaces(
     there neither DAS nor promoted tokens are asked for, the label is read at the first of the
     tokens that are edited, and effects are those on the first token, which the head reads.
 
-    Effects are those of one training of each method, the first. Of "LoRA and LoReFT" the effect is
+    Effects are those of one training of each method, the first, at the last of the tokens that the
+    ReFT edits, whose subspace it is, on 500 test rows at most. Of "LoRA and LoReFT" the effect is
     that of both together; its ReFT is compared like any other, and a note says where it stands
     without the adapters.
 
@@ -98,6 +101,11 @@ def compare_subspaces(
     if not found:
         raise ValueError("comparison holds no trained ReFT whose subspace could be compared")
     theirs = {other.suite: _written_and_read(other, model)[0] for other in others}
+    # First what may fail: training DAS takes longest, and would be lost.
+    cut = _max_length(comparison)
+    effects = _effects(comparison, model, asked_rows(suite, seed), found, draws, seed, cut)
+    places = list(dict.fromkeys(p for at in (*found.values(), *read.values()) for p in at))
+    held = hold_rows(model, suite, places, seed=seed, max_length=cut)
     by_das, interchanges, unasked = {}, [], _NO_WORDS
     if is_causal(model):
         by_das, interchanges, unasked = find_label_subspaces(
@@ -108,8 +116,8 @@ def compare_subspaces(
     between, apart = overlaps.between_tasks(found, comparison.suite, theirs)
     near_das = overlaps.with_das({**found, **read}, by_das)
     asked = {**found, **read, **({("DAS", seed): by_das} if by_das else {})}
-    encoded, promoted, unread = find_encoded(model, suite, asked, draws=draws, seed=seed)
-    notes = [one for one in (unasked, unread, *alone, *apart) if one is not None]
+    encoded, promoted = find_encoded(model, held, asked, draws=draws, seed=seed)
+    notes = [one for one in (unasked, held.unread, *alone, *apart) if one is not None]
     if comparison.suite_hash not in (None, suite.hash):
         notes.append(
             f"The rows of {suite.name} are not those that the comparison was run on: what is "
@@ -124,7 +132,7 @@ def compare_subspaces(
         encoded,
         promoted,
         pd.DataFrame([*among, *between, *near_das], columns=overlaps.COLUMNS),
-        pd.DataFrame(_effects(comparison, model, suite, found, draws, seed)),
+        pd.DataFrame(effects),
         pd.DataFrame(interchanges),
         tuple(notes),
     )
@@ -163,6 +171,12 @@ def _has_adapters(comparison: MethodComparison, method: str, seed: int) -> bool:
     return (comparison.trained_folder(method, seed) / _ADAPTERS).is_file()
 
 
+def _max_length(comparison: MethodComparison) -> int | None:
+    """Tokens after which the comparison cut an encoder's texts."""
+    settings = comparison.folder / _SETTINGS
+    return read_json(settings).get("max_length") if settings.is_file() else None
+
+
 def _proper(at: Mapping[Place, Subspace | None]) -> dict[Place, Subspace]:
     return {place: one for place, one in at.items() if one is not None and one.rank < one.width}
 
@@ -170,29 +184,31 @@ def _proper(at: Mapping[Place, Subspace | None]) -> dict[Place, Subspace]:
 def _effects(
     comparison: MethodComparison,
     model: TransformerBridge,
-    suite: Suite,
+    asked: Sequence[Mapping[str, Any]],
     found: AtPlaces,
     draws: int,
     seed: int,
+    max_length: int | None,
 ) -> list[dict[str, Any]]:
     """How much of what the first training of each adapter changes lies in each subspace."""
-    rows_of_test = as_list(next(iter(suite.tests.values())))
-    sites = sorted({site for at in found.values() for site, _ in at}, key=lambda s: s.layer)
-    layers = [site.layer for site in sites if site.component == "resid_post"]
+    at_places = dict.fromkeys(place for at in found.values() for place in at)
+    places = [(site.layer, on) for site, on in at_places if site.component == "resid_post"]
+    untouched: Mapping[Any, Any] | None = None
     rows: list[dict[str, Any]] = []
     for one in comparison.runs:
         trained = [run["seed"] for run in one["runs"]]
         if not trained or not _has_adapters(comparison, one["method"], trained[0]):
             continue
         folder = comparison.trained_folder(one["method"], trained[0])
-        states = adapted_states(model, folder, rows_of_test, layers)
-        untouched = adapted_states(model, None, rows_of_test, layers)
-        moved = {layer: states[layer] - untouched[layer] for layer in layers}
+        if untouched is None:
+            untouched = adapted_states(model, None, asked, places, max_length=max_length)
+        states = adapted_states(model, folder, asked, places, max_length=max_length)
+        moved = {place: states[place] - untouched[place] for place in places}
         for (name, at_seed), at in found.items():
-            for (site, _), subspace in at.items():
-                if site.layer not in moved or site.component != "resid_post":
+            for (site, on), subspace in at.items():
+                if site.component != "resid_post":
                     continue
-                change = moved[site.layer]
+                change = moved[site.layer, on]
                 by_chance = [
                     _share(change, control)
                     for control in control_subspaces(
@@ -201,7 +217,7 @@ def _effects(
                 ]
                 rows.append(
                     {"effect of": one["method"], "seed": trained[0],
-                     "subspace": f"{name} {at_seed}", "site": str(site),
+                     "subspace": f"{name} {at_seed}", "site": str(site), "tokens": str(on),
                      "share": _share(change, subspace),
                      "random": float(np.mean(by_chance)), "random high": max(by_chance)}
                 )  # fmt: skip

@@ -7,6 +7,7 @@ of the tokens that a ReFT edits.
 import random
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
@@ -17,7 +18,7 @@ from transformer_lens.model_bridge import TransformerBridge
 
 from reft_interp.evaluation import control_subspaces
 from reft_interp.probing.geometry import variance_inside
-from reft_interp.probing.linear import read_inside
+from reft_interp.probing.linear import lacking_for_folds, read_inside
 from reft_interp.probing.tokens import principal_axes, promoted_tokens
 from reft_interp.runtime.activations import activations_each
 from reft_interp.runtime.batching import as_list
@@ -39,38 +40,84 @@ _READ = (
 )  # fmt: skip
 
 
-def find_encoded(
-    model: TransformerBridge, suite: Suite, found: AtPlaces, *, draws: int, seed: int
-) -> tuple[pd.DataFrame, pd.DataFrame, str | None]:
-    """Ask what subspaces hold of the rows of a suite's first test set, 500 of them at most.
+@dataclass(frozen=True, eq=False)
+class HeldRows:
+    """What the untouched model holds of a suite's rows."""
+
+    rows: Sequence[Mapping[str, Any]]
+    states: Mapping[Place, Float[Tensor, "rows d"]]
+    """At the last of each place's tokens; in an encoder at the first."""
+    unread: str | None
+    """Why no label of the rows can be read, where none can."""
+
+
+def asked_rows(suite: Suite, seed: int) -> list[Mapping[str, Any]]:
+    """The rows that are asked about: those of the first test set, 500 of them at most.
 
     Args:
-        model: the untouched model.
-        suite: whose rows; the label is the answer, of rows that have choices and whose answer
-            ten rows have at least.
-        found: the subspaces.
-        draws: random subspaces for each place and rank.
-        seed: of the rows that are taken, the folds, the shuffle and the random subspaces.
-
-    Returns:
-        `SubspaceComparison.encoded` and `promoted` (empty for an encoder, which has no logit
-        readout); and a note where there is no label to read.
+        suite: whose rows.
+        seed: of those that are taken.
     """
     rows = as_list(next(iter(suite.tests.values())))
     if len(rows) > _MOST:
         rows = random.Random(f"encoded {seed}").sample(rows, _MOST)
+    return rows
+
+
+def hold_rows(
+    model: TransformerBridge,
+    suite: Suite,
+    places: Sequence[Place],
+    *,
+    seed: int,
+    max_length: int | None = None,
+) -> HeldRows:
+    """Run the rows that are asked about, and see whether they have a label that can be read: the
+    answer, of rows that have choices and whose answer ten rows have at least.
+
+    Args:
+        model: the untouched model.
+        suite: whose rows.
+        places: where.
+        seed: of the rows that are taken.
+        max_length: tokens after which an encoder's texts are cut.
+    """
+    rows = asked_rows(suite, seed)
     labelled = _labelled(rows)
-    note = None
+    unread = None
     if labelled is None:
-        note = (
+        unread = (
             f"The label was not read: {suite.name} has no two answers among the choices of its "
             f"test rows with {_ENOUGH} rows each"
         )
+    elif lacking := lacking_for_folds([row["answer"] for row in labelled], _groups(labelled)):
+        unread = (
+            "The label was not read, as no subject of rows may be in training and test at once: "
+            f"{lacking}"
+        )
+    kept = rows if labelled is None or unread else labelled
+    return HeldRows(kept, _held(model, kept, places, max_length), unread)
+
+
+def find_encoded(
+    model: TransformerBridge, held: HeldRows, found: AtPlaces, *, draws: int, seed: int
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Ask what subspaces hold of rows.
+
+    Args:
+        model: the untouched model.
+        held: what it holds of them, at all places of the subspaces.
+        found: the subspaces.
+        draws: random subspaces for each place and rank.
+        seed: of the folds, the shuffle and the random subspaces.
+
+    Returns:
+        `SubspaceComparison.encoded` and `promoted` (empty for an encoder, which has no logit
+        readout).
+    """
     encoded: list[dict[str, Any]] = []
     promoted: list[pd.DataFrame] = []
-    places = list(dict.fromkeys(place for at in found.values() for place in at))
-    held = _held(model, rows if labelled is None else labelled, places)
-    for place, h in held.items():
+    for place, h in held.states.items():
         here = [(name, of, at[place]) for (name, of), at in found.items() if place in at]
         controls = {
             subspace.rank: control_subspaces(subspace.width, subspace.rank, draws, seed=seed)
@@ -78,7 +125,7 @@ def find_encoded(
         }
         varies = {rank: [variance_inside(one, h) for one in controls[rank]] for rank in controls}
         subspaces = [subspace for _, _, subspace in here]
-        read = _read(h, labelled, subspaces, draws=draws, seed=seed)
+        read = _read(h, held, subspaces, draws=draws, seed=seed)
         for (name, of, subspace), label in zip(here, read, strict=True):
             by_chance = varies[subspace.rank]
             encoded.append(
@@ -101,29 +148,32 @@ def find_encoded(
     return (
         frame.astype({column: "Int64" if column == "n" else float for column in _READ}),
         pd.concat(promoted, ignore_index=True) if promoted else pd.DataFrame(),
-        note,
     )
 
 
 def _read(
     h: Float[Tensor, "rows d"],
-    labelled: Sequence[Mapping[str, Any]] | None,
+    held: HeldRows,
     subspaces: Sequence[Subspace],
     *,
     draws: int,
     seed: int,
 ) -> Sequence[Mapping[Any, Any]]:
     """What `read_inside` says of each subspace; nothing where there is no label."""
-    if labelled is None:
+    if held.unread is not None:
         return [{}] * len(subspaces)
     return read_inside(
         h,
-        [row["answer"] for row in labelled],
+        [row["answer"] for row in held.rows],
         subspaces,
-        groups=[str(row.get("subject") or row["prompt"]) for row in labelled],
+        groups=_groups(held.rows),
         draws=draws,
         seed=seed,
     ).to_dict("records")
+
+
+def _groups(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    return [str(row.get("subject") or row["prompt"]) for row in rows]
 
 
 def _where(name: str, seed: int, place: Place) -> dict[str, Any]:
@@ -141,7 +191,10 @@ def _labelled(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]] | No
 
 
 def _held(
-    model: TransformerBridge, rows: Sequence[Mapping[str, Any]], places: Sequence[Place]
+    model: TransformerBridge,
+    rows: Sequence[Mapping[str, Any]],
+    places: Sequence[Place],
+    max_length: int | None,
 ) -> dict[Place, Float[Tensor, "rows d"]]:
     """What the untouched model holds at the last of each place's tokens (an encoder: the first)."""
     texts = texts_of(model, rows)
@@ -149,7 +202,8 @@ def _held(
     parts: dict[Place, list[Tensor]] = {place: [] for place in places}
     # In parts, so that of many tokens never more than a part's are held.
     for start in range(0, len(texts), _AT_ONCE):
-        some = activations_each(model, texts[start : start + _AT_ONCE], places)
+        part = texts[start : start + _AT_ONCE]
+        some = activations_each(model, part, places, max_length=max_length)
         for place, each in zip(places, some, strict=True):
             parts[place] += [h[asked][None].float().cpu() for h in each]
     return {place: torch.cat(some) for place, some in parts.items()}

@@ -39,9 +39,10 @@ class SubspaceComparison:
     share no tokens at a site are compared by the site; both tokens are named."""
     effects: pd.DataFrame = field(repr=False)
     """How much of what a method changes in the residual stream lies in a subspace (a share of the
-    squared length, summed over the rows of the first test set, at each prompt's last token): effect
-    of, seed (the one training whose effect it is, the first), subspace, site, share, random (mean
-    of draws), random high (the highest). Methods of peft's have a row, with the ReFT that was
+    squared length, summed over rows of the first test set, at the last of the tokens that are
+    edited, in an encoder at the first of all): effect of, seed (the one training whose effect it
+    is, the first), subspace, site, tokens, share, random (mean of draws), random high (the
+    highest). Methods of peft's have a row, with the ReFT that was
     trained together with them, if any, in place too."""
     interchanges: pd.DataFrame = field(repr=False)
     """Does swapping what is inside swap the label? IIA on held-out pairs: subspace, seed, rank,
@@ -276,5 +277,5 @@ def _named(effects: pd.DataFrame) -> pd.DataFrame:
 
 
 def _means(effects: pd.DataFrame) -> pd.DataFrame:
-    means: Any = _named(effects).groupby(["effect of", "subspace", "site"], sort=False)
+    means: Any = _named(effects).groupby(["effect of", "subspace", "site", "tokens"], sort=False)
     return means[["share", "random", "random high"]].mean().reset_index()

@@ -27,8 +27,8 @@ _PROSE: dict[Question, str] = {
     ),
     "effects": (
         "Of what another method changes in the residual stream of the same layer, at the last "
-        "token (in an encoder the first), the share of the squared length that lies in what a ReFT "
-        "writes, beside random subspaces of the same rank."
+        "of the tokens that the ReFT edits (in an encoder the first of all), the share of the "
+        "squared length that lies in what a ReFT writes, beside random subspaces of the same rank."
     ),
 }
 

@@ -1,5 +1,7 @@
 """A plain model computes what the bridge computes, and has transformers' own modules."""
 
+from typing import Any
+
 import pytest
 import torch
 from transformers import GenerationConfig
@@ -55,7 +57,7 @@ def test_it_generates_by_the_settings_that_were_loaded_with_the_model(tiny):
     ends = list(range(hooked.config.vocab_size))  # whatever comes first is the end
     hooked.generation_config = GenerationConfig(eos_token_id=ends, repetition_penalty=1.3)
     try:
-        plain = plain_copy(bridge)
+        plain: Any = plain_copy(bridge)
     finally:
         hooked.generation_config = loaded
     assert plain.generation_config.repetition_penalty == 1.3

@@ -241,13 +241,13 @@ def test_placements_at_one_site_are_told_apart(fitted, pairs, tmp_path, tokens):
     both = written_at_random(model, ri.LoReFT, *((SITE, on) for on in tokens))
     report = ri.probe(both, against=das, data=pairs, task=task, draws=2)
     report.save(tmp_path)
-    tables = {p.stem: pd.read_csv(p) for p in (tmp_path / "tables").glob("*.csv")}
+    tables: Any = {p.stem: pd.read_csv(p) for p in (tmp_path / "tables").glob("*.csv")}
     assert len(report.overlaps["subspace"].unique()) == 4 and "encodes" in str(report)
     # Each by itself gets the same answers, as it has no other beside it.
     prepared = PreparedPairs(model, pairs, SITE, "subject")
     inside = tables["interchange-inside"]
     own = inside[inside["method"].str.contains("writes|reads")]
-    subspaces = [
+    subspaces: list[Any] = [
         subspace
         for placement in both.placements
         for subspace in (placement.intervention.subspace, placement.intervention.reads)
@@ -281,16 +281,16 @@ def test_reports_of_one_class_are_told_apart_on_a_page(fitted, pairs, tmp_path):
     reports = [ri.probe(one, **asked) for one in refts]
     page = document(reports).save(tmp_path).read_text(encoding="utf-8")
     assert "What LoReFT encodes" in page and reports[0].facts["LoReFT"] in page
-    tables = {p.stem: pd.read_csv(p) for p in (tmp_path / "tables").glob("*.csv")}
+    tables: Any = {p.stem: pd.read_csv(p) for p in (tmp_path / "tables").glob("*.csv")}
+    inside = tables["interchange-inside"].set_index("method")["value"]
+    left = tables["removal"].set_index(["model", "removed"])["value"]
     for k, report in enumerate(reports, start=1):
         overlaps = tables["overlaps"].set_index("subspace")["overlap"]
         written = refts[k - 1].placements[0].intervention.subspace
         assert overlaps[f"LoReFT {k}, writes"] == pytest.approx(written.overlap(das.subspace))
-        inside = tables["interchange-inside"].set_index("method")["value"]
         (own,) = report.interchange["LoReFT, reads"]
         assert inside[f"LoReFT {k}, reads"] == pytest.approx(own.value)
-        left = tables["removal"].set_index(["model", "removed"])["value"]
-        kept = report.removal.set_index(["model", "removed"])["value"]
+        kept: Any = report.removal.set_index(["model", "removed"])["value"]
         for removed in ("nothing", "LoReFT, writes"):
             here = removed.replace("LoReFT", f"LoReFT {k}")
             assert left[f"LoReFT {k}", here] == pytest.approx(kept["LoReFT", removed])

@@ -8,12 +8,16 @@ import pytest
 import torch
 from datasets import Dataset
 from made_comparisons import CHOICES, NOUNS, PLACES, comparison, placed, suite
+from peft import PeftModel
 
 from reft_interp.causal import Counterfactuals, DASCell, fit_das_each
 from reft_interp.interop.adapted_states import adapted_states
 from reft_interp.interop.peft_methods import lora, prompt_tuning
 from reft_interp.interventions import DiReFT, LoReFT
+from reft_interp.models.plain import plain_copy
+from reft_interp.positions import parse_positions
 from reft_interp.runtime import activations
+from reft_interp.sites import Site
 from reft_interp.subspace import Subspace
 from reft_interp.sweeps import MethodComparison, compare_subspaces
 from reft_interp.sweeps.label_subspaces import label_pairs
@@ -21,6 +25,7 @@ from reft_interp.training.finetuning import Schedule
 from reft_interp.training.reft_method import ReFT
 
 pytestmark = pytest.mark.usefixtures("long_training")
+LAST = parse_positions("last")
 
 
 def test_overlaps_are_those_of_the_subspaces(tiny, tmp_path):
@@ -111,10 +116,10 @@ def test_an_effect_lies_in_the_subspace_that_holds_it(tiny, tmp_path):
     adapted = lora(4).fit(model, rows, Schedule(20, 5, learning_rate=1e-2)).finetuned
     adapted.save(tmp_path / "lora")
     test: Any = list(suite(model).tests["own"])
-    layers = [0, 1]
-    moved = adapted_states(model, tmp_path / "lora", test, layers)
-    still = adapted_states(model, None, test, layers)
-    axes = [torch.linalg.svd(moved[layer] - still[layer], full_matrices=False) for layer in layers]
+    at = [(layer, LAST) for layer in (0, 1)]
+    moved = adapted_states(model, tmp_path / "lora", test, at)
+    still = adapted_states(model, None, test, at)
+    axes = [torch.linalg.svd(moved[place] - still[place], full_matrices=False) for place in at]
     top = [Subspace(axis.Vh[:2]) for axis in axes]
     refts = {"LoReFT": {0: placed(model, LoReFT, top)}}
     made = comparison(model, tmp_path / "c", refts, [("LoRA", adapted)])
@@ -122,6 +127,93 @@ def test_an_effect_lies_in_the_subspace_that_holds_it(tiny, tmp_path):
     expected = [float((axis.S[:2] ** 2).sum() / (axis.S**2).sum()) for axis in axes]
     assert list(found["share"]) == pytest.approx(expected, abs=1e-4)
     assert all(found["random high"] < found["share"])
+
+
+def test_an_effect_is_taken_where_the_reft_edits(tiny, tmp_path):
+    model, known = tiny("llama"), suite(tiny("llama"))
+
+    def spanned(row):
+        return {"spans": {"subject": [4, row["prompt"].index(" near")]}}
+
+    known = replace(known, tests={"own": known.tests["own"].map(spanned)})
+    rows: Any = list(known.tests["own"])
+    adapted = lora(4).fit(model, rows, Schedule(20, 5, learning_rate=1e-2)).finetuned
+    a = Subspace.random(32, 2, seed=0)
+    places = [(Site("resid_post", 1), on) for on in ("subject", "last")]
+    refts = {"LoReFT": {0: placed(model, LoReFT, (a, a), places)}}
+    made = comparison(model, tmp_path, refts, [("LoRA", adapted)])
+    found: Any = compare_subspaces(made, model, known, pairs=1, draws=1).effects
+    # By transformers' and peft's own runs, one prompt at a time.
+    plain: Any = plain_copy(model)
+    layer = plain.model.layers[1]  # peft leaves the blocks where they are, and puts itself inside
+    changes: dict[str, list[torch.Tensor]] = {"subject": [], "last": []}
+    states: list[list[torch.Tensor]] = []
+    for folder in (None, made.trained_folder("LoRA", 0)):
+        run = plain if folder is None else PeftModel.from_pretrained(plain, str(folder))
+        held: list[Any] = []
+        hook = layer.register_forward_hook(lambda module, given, out, to=held: to.append(out))
+        for row in rows:
+            with torch.no_grad():
+                run(**model.tokenizer(row["prompt"], return_tensors="pt"))
+        hook.remove()
+        states.append([out[0][0] if isinstance(out, tuple) else out[0] for out in held])
+    for row, before, after in zip(rows, *states, strict=True):
+        subject = row["prompt"][: row["spans"]["subject"][1]]
+        at = len(model.tokenizer(subject)["input_ids"]) - 1
+        changes["subject"].append((after - before)[at])
+        changes["last"].append((after - before)[-1])
+    expected = {}
+    for on, of_rows in changes.items():
+        change = torch.stack(of_rows)
+        expected[on] = float(((change @ a.basis.T) ** 2).sum() / (change**2).sum())
+    assert abs(expected["subject"] - expected["last"]) > 1e-3
+    shares = found.set_index("tokens")["share"]
+    assert dict(shares) == pytest.approx(expected, abs=1e-4)
+
+
+def test_effects_are_those_of_as_many_rows_as_labels_are_read_of(tiny, tmp_path, monkeypatch):
+    model, known = tiny("llama"), suite(tiny("llama"))
+    rows: Any = list(known.tests["own"])
+    adapted = lora(2).fit(model, rows, Schedule(1, 2, learning_rate=1e-2)).finetuned
+    a = Subspace.random(32, 2, seed=0)
+    refts = {"LoReFT": {0: placed(model, LoReFT, (a, a))}}
+    made = comparison(model, tmp_path, refts, [("LoRA", adapted)])
+    asked: list[int] = []
+
+    def counting(model, adapter, rows, *rest, **options):
+        asked.append(len(rows))
+        return adapted_states(model, adapter, rows, *rest, **options)
+
+    monkeypatch.setattr("reft_interp.sweeps.encoded_label._MOST", 20)
+    monkeypatch.setattr("reft_interp.sweeps.compared_subspaces.adapted_states", counting)
+    compare_subspaces(made, model, known, pairs=1, draws=1)
+    assert asked == [20, 20]
+
+
+def test_what_may_fail_is_asked_before_das_is_trained(tiny, tmp_path, monkeypatch):
+    model, known = tiny("llama"), suite(tiny("llama"))
+    a = Subspace.random(32, 2, seed=0)
+    made = comparison(model, tmp_path, {"LoReFT": {0: placed(model, LoReFT, (a, a))}})
+    one_subject = known.tests["own"].map(lambda row: {"subject": "abstract_algebra"})
+    found: Any = compare_subspaces(
+        made, model, replace(known, tests={"own": one_subject}), pairs=40, epochs=1, draws=1
+    )
+    assert len(found.interchanges) and found.encoded["accuracy"].isna().all()
+    (note,) = found.notes
+    assert note.startswith("The label was not read") and note.endswith("and 1 groups")
+
+    def fails(*given, **options):
+        raise RuntimeError("peft is missing")
+
+    def trains(*given, **options):
+        raise AssertionError("DAS was trained before")
+
+    monkeypatch.setattr("reft_interp.sweeps.compared_subspaces.find_label_subspaces", trains)
+    for question in ("_effects", "hold_rows"):
+        with monkeypatch.context() as patched:
+            patched.setattr(f"reft_interp.sweeps.compared_subspaces.{question}", fails)
+            with pytest.raises(RuntimeError, match="peft is missing"):
+                compare_subspaces(made, model, known)
 
 
 def test_an_effect_of_adapters_and_a_reft_is_that_of_both(tiny, tmp_path):
@@ -138,7 +230,7 @@ def test_an_effect_of_adapters_and_a_reft_is_that_of_both(tiny, tmp_path):
     made = comparison(model, tmp_path / "c", refts, [("both", adapted)])
     folder = made.trained_folder("both", 0)
     test: Any = list(suite(model).tests["own"])
-    states = adapted_states(model, folder, test, [1])[1]
+    states = adapted_states(model, folder, test, [(1, LAST)])[1, LAST]
     with torch.no_grad():
         expected = edit(torch.cat(activations(model, test, PLACES[1][0], "last")))
     assert torch.allclose(states, expected, atol=1e-4)
@@ -161,19 +253,19 @@ def test_an_effect_of_adapters_and_a_reft_is_that_of_both(tiny, tmp_path):
 def test_states_are_those_of_the_bridge_where_nothing_is_adapted(tiny, tmp_path):
     model = tiny("gpt2")
     rows = [{"prompt": "The key"}, {"prompt": "The keys near the old cabinet"}]
-    states = adapted_states(model, None, rows, [0, 1], batch_size=2)
+    states = adapted_states(model, None, rows, [(0, LAST), (1, LAST)], batch_size=2)
     for i, row in enumerate(rows):
         ids = torch.tensor([model.tokenizer(row["prompt"])["input_ids"]])
         _, cache = model.run_with_cache(ids)
         for layer in (0, 1):
             expected = cache[f"blocks.{layer}.hook_resid_post"][0, -1]
-            assert torch.allclose(states[layer][i], expected, atol=1e-5)
+            assert torch.allclose(states[layer, LAST][i], expected, atol=1e-5)
     # Learned prompts stand before the tokens: the last token is still the prompt's.
     rows = [{**row, "answer": " is"} for row in rows]
     tuned = prompt_tuning(3).fit(model, rows, Schedule(1, 2, learning_rate=1e-6)).finetuned
     tuned.save(tmp_path)
-    moved = adapted_states(model, tmp_path, rows, [1])
-    assert torch.nn.functional.cosine_similarity(moved[1], states[1]).min() > 0.5
+    (moved,) = adapted_states(model, tmp_path, rows, [(1, LAST)]).values()
+    assert torch.nn.functional.cosine_similarity(moved, states[1, LAST]).min() > 0.5
 
 
 def test_pairs_have_one_set_of_choices_and_half_of_them_two_answers(tiny):

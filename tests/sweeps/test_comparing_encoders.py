@@ -271,6 +271,28 @@ def test_texts_are_cut_where_that_is_asked_for_and_refused_where_not(bert, small
         compare(bert, longer, [], budget=ONE, max_length=41, progress=False)
 
 
+def test_a_probe_cuts_texts_where_the_comparison_did(bert, small, tmp_path):
+    long = [{**row, "text_a": f"{row['text_a']} {'the key ' * 30}"} for row in small.tests["p"]]
+    told = replace(small, tests={"p": Dataset.from_list(long)})
+    methods = [ReFT(LoReFT(rank=2), on="last", candidates=(1e-3,)), lora(2, candidates=(1e-3,))]
+    found = compare(bert, told, methods, budget=ONE, folder=tmp_path, max_length=12, progress=False)
+    asked: Any = found.probe(bert, told)
+    given: Any = bert.tokenizer(
+        [row["text_a"] for row in long], [row["text_b"] for row in long], truncation=True,
+        max_length=12, padding=True, return_tensors="pt",
+    )  # fmt: skip
+    with torch.no_grad():
+        hidden = plain_copy(bert).base_model(**given, output_hidden_states=True).hidden_states
+    ends = given["attention_mask"].sum(1) - 1
+    loaded: Any = Classifier.load(found.trained_folder("LoReFT", 0), bert)
+    encoded = asked.encoded.query("subspace == 'LoReFT'").set_index("site")["variance"]
+    for placement in loaded.intervened.placements:
+        h = hidden[placement.site.layer + 1][torch.arange(len(ends)), ends]
+        inside = placement.intervention.subspace.coordinates(h).var(0).sum() / h.var(0).sum()
+        assert encoded[str(placement.site)] == pytest.approx(float(inside), abs=1e-4)
+    assert set(asked.effects["effect of"]) == {"LoRA"}
+
+
 def test_what_is_for_decoders_is_refused_on_encoders_and_the_reverse(bert, small, tiny):
     for method in ("untouched", "few-shot prompt", LinearHead()):
         with pytest.raises(ValueError, match=r"is for decoders, and tiny-bert is an .*'head alon"):
