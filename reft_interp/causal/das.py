@@ -23,7 +23,7 @@ from reft_interp.runtime.prepared import Over, PreparedRows
 from reft_interp.sites import Site, check_site
 from reft_interp.subspace import Subspace
 from reft_interp.training import train
-from reft_interp.training.in_place import check_checkpoints, checked_settings
+from reft_interp.training.in_place import check_checkpoints, check_trainer, checked_settings
 from reft_interp.training.results import TrainingResult, saved_settings
 
 
@@ -141,7 +141,8 @@ def fit_das(
         TypeError: an argument that nobody knows, or that cannot be saved as JSON; pairs a step or a
             seed that are no whole number.
         ValueError: a site that the model lacks, a rank above its width or unlike `start`'s,
-            tokens that a pair does not have: all before the first step.
+            tokens that a pair does not have, arguments that transformers refuses: all before the
+            first step.
     """
     trained_with = checked_settings(
         epochs,
@@ -163,6 +164,7 @@ def fit_das(
     interchange = DistributedInterchange(start, trainable=True)
     intervened = IntervenedModel(model, Placement(interchange, site, parse_positions(on)))
     check_checkpoints(intervened, checkpoints, resume)
+    check_trainer(model, trained_with, checkpoints=checkpoints)
     settings = trained_with | saved_settings(
         rank=start.rank, start=begins, pairs=len(bases), engine=engine, over=over
     )

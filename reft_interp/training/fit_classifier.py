@@ -32,7 +32,7 @@ from reft_interp.training.classifier import Classifier
 from reft_interp.training.classifier_result import ClassifierResult, default_metric
 from reft_interp.training.classifier_saving import HEAD, read_config, weight_files
 from reft_interp.training.classifier_trainer import ClassifierTrainer, Objective
-from reft_interp.training.folder_trainer import training_arguments
+from reft_interp.training.folder_trainer import check_training_arguments, training_arguments
 from reft_interp.training.hyperparameters import check_warmup_and_decay
 from reft_interp.training.in_place import checked_settings
 from reft_interp.training.labelled_rows import classes_of, halve, labels_of
@@ -180,6 +180,13 @@ def fit_classifier(
         labels = [[float(label) for label in some] for some in labels]
     if shuffled_labels:
         random.Random(f"shuffled labels {seed}").shuffle(labels[0])
+    given = _of_trainer(told, arguments, development is not None, checkpoints)
+    check_training_arguments(
+        given,
+        device=device_of(model),
+        evaluates=development is not None,
+        checkpoints=checkpoints,
+    )
     classifier = _begin(
         model, intervention, site, on, shared, classes or known, head_dropout, max_length, seed
     )
@@ -196,27 +203,8 @@ def fit_classifier(
     train_rows = prepared(train, labels[0])
     held_out = None if development is None else prepared(development, labels[1])
     settings = told | {"rows": [len(some) for some in labels], "metric": chosen.name}
-    given: dict[str, Any] = {
-        "num_train_epochs": told["epochs"],
-        "learning_rate": told["learning_rate"],
-        "per_device_train_batch_size": batch_size,
-        "per_device_eval_batch_size": max(batch_size, 64),
-        "warmup_steps": told["warmup_ratio"],
-        "weight_decay": told["weight_decay"],
-        "seed": seed,
-        "prediction_loss_only": False,
-    }
-    if held_out is not None:
-        given |= {
-            "save_strategy": "epoch",
-            "load_best_model_at_end": True,
-            "metric_for_best_model": "score",
-            "greater_is_better": True,
-            # Of a temporary folder nobody needs more than the best.
-            "save_total_limit": 1 if checkpoints is None else None,
-        }
     with training_arguments(
-        given | {name: told[name] for name in arguments},
+        given,
         device=device_of(model),
         evaluates=held_out is not None,
         progress=progress,
@@ -247,6 +235,35 @@ def fit_classifier(
     if test is not None:
         found = score(chosen, classifier.predict(test), labels[-1])
     return ClassifierResult(classifier, chosen, found, losses, trainer.scores(), settings)
+
+
+def _of_trainer(
+    told: Mapping[str, Any],
+    arguments: Iterable[str],
+    chooses: bool,
+    checkpoints: str | Path | None,
+) -> dict[str, Any]:
+    """What transformers calls the settings; an epoch is chosen where there are rows for that."""
+    given: dict[str, Any] = {
+        "num_train_epochs": told["epochs"],
+        "learning_rate": told["learning_rate"],
+        "per_device_train_batch_size": told["batch_size"],
+        "per_device_eval_batch_size": max(told["batch_size"], 64),
+        "warmup_steps": told["warmup_ratio"],
+        "weight_decay": told["weight_decay"],
+        "seed": told["seed"],
+        "prediction_loss_only": False,
+    }
+    if chooses:
+        given |= {
+            "save_strategy": "epoch",
+            "load_best_model_at_end": True,
+            "metric_for_best_model": "score",
+            "greater_is_better": True,
+            # Of a temporary folder nobody needs more than the best.
+            "save_total_limit": 1 if checkpoints is None else None,
+        }
+    return given | {name: told[name] for name in arguments}
 
 
 def _begin(

@@ -6,8 +6,10 @@ Trainer's own state beside it. `trainer` trains interventions with it, `classifi
 classifier.
 """
 
+import copy
 import shutil
 import tempfile
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,6 +25,7 @@ from torch.utils.data import Dataset, Sampler
 from transformer_lens.model_bridge import TransformerBridge
 from transformers import TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
+from transformers.trainer_utils import IntervalStrategy
 
 from reft_interp.runtime.saving import TENSORS
 from reft_interp.training.checkpoints import begin_anew, last_whole
@@ -212,29 +215,85 @@ def training_arguments(
         evaluates: whether there is something to evaluate each epoch.
         progress: show a progress bar.
         checkpoints: a folder for checkpoints, one an epoch.
+
+    Raises:
+        ValueError: transformers takes no such arguments; batches that other processes should make.
     """
     with tempfile.TemporaryDirectory(prefix=_TEMPORARY) as temporary:
-        given: dict[str, Any] = {
-            "output_dir": str(checkpoints or temporary),
-            "disable_tqdm": not progress,
-            "logging_steps": 1,
-            "logging_nan_inf_filter": False,  # it would log something else in place of a NaN
-            "save_strategy": "no" if checkpoints is None else "epoch",
-            "eval_strategy": "epoch" if evaluates else "no",
-            "report_to": "none",
-            "use_cpu": device.type == "cpu",
-            "remove_unused_columns": False,
-            "prediction_loss_only": True,
-            "dataloader_pin_memory": False,
-            "label_names": ["labels"],
-        }
-        made = TrainingArguments(**(given | dict(arguments)))
+        made = _made(arguments, device, evaluates, progress, checkpoints, temporary)
         if is_temporary(made) and made.world_size > 1:
             # One for all of them: the first writes checkpoints, and each reads the best.
             made.output_dir = broadcast_object_list([made.output_dir])[0]
         yield made
         if made.world_size > 1:
             PartialState().wait_for_everyone()  # it goes with the first that leaves
+
+
+def check_training_arguments(
+    arguments: Mapping[str, Any],
+    *,
+    device: torch.device,
+    evaluates: bool,
+    checkpoints: str | Path | None,
+) -> None:
+    """Raise, before rows are prepared, where `training_arguments` would, or no training could
+    begin with what it makes.
+
+    Args:
+        arguments: of transformers' TrainingArguments.
+        device: where the model is.
+        evaluates: whether there is something to evaluate each epoch.
+        checkpoints: a folder for checkpoints.
+
+    Raises:
+        ValueError: transformers takes no such arguments; an evaluation of nothing; batches that
+            other processes should make.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of what is deprecated, which the training itself says
+        made = _made(
+            copy.deepcopy(dict(arguments)),
+            device,
+            evaluates,
+            False,
+            checkpoints,
+            tempfile.gettempdir(),
+        )
+    if not evaluates and made.eval_strategy != IntervalStrategy.NO:
+        raise ValueError(
+            f"eval_strategy is {made.eval_strategy.value!r}, but there are no rows to evaluate on"
+        )
+
+
+def _made(
+    arguments: Mapping[str, Any],
+    device: torch.device,
+    evaluates: bool,
+    progress: bool,
+    checkpoints: str | Path | None,
+    temporary: str,
+) -> TrainingArguments:
+    if arguments.get("dataloader_num_workers"):
+        # Their queue would be waited at for ever: a batch goes with its model, which none takes.
+        raise ValueError(
+            "dataloader_num_workers: batches are made of rows that are prepared beside the model, "
+            "which other processes cannot do: leave it out"
+        )
+    given: dict[str, Any] = {
+        "output_dir": str(checkpoints or temporary),
+        "disable_tqdm": not progress,
+        "logging_steps": 1,
+        "logging_nan_inf_filter": False,  # it would log something else in place of a NaN
+        "save_strategy": "no" if checkpoints is None else "epoch",
+        "eval_strategy": "epoch" if evaluates else "no",
+        "report_to": "none",
+        "use_cpu": device.type == "cpu",
+        "remove_unused_columns": False,
+        "prediction_loss_only": True,
+        "dataloader_pin_memory": False,
+        "label_names": ["labels"],
+    }
+    return TrainingArguments(**(given | dict(arguments)))
 
 
 class _Anneal(TrainerCallback):

@@ -12,6 +12,7 @@ from typing import Any
 
 import pandas as pd
 from datasets import IterableDataset
+from transformer_lens.model_bridge import TransformerBridge
 from transformers import TrainerCallback, TrainingArguments
 
 from reft_interp.interventions.rows import PartOfRows
@@ -27,7 +28,7 @@ from reft_interp.training.checkpoints import (
     newest_checkpoint,
 )
 from reft_interp.training.collating import check_precision
-from reft_interp.training.folder_trainer import training_arguments
+from reft_interp.training.folder_trainer import check_training_arguments, training_arguments
 from reft_interp.training.hyperparameters import check_hyperparameters, plain_values
 from reft_interp.training.processes import check_processes, share_of
 from reft_interp.training.results import saved_settings
@@ -107,6 +108,54 @@ def checked_settings(
     return saved_settings(epochs=epochs, **told, **arguments)
 
 
+def check_trainer(
+    model: TransformerBridge,
+    trained_with: Mapping[str, Any],
+    *,
+    evaluates: bool = False,
+    checkpoints: str | Path | None,
+) -> None:
+    """Raise, before rows are prepared, where transformers' Trainer could not train so.
+
+    Args:
+        model: says on which device.
+        trained_with: as `checked_settings` gives it.
+        evaluates: whether there are rows to evaluate on.
+        checkpoints: a folder for checkpoints.
+
+    Raises:
+        ValueError: as `check_training_arguments`.
+    """
+    own = ("epochs", "learning_rate", "batch_size", "seed")
+    given = {name: value for name, value in trained_with.items() if name not in own}
+    check_training_arguments(
+        _of_trainer(*(trained_with[name] for name in own), given),
+        device=device_of(model),
+        evaluates=evaluates,
+        checkpoints=checkpoints,
+    )
+
+
+def _of_trainer(
+    epochs: int | float,
+    learning_rate: float,
+    batch_size: int,
+    seed: int,
+    arguments: Mapping[str, Any],
+) -> dict[str, Any]:
+    """What transformers calls the settings of a training."""
+    return plain_values(
+        {
+            "num_train_epochs": epochs,
+            "learning_rate": learning_rate,
+            "per_device_train_batch_size": batch_size,
+            "per_device_eval_batch_size": batch_size,
+            "seed": seed,
+            **arguments,
+        }
+    )
+
+
 def check_checkpoints(
     intervened: IntervenedModel, checkpoints: str | Path | None, resume: bool
 ) -> None:
@@ -174,7 +223,7 @@ def train(
         TrainingStopped: the loss or the weights became NaN or infinite. It names the rows; the
             model holds the last good weights.
         ValueError: nothing to train; rows that were prepared for other placements; what
-            `check_checkpoints` and `InterventionTrainer` refuse.
+            `check_checkpoints`, `training_arguments` and `InterventionTrainer` refuse.
         OSError: a checkpoint could not be written; those before it are whole.
         torch.OutOfMemoryError: with the number of rows a step that would fit.
     """
@@ -186,16 +235,7 @@ def train(
 
     device = device_of(intervened.model)
     with training_arguments(
-        plain_values(
-            {
-                "num_train_epochs": epochs,
-                "learning_rate": learning_rate,
-                "per_device_train_batch_size": batch_size,
-                "per_device_eval_batch_size": batch_size,
-                "seed": seed,
-                **arguments,
-            }
-        ),
+        _of_trainer(epochs, learning_rate, batch_size, seed, arguments),
         device=device,
         evaluates=evaluation_rows is not None,
         progress=progress,

@@ -20,7 +20,12 @@ from reft_interp.runtime.prepared import Over, PreparedRows
 from reft_interp.runtime.truncating import Side, truncate_prompts
 from reft_interp.sites import Site
 from reft_interp.subspace import Subspace
-from reft_interp.training.in_place import check_checkpoints, checked_settings, train
+from reft_interp.training.in_place import (
+    check_checkpoints,
+    check_trainer,
+    checked_settings,
+    train,
+)
 from reft_interp.training.processes import check_devices
 from reft_interp.training.results import TrainingResult, saved_settings
 from reft_interp.training.seeding import seeded
@@ -161,7 +166,7 @@ def fit_reft(
         TypeError: an argument that nobody knows, or that cannot be saved as JSON; rows a step or a
             seed that are no whole number.
         ValueError: a site that the model lacks, a row without answer, positions that a row
-            does not have: all before the first step.
+            does not have, arguments that transformers refuses: all before the first step.
         TrainingStopped: the loss or the weights became NaN or infinite, as in `train`.
         OSError: a checkpoint could not be written; those before it are whole.
         torch.OutOfMemoryError: with the number of rows a step that would fit.
@@ -191,6 +196,7 @@ def fit_reft(
     )
     intervened = place_reft(model, intervention, site, on, shared=shared, seed=trained_with["seed"])
     check_checkpoints(intervened, checkpoints, resume)
+    check_trainer(model, trained_with, evaluates=evaluation is not None, checkpoints=checkpoints)
 
     def fitting(given: Rows) -> Rows:
         if max_length is None:

@@ -103,3 +103,44 @@ def test_a_folder_that_cannot_be_used_is_told_of_before_rows_are_prepared(
         (tmp_path / kind / "checkpoint-1" / "optimizer.pt").unlink()
         with pytest.raises(ValueError, match=r"No valid checkpoint .* it lacks optimizer.pt"):
             fit(resume=True)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "told"),
+    [
+        ({"lr_scheduler_type": "linaer"}, "linaer is not a valid SchedulerType"),
+        ({"optim": "adamw_foo"}, "adamw_foo is not a valid OptimizerNames"),
+        ({"warmup_steps": -3}, "warmup_steps = -3"),
+        ({"save_strategy": "step"}, "step is not a valid IntervalStrategy|valid SaveStrategy"),
+        ({"dataloader_num_workers": 1}, "dataloader_num_workers: batches are made of rows"),
+        ({"eval_strategy": "epoch"}, "eval_strategy is 'epoch', but there are no rows"),
+    ],
+)
+def test_what_transformers_refuses_is_told_of_before_rows_are_prepared(
+    tiny, monkeypatch, wrong, told
+):
+    def prepare(*args, **options):
+        raise AssertionError("rows were prepared")
+
+    monkeypatch.setattr(prepared, "_fill", prepare)
+    monkeypatch.setattr(prepared_labels, "PreparedRows", prepare)
+    model, given = tiny("llama"), {"epochs": 1, "progress": False, **wrong}
+    rows = [{"prompt": "The key", "answer": " is", "label": i % 2} for i in range(2)]
+    pairs = [{"base": "The key", "source": "The keys", "label": " are"}]
+    with pytest.raises(ValueError, match=told):
+        ri.fit_reft(model, rows, ri.LoReFT(1), SITE, "last", **given)
+    with pytest.raises(ValueError, match=told):
+        fit_classifier(model, rows, ri.LoReFT(1), SITE, "last", **given)
+    with pytest.raises(ValueError, match=told):
+        ri.fit_das(model, pairs, SITE, "last", **given)
+
+
+def test_the_best_of_no_checkpoints_is_told_of_before_rows_are_prepared(tiny, monkeypatch):
+    def prepare(*args, **options):
+        raise AssertionError("rows were prepared")
+
+    rows = [{"prompt": "The key", "answer": " is"}]
+    monkeypatch.setattr(prepared, "_fill", prepare)
+    given: dict[str, Any] = {"evaluation": rows, "load_best_model_at_end": True}
+    with pytest.raises(ValueError, match="load_best_model_at_end requires the save and eval"):
+        ri.fit_reft(tiny("llama"), rows, ri.LoReFT(1), SITE, "last", **given)
