@@ -330,11 +330,17 @@ def _fill(
         one.plan = replay_plan(model, one._regions, frozen)
     if not replayed[0].plan.replays:
         return
-    frozen.fill(batch_size=batch_size, progress=progress)
     for one in replayed:
         one._frozen = frozen
     lowest = min(replayed, key=lambda one: one._regions.layer)
-    told = _against_the_plain_run(intervened[list(prepared).index(lowest)], lowest)
+    try:
+        frozen.fill(batch_size=batch_size, progress=progress)
+        told = _against_the_plain_run(intervened[list(prepared).index(lowest)], lowest)
+    except torch.OutOfMemoryError:
+        raise  # a RuntimeError too, but the plain run needs no less
+    except _FAILURES as error:
+        # If the edits are at fault, the plain run will say so.
+        told = f"a replay failed with {type(error).__name__}: {error}"
     if told is not None:
         warn(f"{told}; running in full, which is slower", stacklevel=4)
         for one in replayed:
@@ -348,8 +354,4 @@ def _against_the_plain_run(intervened: IntervenedModel, prepared: PreparedRows) 
     # Two runs under dropout differ, which says nothing of the replay.
     with evaluating(intervened):
         edits = intervened.edits(inputs["batch"], inputs["sources"], inputs["positions"])
-        try:
-            return disagreement(intervened.model, inputs["batch"], edits, inputs["frozen"])
-        except _FAILURES as error:
-            # If the edits are at fault, the plain run will say so.
-            return f"a replay failed with {type(error).__name__}: {error}"
+        return disagreement(intervened.model, inputs["batch"], edits, inputs["frozen"])

@@ -85,7 +85,11 @@ def replay(
     source = (shift[:, None] + columns).clamp(max=batch.input_ids.shape[1] - 1)
     input_ids = batch.input_ids.gather(1, source)[order]
     past = torch.arange(length + width, device=device)
-    ends = torch.tensor(suffix, device=device)[:, None] + length
+    lengths = torch.tensor(suffix, device=device)[:, None]
+    ends = lengths + length
+    # Padding repeats the last position of its row: a position that no row has may be one that was
+    # never learned, and rotary angles that grow with the longest text look at all of them.
+    position_ids = starts[:, None] + torch.minimum(columns, lengths - 1)
     mask = ((past >= length - starts[:, None]) & (past < ends)).long()
 
     def moved(positions: Positions) -> Positions:
@@ -112,7 +116,7 @@ def replay(
         logits = model(
             input_ids,
             attention_mask=mask,
-            position_ids=starts[:, None] + columns,
+            position_ids=position_ids,
             past_key_values=padded_cache(ordered, devices_of_attention(model)),
         )
     return logits[0] if unembed else entering[0]

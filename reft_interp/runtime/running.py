@@ -6,6 +6,7 @@ Every hook that is put on comes off again, whatever happens in between.
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from jaxtyping import Float, Int
@@ -13,12 +14,18 @@ from torch import Tensor, nn
 from transformer_lens.model_bridge import TransformerBridge
 
 from reft_interp.encoding import IGNORED, TokenizedBatch
+from reft_interp.models.consistency import difference, sample_tokens
 from reft_interp.models.consistency import is_causal as attends_backwards
 from reft_interp.positions import Positions
 from reft_interp.runtime.placement import Edit
 from reft_interp.sites import Site
 
 _LAST_STREAM = "unembed.hook_in"
+# So many tokens of the vocabulary, at most, show whether logits are what enters times a matrix,
+# where their standard deviation is so large: a cap is 15 to 50.
+_COMPARED = 256
+_LARGE = 50.0
+_scores_tokens: "WeakKeyDictionary[TransformerBridge, bool]" = WeakKeyDictionary()
 
 
 def is_causal(model: TransformerBridge) -> bool:
@@ -131,16 +138,36 @@ def run(
 
 def can_score_tokens(model: TransformerBridge) -> bool:
     """Whether the logits of a few tokens can be had without those of all others: where they are
-    a matrix times what enters it, and nothing is done to them afterwards. A quantized matrix has
-    no rows of its own."""
-    config = model.original_model.config
-    scaled = ("final_logit_softcapping", "logit_scale", "logits_scaling")
-    return (
-        is_causal(model)
-        and _LAST_STREAM in model.hook_dict
-        and type(model.unembed.original_component) is nn.Linear
-        and not any(getattr(config, name, None) for name in scaled)
-    )
+    a matrix times what enters it, and nothing is done to them afterwards; measured once a model.
+    A quantized matrix has no rows of its own."""
+    if model not in _scores_tokens:
+        _scores_tokens[model] = (
+            is_causal(model)
+            and _LAST_STREAM in model.hook_dict
+            and type(model.unembed.original_component) is nn.Linear
+            and _logits_are_products(model)
+        )
+    return _scores_tokens[model]
+
+
+@torch.no_grad()
+def _logits_are_products(model: TransformerBridge) -> bool:
+    """Whether `token_logits` gives the model's own, also where they are large: a cap hardly shows
+    on small ones."""
+    tokens = sample_tokens(model)
+    vocabulary = model.unembed.original_component.weight.shape[0]
+    some = torch.arange(0, vocabulary, -(-vocabulary // _COMPARED), device=tokens.device)
+    some = some.expand(tokens.shape[1], -1)
+    entering: list[Tensor] = []
+
+    def enlarge(stream: Tensor, hook: Any) -> Tensor:
+        spread = token_logits(model, stream[0], some).std()
+        entering.append(stream * (_LARGE / spread).to(stream))
+        return entering[0]
+
+    with hooked(model, [], [(_LAST_STREAM, enlarge)]):
+        logits = model(tokens)[0].gather(1, some)
+    return difference(model, token_logits(model, entering[0][0], some)[None], logits[None]).ok
 
 
 def logits_of_tokens(
@@ -157,12 +184,20 @@ def logits_of_tokens(
 def token_logits(
     model: TransformerBridge, entering: Float[Tensor, "n d"], tokens: Int[Tensor, "n k"]
 ) -> Float[Tensor, "n k"]:
-    """Logits of k tokens a row, from what enters the output layer (see `can_score_tokens`)."""
+    """Logits of k tokens a row, from what enters the output layer (see `can_score_tokens`).
+
+    They are at least float32, whatever the model's dtype is.
+    """
     head = model.unembed.original_component
     assert isinstance(head, nn.Linear)  # can_score_tokens said so
     there = tokens.to(head.weight.device)
-    logits = (head.weight[there] @ entering.to(head.weight)[:, :, None])[..., 0]
-    return (logits if head.bias is None else logits + head.bias[there]).to(entering.device)
+    # Half precision would round different logits to the same number.
+    precise = torch.promote_types(head.weight.dtype, torch.float32)
+    rows, stream = head.weight[there].to(precise), entering.to(there.device, precise)
+    logits = (rows @ stream[:, :, None])[..., 0]
+    if head.bias is not None:
+        logits = logits + head.bias[there].to(precise)
+    return logits.to(entering.device)
 
 
 @torch.no_grad()

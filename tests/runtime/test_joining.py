@@ -1,12 +1,16 @@
 """Rows of many cells in one run give what each cell gives alone."""
 
+from typing import Any
+
 import pytest
 import torch
+import transformers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.testing import assert_close
 
 from reft_interp.interventions import DistributedInterchange, LoReFT
+from reft_interp.models import wrap_model
 from reft_interp.runtime import IntervenedModel, Placement, constants
 from reft_interp.runtime.batching import encode
 from reft_interp.runtime.joining import Share, joint_logits
@@ -16,6 +20,7 @@ from reft_interp.runtime.running import (
     can_score_tokens,
     logits_of_tokens,
     run,
+    token_logits,
 )
 from reft_interp.sites import Site
 from reft_interp.subspace import Subspace
@@ -124,6 +129,66 @@ def test_logits_of_a_few_tokens_are_those_of_all(causal_model, engine):
         )
     expected = logits.gather(1, tokens)
     assert_close(few, expected, atol=2e-5 * float(expected.abs().max()), rtol=0)
+
+
+_SMALL: dict[str, Any] = {
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "intermediate_size": 64,
+    "max_position_embeddings": 128,
+    "initializer_range": 0.1,
+}
+_CAP = {"head_dim": 8, "final_logit_softcapping": 30.0}
+_MAMBA = {
+    "mamba_d_ssm": 64,
+    "mamba_n_heads": 8,
+    "mamba_d_head": 8,
+    "mamba_n_groups": 1,
+    "mamba_d_state": 16,
+    "mamba_chunk_size": 16,
+}
+# What is done to logits behind the output layer: the model's class, and its configuration's.
+CHANGED: dict[str, tuple[str, str, dict[str, Any]]] = {
+    "a multiplier": ("FalconH1ForCausalLM", "FalconH1Config", _MAMBA | {"lm_head_multiplier": 0.5}),
+    "a scale": ("CohereForCausalLM", "CohereConfig", {"logit_scale": 0.5}),
+    "a cap": ("Gemma2ForCausalLM", "Gemma2Config", _CAP),
+    "nothing": ("Gemma2ForCausalLM", "Gemma2Config", _CAP | {"final_logit_softcapping": None}),
+}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("change", list(CHANGED))
+def test_logits_that_are_changed_behind_the_output_layer_are_told_from_others(
+    tiny_parts, change, dtype
+):
+    model_class, config_class, settings = CHANGED[change]
+    _, tokenizer = tiny_parts("llama")
+    config = getattr(transformers, config_class)(
+        **_SMALL | settings,
+        vocab_size=len(tokenizer),
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    config.architectures = [model_class]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        parts = getattr(transformers, model_class)(config).eval().to(dtype), tokenizer
+    assert can_score_tokens(wrap_model(*parts, name=change)) == (change == "nothing")
+
+
+def test_choices_in_half_precision_are_not_rounded_to_the_same_number(make_tiny):
+    model = make_tiny("llama").to(torch.bfloat16)
+    weight = model.unembed.original_component.weight
+    with torch.no_grad():
+        weight.zero_()
+        weight[5, :2], weight[6, :2] = torch.tensor([32.0, 0.0]), torch.tensor([32.0, 0.0625])
+    stream = torch.ones(1, 32, dtype=torch.bfloat16)
+    assert (stream @ weight.T)[0, 5] == (stream @ weight.T)[0, 6]
+    found = token_logits(model, stream, torch.tensor([[5, 6]]))
+    assert found.tolist() == [[32.0, 32.0625]]
 
 
 def test_a_shared_beginning_is_kept_once(tiny):

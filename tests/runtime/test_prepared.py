@@ -6,8 +6,10 @@ import pytest
 import torch
 from torch import nn
 from torch.testing import assert_close
+from transformers import Gemma4ForCausalLM, Gemma4TextConfig
 
 from reft_interp.interventions import ConsReFT, DistributedInterchange, LoReFT, VectorAddition
+from reft_interp.models import wrap_model
 from reft_interp.runtime import IntervenedModel, Placement
 from reft_interp.runtime.batching import encode
 from reft_interp.runtime.prepared import PreparedRows
@@ -146,6 +148,36 @@ def test_a_replay_that_fails_is_announced_and_not_used(make_tiny, error):
             prepared = PreparedRows(intervened, ROWS)
         assert str(prepared.plan) == f"full run: {told}"
         assert_close(intervened(**prepared.inputs(range(len(ROWS))))["loss"], expected)
+
+
+@pytest.mark.parametrize("budget", [0, None])
+def test_layers_whose_caches_differ_in_shape_run_in_full(tiny_parts, budget):
+    """Gemma 4's heads are wider in the layers that see everything."""
+    _, tokenizer = tiny_parts("gemma2")
+    config = Gemma4TextConfig(
+        vocab_size=len(tokenizer),
+        vocab_size_per_layer_input=len(tokenizer),
+        hidden_size=32,
+        num_hidden_layers=6,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        intermediate_size=64,
+        head_dim=8,
+        global_head_dim=16,
+        hidden_size_per_layer_input=0,
+        num_kv_shared_layers=0,
+        bos_token_id=tokenizer.bos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    config.architectures = ["Gemma4ForCausalLM"]
+    model = wrap_model(Gemma4ForCausalLM(config).eval(), tokenizer, name="tiny-gemma4")
+    placed = Placement(VectorAddition(torch.ones(32)), Site("resid_post", 1), "l1")
+    intervened = IntervenedModel(model, placed)
+    with pytest.warns(UserWarning, match=r"a replay failed with .*; running in full") as told:
+        prepared = PreparedRows(intervened, ROWS, memory_budget=budget)
+    assert len(told) == 1 and not prepared.plan.replays
+    inputs = prepared.inputs(range(len(ROWS)))
+    assert_close(intervened(**inputs)["loss"], intervened.loss(ROWS))
 
 
 def test_a_replay_that_goes_wrong_is_announced_and_not_used(make_tiny):

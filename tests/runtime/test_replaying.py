@@ -1,6 +1,6 @@
 """A replay of the changed region against the plain run: same logits, same gradients, less work."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -396,6 +396,45 @@ def test_rows_join_at_their_own_layers_where_blocks_return_tuples(freeze_batch, 
         plain = run(model, batch, edits, at=at)
         replayed = replay(model, batch, edits, regions, at)
         assert (plain - run(model, batch, at=at)).abs().max() > 0.1
+    assert_close(replayed, plain, atol=2e-5 * float(plain.abs().max()), rtol=0)
+
+
+def at_the_same_token(model: TransformerBridge, at: Sequence[int], tokens: int):
+    """Rows of so many tokens, each with one of them as its span."""
+    text = "The key near the doors is on the table. " * 12
+    spans = model.tokenizer(text, return_offsets_mapping=True)["offset_mapping"][:tokens]
+    prompt = text[: spans[-1][1]]
+    return [{"prompt": prompt, "answer": " is", "spans": {"s": list(spans[i])}} for i in at]
+
+
+@pytest.mark.parametrize("name", ["GPT2LMHeadModel", "OPTForCausalLM", "Phi3ForCausalLM"])
+def test_padding_has_no_positions_that_no_row_has(freeze_batch, tiny_parts, name):
+    """Of two rows the longer region begins early, so that the other is padded by as much."""
+    scaling = {
+        "rope_type": "longrope",
+        "rope_theta": 10000.0,
+        "short_factor": [1.0] * 4,
+        "long_factor": [8.0] * 4,
+        "original_max_position_embeddings": 64,
+        "partial_rotary_factor": 1.0,
+    }
+    settings = {
+        "GPT2LMHeadModel": CONFIGS["GPT2LMHeadModel"] | {"n_positions": 64},
+        "OPTForCausalLM": CONFIGS["OPTForCausalLM"] | {"max_position_embeddings": 64},
+        "Phi3ForCausalLM": _GROUPED
+        | {"max_position_embeddings": 512, "rope_scaling": scaling}
+        | {"original_max_position_embeddings": 64},
+    }
+    model = wrap_model(*_random(name, settings[name], tiny_parts), name=f"short {name}")
+    generator = torch.Generator().manual_seed(0)
+    vector = VectorAddition(torch.randn(32, generator=generator))
+    intervened = IntervenedModel(model, Placement(vector, Site("resid_post", 1), "s"))
+    batch = encode(model, at_the_same_token(model, [50, 4], 60), answers=True)
+    edits, at = intervened.edits(batch), answers_at(batch)
+    frozen = freeze_batch(model, batch, edits)
+    with torch.no_grad():
+        plain = run(model, batch, edits, at=at)
+        replayed = replay(model, batch, edits, frozen, at)
     assert_close(replayed, plain, atol=2e-5 * float(plain.abs().max()), rtol=0)
 
 
