@@ -13,7 +13,7 @@ from jaxtyping import Int
 from scipy.stats import bootstrap
 
 from reft_interp.evaluation.metrics import Metric
-from reft_interp.evaluation.results import Accuracy, interval_of_alike
+from reft_interp.evaluation.results import Accuracy, interval_of_alike, resamples_at_once
 
 _RESAMPLES = 2000
 
@@ -54,10 +54,7 @@ def score(metric: Metric, predicted: Sequence[Any], gold: Sequence[Any], *, seed
         hits = sum(map(metric.is_correct, predicted, gold))
         low, high = Accuracy(hits, n).interval
     else:
-
-        def of_rows(rows: Int[np.ndarray, "n"]) -> float:
-            return metric([predicted[i] for i in rows], [gold[i] for i in rows])
-
+        of_rows = of_rows_by(metric, predicted, gold)
         ends = resampled(of_rows, n, _RESAMPLES, seed=seed).confidence_interval if n > 1 else None
         if ends is None or ends.low == ends.high:
             low, high = interval_of_alike(value, n, metric.bounds)
@@ -80,5 +77,14 @@ def resampled(
     """
     return bootstrap(
         (np.arange(n),), of_rows, vectorized=False, n_resamples=resamples, method="percentile",
-        rng=np.random.default_rng(seed),
+        batch=resamples_at_once(n), rng=np.random.default_rng(seed),
     )  # fmt: skip
+
+
+def of_rows_by(
+    metric: Metric, predicted: Sequence[Any], gold: Sequence[Any]
+) -> Callable[[Int[np.ndarray, "_"]], float]:
+    """What gives the metric of some rows, by their numbers."""
+    if metric.read is not None:
+        return metric.read(predicted, gold)
+    return lambda rows: metric([predicted[i] for i in rows], [gold[i] for i in rows])

@@ -15,7 +15,7 @@ from scipy.stats import t as student
 from transformer_lens.model_bridge import TransformerBridge
 
 from reft_interp.evaluation import Accuracy
-from reft_interp.evaluation.metric_scores import resampled
+from reft_interp.evaluation.metric_scores import of_rows_by, resampled
 from reft_interp.evaluation.results import interval_of_alike
 from reft_interp.interop.plain_finetuning import REFT_FOLDER
 from reft_interp.runtime import IntervenedModel
@@ -316,13 +316,14 @@ def mean_score(
     predicted = [suite.answers(of, rows) for of in outputs]
     scores = np.array([suite.metric(of, gold) for of in predicted])
 
-    def mean(chosen: np.ndarray) -> float:
-        of_rows = [gold[i] for i in chosen]
-        return float(np.mean([suite.metric([of[i] for i in chosen], of_rows) for of in predicted]))
-
     value = float(scores.mean())
     error = 0.0
     if suite.metric.is_correct is None and len(gold) > 1:
+        each = [of_rows_by(suite.metric, of, gold) for of in predicted]
+
+        def mean(chosen: np.ndarray) -> float:
+            return float(np.mean([of(chosen) for of in each]))
+
         error = float(resampled(mean, len(gold), _RESAMPLES, seed=seed).standard_error)
     if suite.metric.is_correct is not None:
         low, high = Accuracy(round(value * len(gold)), len(gold)).interval

@@ -6,13 +6,14 @@ with those of another system, `templates` has the prompts.
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from reft_interp.evaluation.metrics import Metric
+from reft_interp.evaluation.metrics import Metric, RowNumbers, read_once
 from reft_interp.runtime.batching import Rows, as_list
 from reft_interp.tasks.suites.judging import rouge_l
 from reft_interp.tasks.suites.paper_recipes import paper_recipe
@@ -186,7 +187,8 @@ def _whole_instruction(where: str, row: Mapping[str, Any]) -> str:
 
 
 def _overlap() -> Metric:
-    def compute(predicted: Sequence[Any], gold: Sequence[Any]) -> float:
-        return sum(rouge_l(p or "", g) for p, g in zip(predicted, gold, strict=True)) / len(gold)
+    def read(predicted: Sequence[Any], gold: Sequence[Any]) -> Callable[[RowNumbers], float]:
+        each = np.array([rouge_l(p or "", g) for p, g in zip(predicted, gold, strict=True)])
+        return lambda rows: sum(each[rows].tolist()) / len(rows)
 
-    return Metric("ROUGE-L F1 with the reference (a proxy)", compute, bounds=(0.0, 1.0))
+    return read_once("ROUGE-L F1 with the reference (a proxy)", read, (0.0, 1.0))
