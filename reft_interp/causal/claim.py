@@ -195,7 +195,7 @@ class Claim(ABC):
 
         Raises:
             ValueError: `folder`, or a place in it where a folder has to be, is a file; another
-                method's evidence where DAS's is.
+                method's evidence where DAS's is, or DAS's where another's is.
         """
         from reft_interp.causal.claim_document import save_claim
 

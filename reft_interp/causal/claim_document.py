@@ -20,6 +20,7 @@ from reft_interp.sites import Site
 from reft_interp.whole_files import write_whole
 
 _INTERCHANGE = "interchange"
+_SUBSPACE = "subspace.safetensors"
 
 
 def save_claim(
@@ -28,20 +29,22 @@ def save_claim(
     """Write evidence; see `Claim.save`.
 
     Raises:
-        ValueError: another method's evidence where DAS's is; as `Claim.save`.
+        ValueError: another method's evidence where DAS's is, or DAS's where another's is; as
+            `Claim.save`.
     """
     folder, first = Path(folder), claim.found[0]
     searched = isinstance(first, DASResult | JointDASResult)
-    if not searched and (folder / _INTERCHANGE).exists():
+    other = folder / (_SUBSPACE if searched else _INTERCHANGE)
+    if other.exists():
         raise ValueError(
-            f"folder must be another one: {folder / _INTERCHANGE} is what other evidence found, "
-            f"and that of {claim.method} would stand beside it"
+            f"folder must be another one: {other} is what other evidence found, and that of "
+            f"{claim.method} would stand beside it"
         )
     page = document(claim, pairs).save(folder)
     if searched:
         first.save(folder / _INTERCHANGE)
     else:
-        first.subspace.save(folder / "subspace.safetensors")
+        first.subspace.save(folder / _SUBSPACE)
     split = claim.split if isinstance(claim, Evidence) else None
     held = {
         "holds": claim.holds,

@@ -13,7 +13,7 @@ from jaxtyping import Int
 from scipy.stats import bootstrap
 
 from reft_interp.evaluation.metrics import Metric, check_answers
-from reft_interp.evaluation.results import Accuracy, interval_of_alike
+from reft_interp.evaluation.results import Accuracy, interval_of_alike, resamples_at_once
 
 _RESAMPLES = 2000
 
@@ -54,7 +54,7 @@ def score(metric: Metric, predicted: Sequence[Any], gold: Sequence[Any], *, seed
         hits = sum(map(metric.is_correct, predicted, gold))
         low, high = Accuracy(hits, n).interval
     else:
-        of_rows = over_rows(metric, predicted, gold)
+        of_rows = of_rows_by(metric, predicted, gold)
         value = of_rows(np.arange(n))
         ends = resampled(of_rows, n, _RESAMPLES, seed=seed).confidence_interval if n > 1 else None
         if ends is None or ends.low == ends.high:
@@ -62,28 +62,6 @@ def score(metric: Metric, predicted: Sequence[Any], gold: Sequence[Any], *, seed
         else:
             low, high = ends
     return Score(metric.name, value, (float(low), float(high)), n)
-
-
-def over_rows(
-    metric: Metric, predicted: Sequence[Any], gold: Sequence[Any]
-) -> Callable[[Int[np.ndarray, "n"]], float]:
-    """The metric of whichever rows it is given, some of them several times.
-
-    Where it is a mean of rows' scores, those are computed here, once for all that will be asked.
-
-    Args:
-        metric: as `reft_interp.evaluation.metrics` has them.
-        predicted: one a row.
-        gold: what they should be.
-
-    Raises:
-        ValueError: no rows, or not as many predicted as gold ones.
-    """
-    check_answers(predicted, gold)
-    if metric.row_score is None:
-        return lambda rows: metric([predicted[i] for i in rows], [gold[i] for i in rows])
-    scores = np.array(list(map(metric.row_score, predicted, gold)))
-    return lambda rows: float(scores[rows].mean())
 
 
 def resampled(
@@ -100,5 +78,19 @@ def resampled(
     """
     return bootstrap(
         (np.arange(n),), of_rows, vectorized=False, n_resamples=resamples, method="percentile",
-        rng=np.random.default_rng(seed),
+        batch=resamples_at_once(n), rng=np.random.default_rng(seed),
     )  # fmt: skip
+
+
+def of_rows_by(
+    metric: Metric, predicted: Sequence[Any], gold: Sequence[Any]
+) -> Callable[[Int[np.ndarray, "_"]], float]:
+    """What gives the metric of some rows, by their numbers.
+
+    Raises:
+        ValueError: no rows, or not as many predicted as gold ones.
+    """
+    check_answers(predicted, gold)
+    if metric.read is not None:
+        return metric.read(predicted, gold)
+    return lambda rows: metric([predicted[i] for i in rows], [gold[i] for i in rows])

@@ -14,8 +14,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from jaxtyping import Bool, Float, Int
 from scipy.stats import rankdata
 
+RowNumbers = Int[np.ndarray, "_"]
+"""Numbers of rows, some of them perhaps several times."""
 Labels = Sequence[str]
 """The names of the labels, in the order of their numbers."""
 
@@ -33,9 +36,9 @@ class Metric:
     """Of one predicted and one gold answer, where there is such a thing."""
     bounds: tuple[float, float] = (-math.inf, math.inf)
     """The least and the most that it can be; no interval of it ends outside."""
-    row_score: Callable[[Any, Any], float] | None = None
-    """Of one predicted and one gold answer, where the metric is the mean of these: an interval over
-    rows then computes each once."""
+    read: Callable[[Sequence[Any], Sequence[Any]], Callable[[RowNumbers], float]] | None = None
+    """What gives the number of some rows, of answers that are read once: an interval asks for those
+    of thousands of resamples."""
 
     def __call__(self, predicted: Sequence[Any], gold: Sequence[Any]) -> float:
         """
@@ -66,23 +69,6 @@ def share_correct(name: str, is_correct: Callable[[Any, Any], bool]) -> Metric:
         return sum(map(is_correct, predicted, gold)) / len(gold)
 
     return Metric(name, compute, is_correct, bounds=(0.0, 1.0))
-
-
-def mean_of_rows(
-    name: str, row_score: Callable[[Any, Any], float], bounds: tuple[float, float]
-) -> Metric:
-    """The mean of what each row scores.
-
-    Args:
-        name: of the metric.
-        row_score: of one predicted and one gold answer.
-        bounds: the least and the most that a row can score.
-    """
-
-    def compute(predicted: Sequence[Any], gold: Sequence[Any]) -> float:
-        return sum(map(row_score, predicted, gold)) / len(gold)
-
-    return Metric(name, compute, bounds=bounds, row_score=row_score)
 
 
 def exact_match() -> Metric:
@@ -125,14 +111,9 @@ def matthews(labels: Labels) -> Metric:
     """
     _check_two("matthews", labels)
 
-    def compute(predicted: Sequence[Any], gold: Sequence[Any]) -> float:
-        wanted = [float(_label(labels, label)) for label in gold]
-        found = [None if p is None else float(_label(labels, p)) for p in predicted]
-        # It is Pearson's correlation of the two label numbers. sklearn's function takes a hundred
-        # times as long, and intervals compute it for thousands of resamples.
-        return _correlated(found, wanted)
-
-    return Metric("Matthews correlation", compute, bounds=(-1.0, 1.0))
+    # It is Pearson's correlation of the two label numbers. sklearn's function takes a hundred
+    # times as long, and intervals compute it for thousands of resamples.
+    return _correlation("Matthews correlation", lambda label: float(_label(labels, label)))
 
 
 def f1(labels: Labels) -> Metric:
@@ -143,13 +124,17 @@ def f1(labels: Labels) -> Metric:
     """
     _check_two("f1", labels)
 
-    def compute(predicted: Sequence[Any], gold: Sequence[Any]) -> float:
+    def read(predicted: Sequence[Any], gold: Sequence[Any]) -> Callable[[RowNumbers], float]:
         wanted, found = _label_pairs(labels, predicted, gold)
-        given = sum(wanted) + sum(found)
-        # Where neither has the label there is no precision and no recall; GLUE says 0.
-        return 2 * sum(w * f for w, f in zip(wanted, found, strict=True)) / given if given else 0.0
 
-    return Metric("F1", compute, bounds=(0.0, 1.0))
+        def of_rows(rows: RowNumbers) -> float:
+            given = int(wanted[rows].sum() + found[rows].sum())
+            # Where neither has the label there is no precision and no recall; GLUE says 0.
+            return 2 * int((wanted[rows] * found[rows]).sum()) / given if given else 0.0
+
+        return of_rows
+
+    return read_once("F1", read, (0.0, 1.0))
 
 
 def pearson() -> Metric:
@@ -158,12 +143,12 @@ def pearson() -> Metric:
     No answer counts as a guess, any of the scores that were found, each as likely: where nothing
     was found it is 0.
     """
-    return _correlation("Pearson correlation", ranked=False)
+    return _correlation("Pearson correlation", float)
 
 
 def spearman() -> Metric:
     """Spearman's rank correlation of scores; likewise."""
-    return _correlation("Spearman correlation", ranked=True)
+    return _correlation("Spearman correlation", float, ranked=True)
 
 
 def _check_two(metric: str, labels: Labels) -> None:
@@ -171,42 +156,83 @@ def _check_two(metric: str, labels: Labels) -> None:
         raise ValueError(f"labels must be two for {metric}, got {labels!r}")
 
 
-def _correlation(name: str, *, ranked: bool) -> Metric:
-    def compute(predicted: Sequence[Any], gold: Sequence[Any]) -> float:
-        found = [None if p is None else float(p) for p in predicted]
-        return _correlated(found, [float(score) for score in gold], ranked=ranked)
+def read_once(
+    name: str,
+    read: Callable[[Sequence[Any], Sequence[Any]], Callable[[RowNumbers], float]],
+    bounds: tuple[float, float],
+) -> Metric:
+    """A metric that is known by `Metric.read`: its number is that of all rows."""
 
-    return Metric(name, compute, bounds=(-1.0, 1.0))
+    def compute(predicted: Sequence[Any], gold: Sequence[Any]) -> float:
+        return read(predicted, gold)(np.arange(len(gold)))
+
+    return Metric(name, compute, bounds=bounds, read=read)
+
+
+def mean_of_rows(
+    name: str, row_score: Callable[[Any, Any], float], bounds: tuple[float, float]
+) -> Metric:
+    """The mean of what each row scores.
+
+    Args:
+        name: of the metric.
+        row_score: of one predicted and one gold answer.
+        bounds: the least and the most that a row can score.
+    """
+
+    def read(predicted: Sequence[Any], gold: Sequence[Any]) -> Callable[[RowNumbers], float]:
+        scores = np.array(list(map(row_score, predicted, gold)))
+        return lambda rows: float(scores[rows].mean())
+
+    return read_once(name, read, bounds)
+
+
+def _correlation(name: str, number: Callable[[Any], float], *, ranked: bool = False) -> Metric:
+    """The correlation of the numbers that answers are."""
+
+    def read(predicted: Sequence[Any], gold: Sequence[Any]) -> Callable[[RowNumbers], float]:
+        known = np.array([p is not None for p in predicted])
+        found = np.array([0.0 if p is None else number(p) for p in predicted])
+        wanted = np.array([number(one) for one in gold])
+
+        def of_rows(rows: RowNumbers) -> float:
+            return _correlated(found[rows], known[rows], wanted[rows], ranked=ranked)
+
+        return of_rows
+
+    return read_once(name, read, (-1.0, 1.0))
 
 
 def _correlated(
-    found: Sequence[float | None], wanted: Sequence[float], *, ranked: bool = False
+    found: Float[np.ndarray, "n"],
+    known: Bool[np.ndarray, "n"],
+    scores: Float[np.ndarray, "n"],
+    *,
+    ranked: bool,
 ) -> float:
-    """The correlation, of ranks if asked for, where None stands for each of the others, equally
-    often."""
-    known = [i for i, one in enumerate(found) if one is not None]
-    values = np.array([found[i] for i in known], dtype=float)
-    scores = np.array(wanted, dtype=float)
+    """The correlation, of ranks if asked for, where what is not known stands for each of the
+    others, equally often."""
+    values = found[known]
     # One side is constant: there is no correlation, and NaN would be neither better nor worse.
-    if not known or np.ptp(values) == 0 or np.ptp(scores) == 0:
+    if not len(values) or np.ptp(values) == 0 or np.ptp(scores) == 0:
         return 0.0
     if ranked:
         values, scores = rankdata(values), rankdata(scores)
     # The mean adds nothing to the covariance; the variance is what it would be without these rows.
     filled = np.full(len(scores), values.mean())
     filled[known] = values
-    return math.sqrt(len(known) / len(scores)) * float(np.corrcoef(filled, scores)[0, 1])
+    return math.sqrt(len(values) / len(scores)) * float(np.corrcoef(filled, scores)[0, 1])
 
 
 def _label_pairs(
     labels: Labels, predicted: Sequence[Any], gold: Sequence[Any]
-) -> tuple[list[int], list[int]]:
+) -> tuple[Int[np.ndarray, "n"], Int[np.ndarray, "n"]]:
     """Numbers of the gold and the predicted labels; no answer is the other of the two labels."""
     wanted = [_label(labels, label) for label in gold]
     found = [
         1 - w if p is None else _label(labels, p) for p, w in zip(predicted, wanted, strict=True)
     ]
-    return wanted, found
+    return np.array(wanted), np.array(found)
 
 
 def _label(labels: Labels, label: Any) -> int:

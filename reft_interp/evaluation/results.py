@@ -11,6 +11,9 @@ from scipy.stats import binomtest, bootstrap, ttest_1samp
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+_DRAWN_AT_ONCE = 4_000_000
+"""Rows that a bootstrap draws at once, over its resamples: some 100 MB."""
+
 
 @dataclass(frozen=True)
 class Accuracy:
@@ -189,9 +192,15 @@ def paired_difference(
         return value, interval_of_alike(value, len(differences), (-1.0, 1.0))
     interval = bootstrap(
         (differences,), np.mean, n_resamples=2000, method="percentile",
-        rng=np.random.default_rng(seed),
+        batch=resamples_at_once(len(differences)), rng=np.random.default_rng(seed),
     ).confidence_interval  # fmt: skip
     return value, (float(interval.low), float(interval.high))
+
+
+def resamples_at_once(n: int) -> int:
+    """How many resamples of n rows a bootstrap draws at once; all of them are 4 GB of 100,000 rows.
+    They are the same ones, however many are drawn at once."""
+    return max(1, _DRAWN_AT_ONCE // n)
 
 
 def _summary(name: str, draws: tuple[Accuracy, ...]) -> dict[str, Any]:

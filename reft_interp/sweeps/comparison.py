@@ -15,7 +15,7 @@ from scipy.stats import t as student
 from transformer_lens.model_bridge import TransformerBridge
 
 from reft_interp.evaluation import Accuracy
-from reft_interp.evaluation.metric_scores import over_rows, resampled
+from reft_interp.evaluation.metric_scores import of_rows_by, resampled
 from reft_interp.evaluation.results import interval_of_alike
 from reft_interp.interop.plain_finetuning import REFT_FOLDER
 from reft_interp.runtime import IntervenedModel
@@ -313,11 +313,11 @@ def mean_score(
         seed: of the resamples.
     """
     gold = list(rows["gold"])
-    of_trainings = [over_rows(suite.metric, suite.answers(of, rows), gold) for of in outputs]
-    scores = np.array([of_rows(np.arange(len(gold))) for of_rows in of_trainings])
+    each = [of_rows_by(suite.metric, suite.answers(of, rows), gold) for of in outputs]
+    scores = np.array([of_rows(np.arange(len(gold))) for of_rows in each])
 
     def mean(chosen: np.ndarray) -> float:
-        return float(np.mean([of_rows(chosen) for of_rows in of_trainings]))
+        return float(np.mean([of_rows(chosen) for of_rows in each]))
 
     value = float(scores.mean())
     error = 0.0

@@ -26,6 +26,7 @@ from reft_interp.training.cells import groups_of
 from reft_interp.whole_files import replacing
 
 FORMAT_VERSION = 1
+_WHOLE, _NONE = "whole vector", "no intervention"
 _PATIENCE = 0.5
 """Seconds between looks at what other processes have finished."""
 
@@ -63,7 +64,7 @@ class SweepRun:
             raise ValueError("cells of a sweep begin at random: leave start out")
         self.model, self.pairs, self.cells, self.folder = model, pairs, cells, folder
         self.rows_at_once = rows_at_once
-        self._failures = Failures(())
+        self._failures = self._failed_baselines = Failures(())
         # Always the same, whatever is done already, so that a sweep that was killed trains its
         # cells as one that was not.
         self.groups = groups_of(
@@ -90,6 +91,7 @@ class SweepRun:
         """Finish what nobody else is at, until all is finished."""
         if retry_failed:
             self._failures = Failures(self._file(i) for i in range(len(self.cells)))
+            self._failed_baselines = Failures([self._baselines], _WHOLE)
         ready: dict[int, _Ready] | None = None
         while left := [group for group in self.groups if self._unfinished(group)]:
             worked = False
@@ -110,10 +112,11 @@ class SweepRun:
                 time.sleep(_PATIENCE)
         # Last, so that whatever ends them loses no cell; and looked for again and again, as whoever
         # is at them may be killed.
-        while not self._baselines.is_file():
+        while not self._have_baselines():
             with locked(self.folder / "baselines.lock") as mine:
-                if mine and not self._baselines.is_file():
+                if mine and not self._have_baselines():
                     write_json(self._baselines, self._score_baselines(memory_budget))
+                    self._failed_baselines.discard(self._baselines)
             if not mine:
                 time.sleep(_PATIENCE)
         bar.update(self._count() - bar.n)
@@ -127,15 +130,19 @@ class SweepRun:
             {**_row(cell), **read_json(cell_files(self.folder, i)[0]), "method": "DAS"}
             for i, cell in enumerate(self.cells)
         ]
-        return [*cells, *read_json(self._baselines)["whole vector"]]
+        return [*cells, *read_json(self._baselines)[_WHOLE]]
 
     def no_intervention(self) -> Accuracy:
         """What the model does without any interchange."""
-        return Accuracy(**read_json(self._baselines)["no intervention"])
+        return Accuracy(**read_json(self._baselines)[_NONE])
 
     @property
     def _baselines(self) -> Path:
         return self.folder / "baselines.json"
+
+    def _have_baselines(self) -> bool:
+        """Whether they are scored, and none of them is to be scored again."""
+        return self._baselines.is_file() and self._baselines not in self._failed_baselines
 
     def _file(self, cell: int) -> Path:
         return cell_files(self.folder, cell)[0]
@@ -151,16 +158,22 @@ class SweepRun:
         return sum(not self._unfinished([i]) for i in range(len(self.cells)))
 
     def _score_baselines(self, budget: int | None) -> dict[str, Any]:
-        """The whole vector at every site and selection, and no intervention."""
+        """The whole vector at every site and selection, and no intervention; what is on disk
+        already is scored again only where it failed."""
         bases, sources = interchange_rows(self.pairs.test)
         places = {(cell.site, parse_positions(cell.on)): cell for cell in self.cells}
-        own = {"rank": None, "seed": None, "shuffled labels": False, "method": "whole vector"}
+        own = {"rank": None, "seed": None, "shuffled labels": False, "method": _WHOLE}
         rows = [
             {**_row(cell), **own, "cell": None, "hits": None, "n": None, "error": None}
             for cell in places.values()
         ]
+        held = read_json(self._baselines) if self._baselines.is_file() else {_WHOLE: []}
+        done = {i: row for i, row in enumerate(held[_WHOLE]) if row["hits"] is not None}
         placed: dict[int, IntervenedModel] = {}
         for i, (site, on) in enumerate(places):
+            if i in done:
+                rows[i] = done[i]
+                continue
             try:
                 placed[i] = IntervenedModel(self.model, Placement(Interchange(), site, on))
             except ValueError as error:
@@ -175,7 +188,7 @@ class SweepRun:
                 rows[i]["error"] = _said(found)
             else:
                 rows[i] |= {"hits": found.hits, "n": found.n}
-        return {"whole vector": rows, "no intervention": asdict(accuracy(self.model, bases))}
+        return {_WHOLE: rows, _NONE: held.get(_NONE) or asdict(accuracy(self.model, bases))}
 
     def _score_together(
         self, placed: Mapping[int, IntervenedModel], budget: int | None

@@ -65,13 +65,14 @@ class Failures:
 
     Args:
         files: of what is finished, each with an `error`, which is None unless it failed.
+        rows: name of the entry of a file that holds several such, where it is not one itself.
     """
 
-    def __init__(self, files: Iterable[Path]):
+    def __init__(self, files: Iterable[Path], rows: str | None = None):
         self._written = {
             file: file.stat().st_mtime_ns
             for file in files
-            if file.is_file() and read_json(file)["error"] is not None
+            if file.is_file() and _failed(read_json(file), rows)
         }
 
     def __contains__(self, file: Path) -> bool:
@@ -81,6 +82,10 @@ class Failures:
     def discard(self, file: Path) -> None:
         """Take it that it has been run again."""
         self._written.pop(file, None)
+
+
+def _failed(held: Mapping[str, Any], rows: str | None) -> bool:
+    return any(one["error"] is not None for one in ([held] if rows is None else held[rows]))
 
 
 def read_json(path: Path) -> dict[str, Any]:

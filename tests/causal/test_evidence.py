@@ -125,6 +125,11 @@ def test_what_another_method_found_is_a_page_without_an_interchange(true, tmp_pa
     assert not (tmp_path / "interchange").exists() and (tmp_path / "evidence.json").is_file()
     again = ri.Subspace.load(tmp_path / "subspace.safetensors")
     assert again.overlap(true.subspace) == pytest.approx(1, abs=1e-6)
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    with pytest.raises(ValueError, match=r"subspace\.safetensors is what other .* that of DAS"):
+        true.save(tmp_path)
+    after = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    assert after == before
     (tmp_path / "interchange").mkdir()  # as DAS's evidence leaves one
     with pytest.raises(ValueError, match=r"interchange is what other evidence found, .* of probe"):
         found.save(tmp_path)

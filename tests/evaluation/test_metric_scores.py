@@ -4,7 +4,15 @@ import numpy as np
 import pytest
 
 from reft_interp.evaluation.metric_scores import score
-from reft_interp.evaluation.metrics import Metric, exact_match, f1, matthews, mean_of_rows, pearson
+from reft_interp.evaluation.metrics import (
+    Metric,
+    exact_match,
+    f1,
+    matthews,
+    mean_of_rows,
+    pearson,
+    spearman,
+)
 from reft_interp.evaluation.results import Accuracy
 
 pytestmark = pytest.mark.usefixtures("long_training")
@@ -90,3 +98,33 @@ def test_a_mean_of_rows_scores_each_row_once_and_says_the_same():
     assert found.interval == pytest.approx(expected.interval)
     with pytest.raises(ValueError, match="there are 1 predicted and 2 gold"):
         score(fast, [1.0], [1.0, 0.0])
+
+
+@pytest.mark.parametrize("metric", [f1(LABELS), matthews(LABELS), pearson(), spearman()], ids=str)
+def test_resamples_score_as_rows_do_one_by_one(metric):
+    rng = np.random.default_rng(3)
+    gold = rng.integers(0, 2, 40).tolist()
+    predicted = [
+        None if i % 9 == 0 else int(rng.random() < 0.3 + 0.4 * g) for i, g in enumerate(gold)
+    ]
+    one_by_one = [
+        metric([predicted[i] for i in drawn], [gold[i] for i in drawn])
+        for drawn in np.random.default_rng(5).integers(0, 40, (2000, 40))
+    ]
+    found = score(metric, predicted, gold, seed=5).interval
+    assert found == pytest.approx(np.quantile(one_by_one, [0.025, 0.975]), rel=1e-9)
+
+
+def test_answers_are_read_a_few_times_however_often_they_are_resampled():
+    read = []
+
+    class Read(float):
+        def __float__(self):
+            read.append(1)
+            return super().__float__()
+
+    rng = np.random.default_rng(6)
+    predicted, gold = rng.normal(size=(2, 50)).tolist()
+    expected = score(pearson(), predicted, gold)
+    assert score(pearson(), list(map(Read, predicted)), list(map(Read, gold))) == expected
+    assert len(read) <= 2 * 100

@@ -1,6 +1,7 @@
 """What was counted, with its interval."""
 
 import math
+import tracemalloc
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -111,6 +112,21 @@ def test_a_paired_difference_has_the_interval_of_its_mean():
     assert paired_difference(first, second) == (value, (low, high))
     with pytest.raises(ValueError, match="the same rows: 2000, 3"):
         paired_difference(first, second[:3])
+
+
+def test_resamples_of_many_rows_are_drawn_in_parts_and_are_the_same():
+    rng = np.random.default_rng(3)
+    first, second = rng.random(20_001), (rng.random(20_001) < 0.5).astype(float)
+    tracemalloc.start()
+    _, interval = paired_difference(first, second, seed=4)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 200e6  # all at once are 2,000 * 20,001 numbers of 8 bytes, twice
+    means = [
+        (first - second)[drawn].mean()
+        for drawn in np.random.default_rng(4).integers(0, 20_001, (2000, 20_001))
+    ]
+    assert interval == pytest.approx(np.quantile(means, [0.025, 0.975]), rel=1e-9)
 
 
 def test_what_does_not_vary_has_the_width_of_wilsons_interval_or_none():

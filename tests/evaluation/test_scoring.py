@@ -112,7 +112,7 @@ def test_rows_that_were_prepared_for_other_edits_are_refused(tiny):
     elsewhere = IntervenedModel(
         model, Placement(VectorAddition(torch.ones(32)), Site("resid_pre", 1), "f1")
     )
-    with pytest.raises(ValueError, match="from block 1 on, on l1"):
+    with pytest.raises(ValueError, match="from block 1 on, on last"):
         prepared_accuracy(elsewhere, prepared)
     # More edits at the same place are no others.
     twice = IntervenedModel(model, [*late.placements, *late.placements])

@@ -240,6 +240,40 @@ def test_a_baseline_that_fails_loses_no_cell(planted, pairs, cells, tmp_path, mo
     assert pd.isna(frame["error"].iloc[0]) and frame["iia"].iloc[0] >= 0
 
 
+def test_a_baseline_that_failed_is_scored_again_alone(planted, pairs, tmp_path):
+    from reft_interp.sweeps import das_sweep_run
+
+    really = das_sweep_run.prepared_accuracies
+    cells = [ri.DASCell(ri.Site("resid_post", i), "last", **SETTINGS) for i in (1, 2)]
+    scored = []
+
+    def score(prepared, **arguments):
+        places = [one.placements[0] for one, _ in prepared]
+        whole = [of.site.layer for of in places if isinstance(of.intervention, ri.Interchange)]
+        scored.extend(whole)
+        if failing and 2 in whole:
+            raise MemoryError("too large")
+        return really(prepared, **arguments)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(das_sweep_run, "prepared_accuracies", score)
+        failing = True
+        failed = run(planted, pairs, cells, tmp_path).frame
+        assert failed["error"].isna().tolist() == [True, True, True, False]
+        scored.clear()
+        kept = ri.sweep(
+            planted.model, pairs, cells, tmp_path, rows_at_once=32, retry_failed=False,
+            progress=False,
+        )  # fmt: skip
+        assert_frame_equal(kept.frame, failed)
+        assert scored == []
+        failing = False
+        found: Any = run(planted, pairs, cells, tmp_path)
+    assert scored == [2]
+    frame = run(planted, pairs, cells, tmp_path / "undisturbed").frame
+    assert_frame_equal(found.frame, frame)
+
+
 def test_the_whole_vector_has_no_labels_to_shuffle(planted, pairs, cells, tmp_path):
     both = [dataclasses.replace(cells[0], shuffled_labels=of, epochs=1) for of in (False, True)]
     found = run(planted, pairs, both, tmp_path)
