@@ -115,7 +115,7 @@ def test_whole_vectors_are_left_out_where_they_are_of_two_sources(true):
 def test_the_summary_can_be_quoted(true):
     text = true.summary()
     for words in (
-        "In tiny-planted, interchanges of first (rank 1, blocks.0.hook_resid_post on l1) and sec",
+        "In tiny-planted, interchanges of first (rank 1, blocks.0.hook_resid_post on last) and s",
         "100.0% of 64 held-out pairs", "No intervention gives", "(4 draws)", ", first alone ",
         "1 other seed and 1 resample of the training pairs give 100.0%", "(random: 0.03) for first",
     ):  # fmt: skip

@@ -252,14 +252,14 @@ def test_explains_in_the_order_in_which_it_happens(tiny):
     )
     assert intervened.explain().splitlines() == [
         "LobiReFT at blocks.0.hook_resid_pre on every (width 32, 33 trained parameters)",
-        "VectorAddition at blocks.1.hook_mlp_out on l1 (width 32, 0 trained parameters)",
-        "LoReFT at blocks.1.hook_resid_post on f1 (width 32, 130 trained parameters)",
+        "VectorAddition at blocks.1.hook_mlp_out on last (width 32, 0 trained parameters)",
+        "LoReFT at blocks.1.hook_resid_post on first (width 32, 130 trained parameters)",
     ]
 
 
 def test_it_prints_as_what_is_done_where(tiny):
     placed = IntervenedModel(tiny("llama"), Placement(LoReFT(rank=2), Site("resid_post", 1), "l1"))
-    assert repr(placed) == "IntervenedModel(tiny-llama: LoReFT at blocks.1.hook_resid_post on l1)"
+    assert repr(placed) == "IntervenedModel(tiny-llama: LoReFT at blocks.1.hook_resid_post on last)"
 
 
 @pytest.mark.usefixtures("no_type_checks")

@@ -38,7 +38,7 @@ def test_each_setting_is_changed_alone_for_each_intervention():
         BASE, interventions=[DiReFT], ranks=(1, 2), layers=("all", (1,), (0, 1)),
         on=("l1", "f1+l1"), untied=True,
     )  # fmt: skip
-    of_one = ["", ", rank 1", ", layers all", ", layers 1", ", on l1", ", untied"]
+    of_one = ["", ", rank 1", ", layers all", ", layers 1", ", on last", ", untied"]
     assert [one.name for one in found] == [
         f"{kind}{what}" for kind in ("LoReFT", "DiReFT") for what in of_one
     ]
@@ -107,8 +107,8 @@ def test_a_comparison_shows_what_differs_in_one_setting_alone(tiny, tmp_path):
         budget=Budget(2, 4, trials=1, seeds=(0,)), folder=tmp_path, progress=False,
     )  # fmt: skip
     frame = found.settings().set_index("method")
-    assert list(frame.loc["LoReFT, on l1", ["intervention", "rank", "layers", "on", "tied"]]) == [
-        "LoReFT", 2, "0, 1", "l1", True,
+    assert list(frame.loc["LoReFT, on last", ["intervention", "rank", "layers", "on", "tied"]]) == [
+        "LoReFT", 2, "0, 1", "last", True,
     ]  # fmt: skip
     ax: Any = found.plot_setting("rank")
     assert [text.get_text() for text in ax.get_yticklabels()] == ["rank 1", "rank 2", "rank 4"] * 2
@@ -121,7 +121,7 @@ def test_a_comparison_shows_what_differs_in_one_setting_alone(tiny, tmp_path):
     ]
     assert drawn == pytest.approx(sorted(table[name] for name in names))
     labels = [text.get_text() for text in found.plot_setting("on", "keys").get_yticklabels()]
-    assert labels == ["on f1+l1", "on l1"] * 2
+    assert labels == ["on f1+l1", "on last"] * 2
     with pytest.raises(ValueError, match=r"setting must be one of rank, layers, .* got 'width'"):
         found.plot_setting("width")
     with pytest.raises(ValueError, match="'layers' is the same in all ReFTs here"):

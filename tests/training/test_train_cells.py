@@ -280,7 +280,7 @@ def test_rows_that_were_prepared_for_other_placements_are_refused(tiny, make_tin
             with pytest.raises(ValueError, match=f"^evaluation_rows: .*{told}"):
                 begin(one, good, rows)
     lower = IntervenedModel(model, Placement(LoReFT(2), Site("resid_pre", 0), "l1"))
-    with pytest.raises(ValueError, match="these are for edits from block 1 on, on l1"):
+    with pytest.raises(ValueError, match="these are for edits from block 1 on, on last"):
         train(lower, PreparedRows(one, ROWS[:2]), progress=False)
     edit = DistributedInterchange(Subspace.random(32, 3, seed=0), trainable=True)
     elsewhere = IntervenedModel(model, Placement(edit, Site("mlp_out", 0), "last"))
