@@ -15,7 +15,7 @@ from transformer_lens.model_bridge import TransformerBridge
 from reft_interp.causal.das import DASResult
 from reft_interp.causal.interchanges import On, rows_of_one_source
 from reft_interp.causal.rows import Pairs
-from reft_interp.causal.shuffling import drawn_rows
+from reft_interp.causal.shuffling import check_resampled, drawn_rows
 from reft_interp.interventions import DistributedInterchange
 from reft_interp.runtime import IntervenedModel, Placement
 from reft_interp.runtime.planning import Engine
@@ -48,9 +48,10 @@ class DASCell:
             another sample of pairs would have led to.
 
     Raises:
-        TypeError: `site` is no Site; rank, epochs, batch_size or seed are no whole number.
+        TypeError: `site` is no Site; rank, epochs, batch_size, seed or resampled_pairs are no whole
+            number.
         ValueError: rank is below 1; epochs, learning_rate or batch_size are not above 0; the seed
-            is below 0.
+            or resampled_pairs are below 0.
     """
 
     site: Site
@@ -74,6 +75,12 @@ class DASCell:
             seed=self.seed,
             whole_epochs=True,
         )
+        if self.resampled_pairs is not None:
+            object.__setattr__(self, "resampled_pairs", check_resampled(self.resampled_pairs))
+        # As JSON takes them, in which a sweep writes down its cells.
+        plain = {**hyperparameters_of(self), "shuffled_labels": bool(self.shuffled_labels)}
+        for name, value in plain.items():
+            object.__setattr__(self, name, value)
 
 
 def fit_das_each(

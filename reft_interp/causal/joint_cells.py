@@ -18,16 +18,22 @@ from reft_interp.causal.joint_das import (
 )
 from reft_interp.causal.rows import Pairs
 from reft_interp.causal.shared_tokens import check_apart
-from reft_interp.causal.shuffling import drawn_rows
+from reft_interp.causal.shuffling import check_resampled, drawn_rows
 from reft_interp.runtime.prepared import prepare_each
 from reft_interp.training import Cell, train_cells
-from reft_interp.training.hyperparameters import hyperparameters_of
+from reft_interp.training.hyperparameters import check_hyperparameters, hyperparameters_of
 from reft_interp.training.results import saved_settings
 
 
 @dataclass(frozen=True)
 class JointCell:
-    """One joint search: as `fit_das_jointly` takes it, on pairs as `DASCell` draws them."""
+    """One joint search: as `fit_das_jointly` takes it, on pairs as `DASCell` draws them.
+
+    Raises:
+        TypeError: epochs, batch_size, seed or resampled_pairs are no whole number.
+        ValueError: epochs, learning_rate or batch_size are not above 0; the seed or
+            resampled_pairs are below 0.
+    """
 
     places: Places
     seed: int = 0
@@ -36,6 +42,19 @@ class JointCell:
     batch_size: int = field(default=16, kw_only=True)
     shuffled_labels: bool = field(default=False, kw_only=True)
     resampled_pairs: int | None = field(default=None, kw_only=True)
+
+    def __post_init__(self) -> None:
+        check_hyperparameters(
+            epochs=self.epochs,
+            learning_rate=self.learning_rate,
+            batch_size=self.batch_size,
+            seed=self.seed,
+            whole_epochs=True,
+        )
+        if self.resampled_pairs is not None:
+            object.__setattr__(self, "resampled_pairs", check_resampled(self.resampled_pairs))
+        for name, value in hyperparameters_of(self).items():
+            object.__setattr__(self, name, value)
 
 
 def fit_das_jointly_each(

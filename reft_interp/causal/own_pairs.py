@@ -5,7 +5,7 @@ Above: `counterfactuals`, which checks what comes out of here.
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from datasets import Dataset
@@ -79,7 +79,7 @@ def as_dataset(name: str, rows: Sequence[Mapping[str, Any]]) -> Dataset:
             except _NOT_OF_ONE_KIND as why:
                 raise ValueError(f"{name}: {_mixed(key, values)} ({why})") from error
         raise
-    for key, values in split.to_dict().items():
+    for key, values in cast("dict[str, list[Any]]", split.to_dict()).items():
         try:
             json.dumps(values)  # as rows are hashed and saved
         except TypeError as error:

@@ -123,7 +123,7 @@ def _weights(model: TransformerBridge, site: Site) -> Float[Tensor, "d out"]:
     reader = _reader(site)
     # The block's own: the model's stack leaves out blocks whose MLP is a mixture of experts, and
     # so counts those that follow from another start.
-    block = cast("Any", model.blocks[site.layer]) if reader else None
+    block = cast("Any", model.blocks[site.layer] if reader else None)
     if reader == "W_out":
         return block.mlp.W_out
     if reader == "W_O" and site.heads is not None:

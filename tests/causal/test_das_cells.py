@@ -1,5 +1,6 @@
 """Searches that run together find what each finds alone."""
 
+import json
 from typing import Any
 
 import numpy as np
@@ -8,6 +9,7 @@ import torch
 from torch.testing import assert_close
 
 import reft_interp as ri
+from reft_interp.causal.joint_cells import JointCell
 from reft_interp.causal.shuffling import shuffled_labels
 from reft_interp.interventions import DistributedInterchange, Interchange
 
@@ -157,3 +159,39 @@ def test_resampled_pairs_are_drawn_again_with_their_sources(tiny, pairs):
     alone = ri.fit_das(model, [pairs[i] for i in chosen], site, "last", progress=False)
     assert_close(found.subspace.basis, alone.subspace.basis, atol=1e-4, rtol=0)
     assert found.settings["resampled_pairs"] == 3
+
+
+@pytest.mark.usefixtures("no_type_checks")
+def test_numbers_of_numpy_are_those_of_python_as_a_sweep_writes_them():
+    given = {
+        "seed": np.int64(1), "epochs": np.int32(2), "learning_rate": np.float32(0.5),
+        "batch_size": np.int64(4), "resampled_pairs": np.int64(3),
+        "shuffled_labels": np.bool_(True),
+    }  # fmt: skip
+    cell = ri.DASCell(ri.Site("resid_post", 0), "last", **given)
+    held = json.dumps({name: getattr(cell, name) for name in given})
+    assert json.loads(held) == {name: value.item() for name, value in given.items()}
+    del given["shuffled_labels"]
+    joint = JointCell({"v": (ri.Site("resid_post", 0), "last", 1)}, **given)
+    assert json.loads(json.dumps({name: getattr(joint, name) for name in given})) == {
+        name: value.item() for name, value in given.items()
+    }
+
+
+@pytest.mark.parametrize(
+    ("given", "error", "message"),
+    [
+        ({"resampled_pairs": 1.5}, TypeError, "resampled_pairs must be a whole number, got 1.5"),
+        ({"resampled_pairs": -1}, ValueError, "resampled_pairs must be at least 0, got -1"),
+        ({"seed": 0.5}, TypeError, "seed must be a whole number, got 0.5"),
+        ({"batch_size": 0}, ValueError, "batch_size must be above 0, got 0"),
+    ],
+)
+@pytest.mark.usefixtures("no_type_checks")
+def test_numbers_that_no_search_can_have_are_named(given, error, message):
+    for make in (
+        lambda: ri.DASCell(ri.Site("resid_post", 0), "last", **given),
+        lambda: JointCell({"v": (ri.Site("resid_post", 0), "last", 1)}, **given),
+    ):
+        with pytest.raises(error, match=message):
+            make()

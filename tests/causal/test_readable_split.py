@@ -1,5 +1,7 @@
 """The parts of a subspace that output weights read and do not, where the truth is closed form."""
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -113,14 +115,12 @@ def test_weights_are_those_of_the_layer_beside_mixtures_of_experts():
         "max_position_embeddings": 128,
         "initializer_range": 0.1,
     }
-    config = Qwen2MoeConfig(
-        **shape,
-        mlp_only_layers=[1, 2],
-        vocab_size=len(tokenizer),
-        pad_token_id=tokenizer.pad_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        bos_token_id=None,
-    )
+    special: dict[str, Any] = {
+        "pad_token_id": tokenizer.pad_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+        "bos_token_id": None,
+    }
+    config = Qwen2MoeConfig(**shape, **special, mlp_only_layers=[1, 2], vocab_size=len(tokenizer))
     config.architectures = ["Qwen2MoeForCausalLM"]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
