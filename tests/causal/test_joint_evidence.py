@@ -137,7 +137,7 @@ def test_it_is_saved_as_a_page_with_what_was_found(true, model, tmp_path):
         assert words in text
     held = json.loads((tmp_path / "evidence.json").read_text())
     assert held["holds"] and held["summary"] == true.summary() and held["split"] is None
-    assert held["places"]["first"] == {"site": str(SITE), "tokens": "l1", "rank": 1}
+    assert held["places"]["first"] == {"site": str(SITE), "tokens": "last", "rank": 1}
     assert "holds: yes (above no intervention" in text
     again = ri.JointDASResult.load(tmp_path / "interchange", model)
     assert again.settings == true.found[0].settings
