@@ -27,7 +27,7 @@ from reft_interp.encoding import IGNORED, TokenizedBatch, prompt_tokens
 from reft_interp.interop.adapted_classifier import AdaptedClassifier
 from reft_interp.interop.plain_edits import blocks_of, edited
 from reft_interp.models.devices import device_of
-from reft_interp.models.plain import plain_copy
+from reft_interp.models.plain import check_plain, plain_copy
 from reft_interp.runtime import IntervenedModel, Placement
 from reft_interp.runtime.batching import encode
 from reft_interp.runtime.context import check_fit, check_room
@@ -182,6 +182,15 @@ class PlainFinetuned(Finetuned, nn.Module):
 
 class PlainMethod(FinetuningMethod):
     """What trains parameters of a plain copy of the model."""
+
+    def check_model(self, model):
+        """See `FinetuningMethod.check_model`.
+
+        Raises:
+            ValueError: as there; or no plain copy can be made of the model.
+        """
+        super().check_model(model)
+        check_plain(model)
 
     def fit(self, model, rows, schedule, *, development=None, measured_after=(), constants=None):
         check_alone(self.name, "start it with python alone")

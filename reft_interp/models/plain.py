@@ -1,7 +1,7 @@
 """The transformers model under a bridge, as transformers makes it: what other libraries adapt."""
 
 import copy
-from typing import cast
+from typing import Any, cast
 
 from accelerate import init_empty_weights
 from torch import Tensor, nn
@@ -31,13 +31,9 @@ def plain_copy(model: TransformerBridge, *, dropout: bool = True) -> PreTrainedM
 
     Raises:
         ValueError: the bridge holds no weights of some of the model's names, or not the whole of
-            them.
+            them, or in 8 or 4 bits.
     """
-    if is_sharded(model):
-        raise ValueError(
-            "model: its blocks are sharded over several processes, so that there is no plain model "
-            "of it here; load it without sharded=True"
-        )
+    check_plain(model)
     hooked = cast("PreTrainedModel", model.original_model)
     config = copy.deepcopy(hooked.config)
     if not dropout:
@@ -70,6 +66,26 @@ def plain_copy(model: TransformerBridge, *, dropout: bool = True) -> PreTrainedM
     if is_spread(model):
         spread_like(plain, model)
     return plain.requires_grad_(False).eval()
+
+
+def check_plain(model: TransformerBridge) -> None:
+    """Raise where no plain model can be made of a bridge, which `plain_copy` then does not try.
+
+    Raises:
+        ValueError: its blocks are sharded, or its weights quantized.
+    """
+    if is_sharded(model):
+        raise ValueError(
+            "model: its blocks are sharded over several processes, so that there is no plain model "
+            "of it here; load it without sharded=True"
+        )
+    hooked: Any = model.original_model
+    whole = all(weight.is_floating_point() for weight in hooked.parameters())
+    if getattr(hooked, "hf_quantizer", None) is not None or not whole:
+        raise ValueError(
+            f"model: the weights of {model.cfg.model_name} are quantized (quantization_config), "
+            'of which no plain copy can be made: load it without, as with dtype="bfloat16"'
+        )
 
 
 def _make(cls: type[PreTrainedModel], config) -> PreTrainedModel:

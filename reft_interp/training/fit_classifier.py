@@ -35,7 +35,12 @@ from reft_interp.training.classifier_trainer import ClassifierTrainer, Objective
 from reft_interp.training.folder_trainer import check_training_arguments, training_arguments
 from reft_interp.training.hyperparameters import check_warmup_and_decay
 from reft_interp.training.in_place import checked_settings
-from reft_interp.training.labelled_rows import classes_of, halve, labels_of
+from reft_interp.training.labelled_rows import (
+    classes_of,
+    halve,
+    labels_of,
+    warn_of_whole_scores,
+)
 from reft_interp.training.prepared_labels import PreparedLabels
 from reft_interp.training.processes import share_of
 from reft_interp.training.reft import place_reft
@@ -177,6 +182,7 @@ def fit_classifier(
         has = "scores" if known is None else f"labels up to {known - 1}"
         raise ValueError(f"classes: {classes} were given, but the rows have {has}")
     if known is None:
+        warn_of_whole_scores(labels)
         labels = [[float(label) for label in some] for some in labels]
     if shuffled_labels:
         random.Random(f"shuffled labels {seed}").shuffle(labels[0])

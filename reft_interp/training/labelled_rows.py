@@ -5,6 +5,7 @@ Next door: `prepared_labels` holds what is constant about such rows while a clas
 
 import math
 import random
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from numbers import Integral, Real
 from typing import Any, cast
@@ -17,6 +18,8 @@ from reft_interp.runtime.running import is_causal
 # As the script of Wu et al. 2024 has it: of more validation rows than this, so many are enough to
 # choose an epoch on; of fewer, half.
 _MANY, _ENOUGH = 5000, 1000
+_FEW = 20
+"""So many different whole numbers may be the numbers of classes."""
 
 
 def texts_of(
@@ -89,6 +92,22 @@ def classes_of(labels: Sequence[Sequence[int] | Sequence[float]]) -> int | None:
     if not any(every):
         raise ValueError("rows must have labels of at least two classes, all of them are 0")
     return int(max(every)) + 1
+
+
+def warn_of_whole_scores(labels: Sequence[Sequence[int] | Sequence[float]]) -> None:
+    """Warn where scores may have been meant as classes: whole numbers, few of which differ, as a
+    column of classes becomes where one of it was missing once."""
+    every = [label for some in labels for label in some]
+    differ = sorted(set(every))
+    if any(isinstance(label, Integral) or label % 1 for label in every):
+        return
+    if 2 <= len(differ) <= _FEW:
+        warnings.warn(
+            f"labels are read as scores, and a regression is trained, as they are floats; but they "
+            f"are whole numbers, {len(differ)} of which differ ({differ[0]:g} to {differ[-1]:g}): "
+            "if they are classes, give them as int",
+            stacklevel=3,
+        )
 
 
 def _check_kind(labels: Sequence[Any], argument: str) -> None:

@@ -1,12 +1,15 @@
 """A plain model computes what the bridge computes, and has transformers' own modules."""
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from transformers import GenerationConfig
+from transformers.pytorch_utils import Conv1D
 
-from reft_interp.models import identify
+from reft_interp.interop.plain_finetuning import BitFit
+from reft_interp.models import identify, wrap_model
 from reft_interp.models.plain import plain_copy
 from reft_interp.runtime.batching import encode
 
@@ -36,6 +39,21 @@ def test_it_takes_no_memory_and_requires_no_gradient(tiny):
     assert {p.data_ptr() for p in plain.parameters()} <= held
     assert not any(p.requires_grad for p in plain.parameters())
     assert identify(bridge).n_layers == len(plain.model.layers)
+
+
+def test_there_is_none_of_quantized_weights(tiny_parts):
+    """Marked as transformers marks them; bitsandbytes need not be there."""
+    told = r"model: the weights of half are quantized .* load it without"
+    marked, packed = (wrap_model(*tiny_parts("gpt2"), name="half") for _ in range(2))
+    marked.original_model.hf_quantizer = SimpleNamespace()
+    linear = next(m for m in packed.original_model.modules() if isinstance(m, Conv1D))
+    linear.weight = torch.nn.Parameter(linear.weight.to(torch.int8), requires_grad=False)
+    for bridge in (marked, packed):
+        with pytest.raises(ValueError, match=told):
+            plain_copy(bridge)
+        with pytest.raises(ValueError, match=told):
+            BitFit().check_model(bridge)
+    BitFit().check_model(wrap_model(*tiny_parts("gpt2"), name="whole"))
 
 
 def test_its_dropout_is_that_of_the_configuration_or_none(tiny):

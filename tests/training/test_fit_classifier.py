@@ -373,6 +373,13 @@ def test_numbers_of_numpy_are_saved_as_pythons(hooked, tmp_path):
     assert saved.settings == found.settings and saved.classifier.max_length == 20
 
 
-def test_floats_without_a_fraction_alone_are_scores(hooked):
+def test_floats_without_a_fraction_alone_are_scores_and_few_of_them_are_warned_of(hooked):
     rows = [row | {"label": float(i % 2)} for i, row in enumerate(sentences(8))]
-    assert fit(hooked("bert"), rows).classifier.classes is None
+    with pytest.warns(
+        UserWarning, match=r"2 of which differ \(0 to 1\): if they are classes"
+    ) as of:
+        found = fit(hooked("bert"), rows)
+    assert found.classifier.classes is None and len(of) == 1
+    # Warnings are errors here: of many, or of a fraction, there is none.
+    fit(hooked("bert"), [*rows[1:], rows[0] | {"label": 0.5}])
+    fit(hooked("bert"), [row | {"label": float(i)} for i, row in enumerate(sentences(21))])
