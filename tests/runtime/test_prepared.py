@@ -219,7 +219,7 @@ def test_layers_whose_caches_differ_in_shape_run_in_full(tiny_parts, budget):
         num_key_value_heads=2,
         intermediate_size=64,
         head_dim=8,
-        global_head_dim=16,
+        **{"global_head_dim": 16},  # not in the signature of every version
         hidden_size_per_layer_input=0,
         num_kv_shared_layers=0,
         bos_token_id=tokenizer.bos_token_id,
