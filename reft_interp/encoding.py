@@ -305,7 +305,7 @@ def _has_another_bos(
     """Whether the tokenizer put its BOS token before a text that begins with one, as chat
     templates write it."""
     bos = tokenizer.bos_token
-    if not bos or not text.startswith(bos):
+    if not isinstance(bos, str) or not bos or not text.startswith(bos):
         return False
     (start, end), *_ = offsets
     return list(ids[:2]) == [tokenizer.bos_token_id] * 2 and start == end

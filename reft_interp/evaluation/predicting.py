@@ -20,8 +20,11 @@ from reft_interp.runtime.placement import Edit
 from reft_interp.runtime.running import (
     answer_positions,
     answer_starts,
+    can_score_tokens,
     is_causal,
+    prompt_ends,
     run,
+    token_logits,
 )
 from reft_interp.runtime.sources import Sources, listed_sources, named_sources, take_sources
 
@@ -153,30 +156,67 @@ def choice_scores(
     listed = as_list(rows)
     bridge = model.model if isinstance(model, IntervenedModel) else model
     tokens = choice_tokens(bridge, listed)
+    return scores_of_tokens(
+        model, listed, tokens, sources, batch_size=batch_size, progress=progress
+    )
+
+
+def scores_of_tokens(
+    model: Model,
+    rows: Sequence[Mapping[str, Any]],
+    tokens: Sequence[Sequence[Sequence[int]]],
+    sources: Sources | None = None,
+    *,
+    batch_size: int = 64,
+    progress: bool = False,
+) -> list[Float[np.ndarray, "choices"]]:
+    """`choice_scores`, given the token ids of each of each row's choices."""
+    bridge = model.model if isinstance(model, IntervenedModel) else model
     scores = [np.zeros(len(choices)) for choices in tokens]
-    if is_causal(bridge) and all(len(ids) == 1 for choices in tokens for ids in choices):
-        # One token each: one run of the prompt serves all choices.
-        pairs = [(i, -1) for i in range(len(listed))]
-        asked = listed
-    else:
-        pairs = [(i, j) for i, choices in enumerate(tokens) for j in range(len(choices))]
-        asked = [dict(listed[i]) | {"answer": listed[i]["choices"][j]} for i, j in pairs]
-    read = _listed_sources(model, len(listed), sources)
-    groups = list(by_length(asked, batch_size))
-    for group in tqdm(groups, disable=not progress, desc="scoring", leave=False):
-        some = [asked[g] for g in group]
-        some_sources = None if read is None else take_sources(read, [pairs[g][0] for g in group])
-        if pairs[group[0]][1] < 0:
-            after = _log_probabilities_after(model, some, some_sources)
-            for g, row in zip(group, after, strict=True):
-                ids = [choice[0] for choice in tokens[g]]
-                scores[g] = row[ids].double().numpy()
-        else:
-            summed = _answer_log_probabilities(model, some, some_sources)
+    read = _listed_sources(model, len(rows), sources)
+    # One token each: one run of the prompt serves all choices.
+    short = [i for i, choices in enumerate(tokens) if share_a_run(bridge, choices)]
+    others = sorted(set(range(len(rows))) - set(short))
+    pairs = [(i, j) for i in others for j in range(len(tokens[i]))]
+    asked = [dict(rows[i]) | {"answer": rows[i]["choices"][j]} for i, j in pairs]
+    together = [[short[n] for n in group] for group in by_length(_of(rows, short), batch_size)]
+    apart = list(by_length(asked, batch_size))
+    with tqdm(
+        total=len(together) + len(apart), disable=not progress, desc="scoring", leave=False
+    ) as bar:
+        for group in together:
+            some_sources = None if read is None else take_sources(read, group)
+            ids = first_tokens(_of(tokens, group))
+            after = _log_probabilities_of(model, _of(rows, group), some_sources, ids)
+            for i, row in zip(group, after, strict=True):
+                scores[i] = row[: len(tokens[i])].double().numpy()
+            bar.update()
+        for group in apart:
+            numbers = [pairs[g][0] for g in group]
+            some_sources = None if read is None else take_sources(read, numbers)
+            summed = _answer_log_probabilities(model, _of(asked, group), some_sources)
             for g, value in zip(group, summed.tolist(), strict=True):
                 i, j = pairs[g]
                 scores[i][j] = value
+            bar.update()
     return scores
+
+
+def share_a_run(model: TransformerBridge, choices: Sequence[Sequence[int]]) -> bool:
+    """Whether one run of a row's prompt scores all its choices: of a decoder, where each is one
+    token. An encoder predicts a token in its own place, which prompts alone don't have."""
+    return is_causal(model) and all(len(ids) == 1 for ids in choices)
+
+
+def first_tokens(choices: Sequence[Sequence[Sequence[int]]]) -> Int[Tensor, "n k"]:
+    """The first token of each of each row's choices; short rows repeat that of their first."""
+    ids = [[one[0] for one in of_row] for of_row in choices]
+    width = max(map(len, ids))
+    return torch.tensor([of_row + of_row[:1] * (width - len(of_row)) for of_row in ids])
+
+
+def _of(values: Sequence[Any], chosen: Sequence[int]) -> list[Any]:
+    return [values[i] for i in chosen]
 
 
 def answer_log_probabilities(
@@ -318,6 +358,26 @@ def _log_probabilities_after(
     at = answer_starts(bridge, batch)
     logits = run(bridge, batch, edits, at=at)
     return logits.float().log_softmax(-1).cpu()
+
+
+@torch.no_grad()
+def _log_probabilities_of(
+    model: Model, rows: Sequence[Any], sources: Sources | None, tokens: Int[Tensor, "n k"]
+) -> Float[Tensor, "n k"]:
+    """Log probabilities of k tokens a row after its prompt, of a decoder; in full precision where
+    that can be had, so that tokens compare as they do on prepared rows."""
+    bridge = model.model if isinstance(model, IntervenedModel) else model
+    batch = encode(bridge, rows)
+    bridge, edits = _edits(model, batch, sources)
+    few = can_score_tokens(bridge)
+    result = run(bridge, batch, edits, at=prompt_ends(batch), unembed=not few)
+    tokens = tokens.to(result.device)
+    if few:
+        of_tokens = token_logits(bridge, result, tokens)
+        logits = bridge.unembed.original_component(result).to(result.device)
+    else:
+        of_tokens, logits = result.gather(1, tokens), result
+    return (of_tokens.float() - logits.float().logsumexp(-1, keepdim=True)).cpu()
 
 
 @torch.no_grad()

@@ -11,9 +11,11 @@ from tqdm.auto import tqdm
 from reft_interp.encoding import IGNORED
 from reft_interp.evaluation.predicting import (
     are_answers,
-    choice_scores,
     choice_tokens,
+    first_tokens,
     have_choices,
+    scores_of_tokens,
+    share_a_run,
 )
 from reft_interp.evaluation.results import Accuracy
 from reft_interp.runtime import IntervenedModel
@@ -23,10 +25,10 @@ from reft_interp.runtime.prepared import PreparedRows
 from reft_interp.runtime.running import (
     answer_positions,
     can_score_tokens,
-    is_causal,
     prompt_ends,
     token_logits,
 )
+from reft_interp.runtime.sources import listed_sources, take_sources
 
 Scored = tuple[IntervenedModel, PreparedRows]
 Tokens = list[tuple[tuple[int, ...], ...]]
@@ -45,8 +47,8 @@ def prepared_accuracy(
     Args:
         intervened: with interventions at the sites and positions that the rows were prepared for.
         prepared: rows with `answer`, and `choices` or none (then the greedy tokens must be the
-            answer's). Choices of several tokens are scored by a plain run, all else on the frozen
-            constants.
+            answer's). Rows with a choice of several tokens are scored by plain runs, all others on
+            the frozen constants.
         batch_size: rows run at once.
 
     Raises:
@@ -101,7 +103,8 @@ def _greedy_matches(
 ) -> list[Bool[np.ndarray, "rows"]]:
     """Of rows without choices: whether the greedy tokens are the answer's, all of them."""
     found = [np.ones(len(prepared), dtype=bool) for _, prepared in scored]
-    parts = list(_parts([(n, prepared) for n, (_, prepared) in enumerate(scored)], batch_size))
+    whole = [(n, prepared, range(len(prepared))) for n, (_, prepared) in enumerate(scored)]
+    parts = list(_parts(whole, batch_size))
     for together in tqdm(parts, disable=not progress, desc="scoring", leave=False):
         shares = [_share(*scored[n], some, answers=True) for n, some in together]
         for (n, some), share, logits in zip(together, shares, joint_logits(shares), strict=True):
@@ -124,40 +127,46 @@ def prepared_choice_scores(
         progress: show a progress bar.
 
     Returns:
-        For each intervention and each of its rows, one number a choice: logits where all choices
-        are one token, log probabilities (see `choice_scores`) otherwise. Within a row they
-        differ from one another by the same, whichever it is.
+        For each intervention and each of its rows, one number a choice: logits where all its
+        choices are one token, log probabilities (see `choice_scores`) otherwise. Within a row
+        they differ from one another by the same, whichever it is.
     """
     tokens: dict[int, Tokens] = {}
     for _, prepared in scored:
         if id(prepared.rows) not in tokens:
             tokens[id(prepared.rows)] = choice_tokens(prepared.model, prepared.rows)
     found: list[Scores] = [[np.empty(0)] * len(prepared) for _, prepared in scored]
-    joined: list[int] = []
+    joined: list[tuple[int, PreparedRows, list[int]]] = []
     for n, (intervened, prepared) in enumerate(scored):
         of_rows = tokens[id(prepared.rows)]
-        one_token = all(len(ids) == 1 for of_row in of_rows for ids in of_row)
-        # An encoder predicts a token in its own place, which prompts alone don't have.
-        if one_token and is_causal(intervened.model):
-            joined.append(n)
-        else:
-            rows, sources = prepared.rows, prepared.sources
-            found[n] = choice_scores(intervened, rows, sources, batch_size=batch_size)
-    parts = list(_parts([(n, scored[n][1]) for n in joined], batch_size))
+        together = [i for i, choices in enumerate(of_rows) if share_a_run(prepared.model, choices)]
+        if together:
+            joined.append((n, prepared, together))
+        apart = sorted(set(range(len(prepared))) - set(together))
+        if apart:
+            given = prepared.sources
+            values = scores_of_tokens(
+                intervened,
+                [prepared.rows[i] for i in apart],
+                [of_rows[i] for i in apart],
+                None if given is None else take_sources(listed_sources(given), apart),
+                batch_size=batch_size,
+            )
+            for i, of_row in zip(apart, values, strict=True):
+                found[n][i] = of_row
+    parts = list(_parts(joined, batch_size))
     for together in tqdm(parts, disable=not progress, desc="scoring", leave=False):
         shares = [_share(*scored[n], some) for n, some in together]
         model = shares[0].intervened.model
         few = can_score_tokens(model)
         results = joint_logits(shares, unembed=not few)
         for (n, some), result in zip(together, results, strict=True):
-            asked = [[ids[0] for ids in tokens[id(scored[n][1].rows)][i]] for i in some]
-            width = max(map(len, asked))
-            padded = torch.tensor([ids + ids[:1] * (width - len(ids)) for ids in asked])
-            padded = padded.to(result.device)
-            logits = token_logits(model, result, padded) if few else result.gather(1, padded)
+            asked = [tokens[id(scored[n][1].rows)][i] for i in some]
+            ids = first_tokens(asked).to(result.device)
+            logits = token_logits(model, result, ids) if few else result.gather(1, ids)
             values = logits.double().cpu().numpy()
-            for i, ids, row in zip(some, asked, values, strict=True):
-                found[n][i] = row[: len(ids)]
+            for i, choices, row in zip(some, asked, values, strict=True):
+                found[n][i] = row[: len(choices)]
     return found
 
 
@@ -177,12 +186,14 @@ def _share(
 
 
 def _parts(
-    prepared: Sequence[tuple[int, PreparedRows]], batch_size: int
+    prepared: Sequence[tuple[int, PreparedRows, Sequence[int]]], batch_size: int
 ) -> Iterator[list[tuple[int, list[int]]]]:
-    """Batches of rows whose regions are alike: of the same length, and from similar layers on."""
+    """Batches of the chosen rows whose regions are alike: of the same length, and from similar
+    layers on."""
     pieces = []
-    for n, rows in prepared:
-        for group in by_length(rows.rows, batch_size):
+    for n, rows, chosen in prepared:
+        for places in by_length([rows.rows[i] for i in chosen], batch_size):
+            group = [chosen[place] for place in places]
             pieces.append((rows.region_length(group), rows.first_block, n, group))
     together: list[tuple[int, list[int]]] = []
     size = longest = 0

@@ -2,11 +2,13 @@
 
 import re
 import warnings
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import replace
 from typing import Any, Literal, cast
 
+import torch
 from datasets import Dataset
+from tqdm.auto import tqdm
 from transformer_lens.model_bridge import TransformerBridge
 
 from reft_interp.encoding import IGNORED, TokenizedBatch, tokenize
@@ -233,3 +235,48 @@ def by_length(rows: Sequence[Mapping[str, Any]], size: int) -> Iterator[list[int
     order = sorted(range(len(rows)), key=lengths.__getitem__)
     for start in range(0, len(order), size):
         yield order[start : start + size]
+
+
+def run_what_fits(
+    rows: Sequence[int],
+    size: int,
+    run: Callable[[Sequence[int]], None],
+    *,
+    description: str,
+    progress: bool = False,
+) -> None:
+    """Run on some rows at a time, on half as many from where memory does not hold them.
+
+    Args:
+        rows: their numbers, in the order in which they run.
+        size: how many run at once, at first.
+        run: what runs on them. It keeps nothing of rows that memory did not hold.
+        description: of the progress bar.
+        progress: show it.
+
+    Raises:
+        torch.OutOfMemoryError: memory does not hold one.
+    """
+    done = 0
+    with tqdm(total=len(rows), disable=not progress, desc=description, leave=False) as bar:
+        while done < len(rows):
+            group = rows[done : done + size]
+            if _fits(run, group):
+                done += len(group)
+                bar.update(len(group))
+            else:
+                size = len(group) // 2
+
+
+def _fits(run: Callable[[Sequence[int]], None], rows: Sequence[int]) -> bool:
+    try:
+        run(rows)
+    except torch.OutOfMemoryError:
+        if len(rows) == 1:
+            raise
+    else:
+        return True
+    # Not in the except clause: there the error still holds what ran.
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    return False

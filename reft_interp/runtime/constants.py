@@ -7,17 +7,17 @@ seeds and labels are, and prompts that begin alike share the keys and values of 
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from tqdm.auto import tqdm
 from transformer_lens.model_bridge import TransformerBridge
 
 from reft_interp.encoding import TokenizedBatch
 from reft_interp.positions import Positions
+from reft_interp.runtime.batching import run_what_fits
 from reft_interp.runtime.frozen import (
     FrozenRow,
     Region,
@@ -125,8 +125,11 @@ class FrozenRows:
         return len(self._starts)
 
     def fill(self, *, batch_size: int = 64, progress: bool = False) -> None:
-        """Freeze the rows that are kept."""
-        todo: list[tuple[RegionsOfRows, list[int]]] = []
+        """Freeze the rows that are kept, fewer at once where memory does not hold so many.
+
+        Raises:
+            torch.OutOfMemoryError: memory does not hold one.
+        """
         seen: set[Tokens] = set(self._rows)
         for regions in self._wanted:
             new = []
@@ -135,14 +138,21 @@ class FrozenRows:
                     seen.add(tokens)
                     new.append(i)
             new.sort(key=lambda i: len(regions.tokens[i]))
-            todo += [(regions, new[i : i + batch_size]) for i in range(0, len(new), batch_size)]
-        for regions, group in tqdm(todo, disable=not progress, desc="freezing", leave=False):
-            batch = regions.batch.take(group)
-            tokens = [regions.tokens[i] for i in group]
-            starts = [self._starts[row] for row in tokens]
-            first, last = torch.tensor(starts, device=batch.prompt_start.device).T
-            rows = self._freeze(batch, tokens, self.layers, first, last)
-            self._rows.update(zip(tokens, rows, strict=True))
+            run_what_fits(
+                new,
+                batch_size,
+                partial(self._freeze_rows, regions),
+                description="freezing",
+                progress=progress,
+            )
+
+    def _freeze_rows(self, regions: RegionsOfRows, group: Sequence[int]) -> None:
+        batch = regions.batch.take(group)
+        tokens = [regions.tokens[i] for i in group]
+        starts = [self._starts[row] for row in tokens]
+        first, last = torch.tensor(starts, device=batch.prompt_start.device).T
+        rows = self._freeze(batch, tokens, self.layers, first, last)
+        self._rows.update(zip(tokens, rows, strict=True))
 
     def regions(self, regions: RegionsOfRows, rows: Sequence[int]) -> list[Region]:
         """The constants of some rows of what was asked for."""
@@ -247,7 +257,12 @@ class RecordedSources:
         batch_size: int = 64,
         progress: bool = False,
     ) -> None:
-        """Run what has not been run, each prompt up to its highest site."""
+        """Run what has not been run, each prompt up to its highest site; fewer at once where
+        memory does not hold so many.
+
+        Raises:
+            torch.OutOfMemoryError: memory does not hold one.
+        """
         for first in {(id(reads.batch), id(reads.edited)): reads for reads in wanted}.values():
             here = [r for r in wanted if r.batch is first.batch and r.edited is first.edited]
             asked: dict[Any, tuple[Site, list[Tensor]]] = {}
@@ -260,16 +275,20 @@ class RecordedSources:
                 if any(key not in self._held for key in keys):
                     new.setdefault((run, tuple(keys)), i)
             order = sorted(new.values(), key=lambda i: len(first.runs[i][0]))
-            groups = [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
-            for group in tqdm(groups, disable=not progress, desc="sources", leave=False):
-                self._run(model, first, group, list(asked.values()))
+            run_what_fits(
+                order,
+                batch_size,
+                partial(self._run, model, first, list(asked.values())),
+                description="sources",
+                progress=progress,
+            )
 
     def _run(
         self,
         model: TransformerBridge,
         reads: SourceReads,
-        group: Sequence[int],
         asked: Sequence[tuple[Site, list[Tensor]]],
+        group: Sequence[int],
     ) -> None:
         some = reads.batch.take(group)
         at = []

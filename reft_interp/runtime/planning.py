@@ -15,6 +15,7 @@ from reft_interp.models.devices import device_of
 from reft_interp.models.sharding import is_sharded, least_of_all
 from reft_interp.runtime.batching import Rows, encode
 from reft_interp.runtime.constants import FrozenRows, RegionsOfRows, regions_of
+from reft_interp.runtime.control_groups import left_by_groups
 from reft_interp.runtime.frozen import Region
 from reft_interp.runtime.placement import Edit, Placement, select
 from reft_interp.runtime.replaying import can_replay, replay
@@ -188,8 +189,11 @@ def granted(model: TransformerBridge, budget: int | None) -> int:
 def free_memory(device: torch.device) -> int:
     """Bytes that are free on a device, as its driver or the operating system says.
 
-    Of the main memory that includes what the system keeps files in and gives back when asked.
+    Of the main memory that includes what the system keeps files in and gives back when asked, and
+    no more than what is left of the limits of the process's groups (as SLURM and docker set them).
     """
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
-    return psutil.virtual_memory().available
+    left = left_by_groups()
+    free = psutil.virtual_memory().available
+    return free if left is None else min(free, left)

@@ -48,7 +48,7 @@ class PreparedRows:
         intervened: decides which sources are recorded, and where.
         rows: what is trained on or scored.
         sources: for each row the prompt that is read, where an intervention needs it.
-        batch_size: rows recorded and frozen at once.
+        batch_size: rows recorded and frozen at once, fewer where memory does not hold so many.
         engine: "auto" runs only what the edits can change, where that is possible and
             saves something; "full" forces the plain run. `plan` says what was decided.
         memory_budget: bytes that frozen constants may take together with what sources hold;
@@ -243,7 +243,7 @@ def prepare_each(
     Args:
         wanted: each with its rows and sources, as `PreparedRows` takes them. Rows that are the
             same object are tokenized once.
-        batch_size: rows recorded and frozen at once.
+        batch_size: rows recorded and frozen at once, fewer where memory does not hold so many.
         engine: as for `PreparedRows`.
         memory_budget: bytes that frozen constants and sources of all together may take.
         over: as for `PreparedRows`.

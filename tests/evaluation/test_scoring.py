@@ -2,17 +2,22 @@
 
 import pytest
 import torch
+from numpy.testing import assert_allclose
 
 from reft_interp.evaluation import (
     accuracy,
+    answer_log_probabilities,
     answers_correctly,
+    choice_scores,
     predict_choices,
     prepared_accuracy,
+    prepared_choice_scores,
     prepared_correct,
 )
 from reft_interp.interventions import DistributedInterchange, Interchange, VectorAddition
 from reft_interp.runtime import IntervenedModel, Placement
 from reft_interp.runtime.prepared import PreparedRows
+from reft_interp.runtime.running import can_score_tokens
 from reft_interp.sites import Site
 from reft_interp.subspace import Subspace
 
@@ -88,6 +93,54 @@ def greedy_answer(intervened, prompt, source) -> str:
     token = int(intervened.logits(rows, sources)[0, -1].argmax())
     text = tokenizer.decode([token])
     return text if tokenizer(text, add_special_tokens=False)["input_ids"] == [token] else " is"
+
+
+@pytest.mark.parametrize("architecture", ["llama", "gemma2", "bert"])
+def test_only_rows_with_a_choice_of_several_tokens_are_run_once_a_choice(make_tiny, architecture):
+    model = make_tiny(architecture)
+    swapped = swapping(model, Interchange())
+    rows = [
+        {"prompt": prompt, "choices": choices, "answer": choices[0]}
+        for prompt, choices in zip(
+            PROMPTS, (["0", "1", "2"], [" are", "Q", " in the"], ["3", "4"], ["5"]), strict=True
+        )
+    ]
+    prepared = PreparedRows(swapped, rows, SOURCES)
+    can_score_tokens(model)  # a run of its own, once
+    ran = []
+
+    def note(stream, hook):
+        ran.append(len(stream))
+
+    with model.hooks(fwd_hooks=[("blocks.1.hook_mlp_out", note)]):
+        [found] = prepared_choice_scores([(swapped, prepared)])
+        prepared_ran, ran[:] = sum(ran), []
+        plain = choice_scores(swapped, rows, SOURCES)
+    if architecture != "bert":
+        # Three prompts, and three choices of the other one with its source.
+        assert prepared_ran == 3 + 3 * 2
+    for row, source, *scores in zip(rows, SOURCES, found, plain, strict=True):
+        forced = [dict(row) | {"answer": choice} for choice in row["choices"]]
+        expected = answer_log_probabilities(swapped, forced, [source] * len(forced))
+        assert_allclose(scores[1], expected, atol=1e-4)
+        assert_allclose(scores[0] - scores[0][0], expected - expected[0], atol=1e-4)
+
+
+def test_choices_compare_alike_on_prepared_rows_and_others_in_half_precision(make_tiny):
+    """Rounded to bfloat16, logits of about 32 are the same where they differ by a tenth."""
+    model = make_tiny("llama").to(torch.bfloat16)
+    added = swapping(model, VectorAddition(torch.full([32], 1e-3)))
+    choices = ["0", "1", "2", "3"]
+    ids = [model.tokenizer(c, add_special_tokens=False)["input_ids"][0] for c in choices]
+    rows = [{"prompt": prompt, "choices": choices, "answer": "0"} for prompt in PROMPTS]
+    with torch.no_grad():
+        weight = model.unembed.original_component.weight
+        weight[ids] = weight[ids[0]] * 10 + torch.randn(4, 32).to(weight) * 0.002
+    [found] = prepared_choice_scores([(added, PreparedRows(added, rows))])
+    plain = choice_scores(added, rows)
+    for one, other in zip(found, plain, strict=True):
+        assert len(set(one)) == 4
+        assert one.argmax() == other.argmax()
 
 
 def test_an_answer_is_among_its_choices(tiny):

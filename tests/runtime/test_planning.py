@@ -10,7 +10,7 @@ from torch import nn
 
 from reft_interp.interventions import DiReFT, VectorAddition
 from reft_interp.models import wrap_model
-from reft_interp.runtime import IntervenedModel, Placement
+from reft_interp.runtime import IntervenedModel, Placement, planning
 from reft_interp.runtime.batching import encode
 from reft_interp.runtime.frozen import freeze
 from reft_interp.runtime.planning import Plan, disagreement, free_memory, plan
@@ -87,9 +87,10 @@ def test_the_budget_is_in_bytes(freeze_batch, tiny):
 
 
 @pytest.mark.skipif(not Path("/proc/meminfo").exists(), reason="Linux says it in a file")
-def test_free_memory_is_what_the_system_could_give():
+def test_free_memory_is_what_the_system_could_give(monkeypatch):
     lines = Path("/proc/meminfo").read_text().splitlines()
     kib = {name: int(rest.split()[0]) for name, rest in (line.split(":") for line in lines)}
+    monkeypatch.setattr(planning, "left_by_groups", lambda: None)  # where tests run in a container
     free = free_memory(torch.device("cpu"))
     # Other processes take and give memory meanwhile.
     assert abs(free - 1024 * kib["MemAvailable"]) < 0.05 * 1024 * kib["MemTotal"]

@@ -12,6 +12,8 @@ from reft_interp.interventions import ConsReFT, DistributedInterchange, LoReFT, 
 from reft_interp.models import wrap_model
 from reft_interp.runtime import IntervenedModel, Placement
 from reft_interp.runtime.batching import encode
+from reft_interp.runtime.constants import FrozenRows, RecordedSources
+from reft_interp.runtime.encoded_rows import EncodedRows
 from reft_interp.runtime.prepared import PreparedRows
 from reft_interp.runtime.replaying import replay
 from reft_interp.runtime.running import prompt_ends
@@ -150,6 +152,60 @@ def test_a_replay_that_fails_is_announced_and_not_used(make_tiny, error):
         assert_close(intervened(**prepared.inputs(range(len(ROWS))))["loss"], expected)
 
 
+@pytest.mark.parametrize("most", [1, 2])
+def test_what_memory_does_not_hold_at_once_is_prepared_in_parts(make_tiny, most):
+    """Sources and constants alike; the error is pretended."""
+    model = make_tiny("llama")
+    intervened = swapped(model)
+    whole = PreparedRows(intervened, ROWS, SOURCES)
+    ran = []
+
+    def refuse_many(stream, hook):
+        if len(stream) > most:
+            raise torch.OutOfMemoryError("no memory for so many rows")
+        ran.append(len(stream))
+
+    with model.hooks(fwd_hooks=[("blocks.0.hook_mlp_out", refuse_many)]):
+        encoded = EncodedRows(model)
+        prepared = PreparedRows._encoded(intervened, encoded, ROWS, SOURCES, "vocabulary")
+        recorded = RecordedSources()
+        reads = [reads for reads, _ in prepared._reads]
+        recorded.record(model, reads)
+        assert sum(ran) == len(SOURCES) and max(ran) == most
+        ran.clear()
+        frozen = FrozenRows(model, [prepared._regions], 2**40)
+        frozen.fill()
+        assert sum(ran) == len(ROWS) and max(ran) == most
+    for one, other in zip(
+        frozen.regions(prepared._regions, range(len(ROWS))),
+        whole.inputs(range(len(ROWS)))["frozen"],
+        strict=True,
+    ):
+        assert_close(one.stream, other.stream, atol=1e-5, rtol=1e-5)
+        for some, others in zip(one.keys, other.keys, strict=True):
+            assert_close(some, others, atol=1e-5, rtol=1e-5)
+    [held] = recorded.of(reads[0])
+    assert_close(torch.cat(held), whole.inputs(range(len(ROWS)))["sources"][1])
+
+
+@pytest.mark.parametrize("without", [{}, {"memory_budget": 0}])
+def test_memory_that_does_not_hold_one_row_is_told_of(make_tiny, without):
+    model = make_tiny("llama")
+
+    def refuse(stream, hook):
+        raise torch.OutOfMemoryError("no memory at all")
+
+    with (
+        model.hooks(fwd_hooks=[("blocks.0.hook_mlp_out", refuse)]),
+        pytest.raises(torch.OutOfMemoryError, match="no memory at all"),
+    ):
+        PreparedRows(IntervenedModel(model, placed_last()), ROWS, **without)
+
+
+def placed_last() -> Placement:
+    return Placement(VectorAddition(torch.ones(32)), Site("resid_post", 1), "l1")
+
+
 @pytest.mark.parametrize("budget", [0, None])
 def test_layers_whose_caches_differ_in_shape_run_in_full(tiny_parts, budget):
     """Gemma 4's heads are wider in the layers that see everything."""
@@ -163,7 +219,7 @@ def test_layers_whose_caches_differ_in_shape_run_in_full(tiny_parts, budget):
         num_key_value_heads=2,
         intermediate_size=64,
         head_dim=8,
-        global_head_dim=16,
+        **{"global_head_dim": 16},  # not in the signature of every version
         hidden_size_per_layer_input=0,
         num_kv_shared_layers=0,
         bos_token_id=tokenizer.bos_token_id,
