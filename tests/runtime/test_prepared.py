@@ -1,6 +1,7 @@
 """Rows whose constants are computed once."""
 
 import re
+from typing import Any
 
 import pytest
 import torch
@@ -210,6 +211,7 @@ def placed_last() -> Placement:
 def test_layers_whose_caches_differ_in_shape_run_in_full(tiny_parts, budget):
     """Gemma 4's heads are wider in the layers that see everything."""
     _, tokenizer = tiny_parts("gemma2")
+    wide: dict[str, Any] = {"global_head_dim": 16}  # which its signature does not show
     config = Gemma4TextConfig(
         vocab_size=len(tokenizer),
         vocab_size_per_layer_input=len(tokenizer),
@@ -219,7 +221,7 @@ def test_layers_whose_caches_differ_in_shape_run_in_full(tiny_parts, budget):
         num_key_value_heads=2,
         intermediate_size=64,
         head_dim=8,
-        **{"global_head_dim": 16},  # not in the signature of every version
+        **wide,
         hidden_size_per_layer_input=0,
         num_kv_shared_layers=0,
         bos_token_id=tokenizer.bos_token_id,
