@@ -259,10 +259,9 @@ def check_training_arguments(
             checkpoints,
             tempfile.gettempdir(),
         )
-    if not evaluates and made.eval_strategy != IntervalStrategy.NO:
-        raise ValueError(
-            f"eval_strategy is {made.eval_strategy.value!r}, but there are no rows to evaluate on"
-        )
+    asked = IntervalStrategy(made.eval_strategy)
+    if not evaluates and asked != IntervalStrategy.NO:
+        raise ValueError(f"eval_strategy is {asked.value!r}, but there are no rows to evaluate on")
 
 
 def _made(

@@ -126,10 +126,10 @@ def check_trainer(
     Raises:
         ValueError: as `check_training_arguments`.
     """
-    own = ("epochs", "learning_rate", "batch_size", "seed")
-    given = {name: value for name, value in trained_with.items() if name not in own}
+    given = dict(trained_with)
+    own = {name: given.pop(name) for name in ("epochs", "learning_rate", "batch_size", "seed")}
     check_training_arguments(
-        _of_trainer(*(trained_with[name] for name in own), given),
+        _of_trainer(**own, arguments=given),
         device=device_of(model),
         evaluates=evaluates,
         checkpoints=checkpoints,

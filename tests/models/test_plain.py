@@ -45,7 +45,7 @@ def test_there_is_none_of_quantized_weights(tiny_parts):
     """Marked as transformers marks them; bitsandbytes need not be there."""
     told = r"model: the weights of half are quantized .* load it without"
     marked, packed = (wrap_model(*tiny_parts("gpt2"), name="half") for _ in range(2))
-    marked.original_model.hf_quantizer = SimpleNamespace()
+    vars(marked.original_model)["hf_quantizer"] = SimpleNamespace()
     linear = next(m for m in packed.original_model.modules() if isinstance(m, Conv1D))
     linear.weight = torch.nn.Parameter(linear.weight.to(torch.int8), requires_grad=False)
     for bridge in (marked, packed):

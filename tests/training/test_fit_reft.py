@@ -1,5 +1,7 @@
 """The one call that trains a ReFT, and what it gives back."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -68,7 +70,7 @@ def test_what_has_begun_goes_on_itself_or_in_a_copy_for_each_of_several_sites(ti
     model, sites = tiny("llama"), [Site("resid_post", 0), Site("mlp_out", 1)]
     rows = [row | {"label": i % 2} for i, row in enumerate(ROWS)]
 
-    def intervened(begun, site, **options):
+    def intervened(begun, site, **options) -> Any:
         given = {"epochs": 1, "progress": False, "learning_rate": 5e-2} | options
         if classes:
             return fit_classifier(model, rows, begun, site, "l2", **given).classifier.intervened
