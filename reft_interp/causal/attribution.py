@@ -24,7 +24,7 @@ from reft_interp.causal.rows import Pairs
 from reft_interp.evaluation.predicting import choice_tokens
 from reft_interp.evaluation.results import mean_and_interval
 from reft_interp.positions import PositionSelector, parse_positions
-from reft_interp.runtime.batching import by_length, encode
+from reft_interp.runtime.batching import beside_answers, by_length, encode
 from reft_interp.runtime.running import answer_starts, is_causal, record
 from reft_interp.selector import check_alignment
 from reft_interp.sites import Site
@@ -198,7 +198,7 @@ def _estimates(
 ) -> Float[np.ndarray, "sites on rows"]:
     # An encoder answers in the place of a mask, which is there only with an answer.
     base = encode(model, bases, answers=not is_causal(model))
-    source = encode(model, sources)
+    source = beside_answers(model, encode(model, sources), base)
     answered = answer_starts(model, base)
     at_base = [select(base) for select in selectors]
     at_source = [select(source) for select in selectors]

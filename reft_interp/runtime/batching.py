@@ -8,6 +8,7 @@ from typing import Any, Literal, cast
 
 import torch
 from datasets import Dataset
+from torch.nn.functional import pad
 from tqdm.auto import tqdm
 from transformer_lens.model_bridge import TransformerBridge
 
@@ -157,6 +158,45 @@ def encode(
         hidden = batch.input_ids.masked_fill(batch.labels != IGNORED, mask)
         batch = replace(batch, input_ids=hidden)
     return batch.to(device_of(model))
+
+
+def beside_answers(
+    model: TransformerBridge, sources: TokenizedBatch, bases: TokenizedBatch
+) -> TokenizedBatch:
+    """Sources as a model reads them beside bases that are answered: an encoder sees a mask for each
+    token of the base's answer, behind the source's prompt as behind the base's. So a prompt that is
+    its own source is swapped with itself. A decoder sees no answer before it gives one.
+
+    Args:
+        model: whose masks they are.
+        sources: prompts, padded on the right.
+        bases: one for each of them, answered or not.
+    """
+    masks = (bases.answer_end - bases.prompt_end).tolist()
+    if is_causal(model) or not any(masks):
+        return sources
+    ends = (sources.prompt_end + torch.tensor(masks, device=sources.prompt_end.device)).tolist()
+    room = max(0, max(ends) - sources.input_ids.shape[1])
+    ids, attention, labels = (
+        pad(tensor, (0, room), value=filler)
+        for tensor, filler in (
+            (sources.input_ids, 0),
+            (sources.attention_mask, 0),
+            (sources.labels, IGNORED),
+        )
+    )
+    for row, (start, end) in enumerate(zip(sources.prompt_end.tolist(), ends, strict=True)):
+        ids[row, start:end] = model.tokenizer.mask_token_id
+        attention[row, start:end] = 1
+    types = sources.token_type_ids
+    return replace(
+        sources,
+        input_ids=ids,
+        attention_mask=attention,
+        labels=labels,
+        answer_end=torch.tensor(ends, device=sources.answer_end.device),
+        token_type_ids=None if types is None else pad(types, (0, room)),
+    )
 
 
 def _edits(row: int, asked: Any) -> frozenset[str] | None:

@@ -17,6 +17,7 @@ from reft_interp.positions import Positions, PositionSelector, check_alignment
 from reft_interp.runtime.batching import (
     Rows,
     as_list,
+    beside_answers,
     choices_of,
     encode,
     warn_of_glued_answers,
@@ -30,7 +31,7 @@ class EncodedRows:
     """Rows that were tokenized, and tokens that were selected, once for all who ask for them."""
 
     def __init__(self, model: TransformerBridge, max_length: int | None = None):
-        self._model = model
+        self.model = model
         self._max_length = max_length
         # The rows are kept beside what was made of them, so that no others take their id.
         self._lists: dict[int, tuple[Rows, list[Mapping[str, Any]]]] = {}
@@ -46,7 +47,7 @@ class EncodedRows:
     def batch(self, rows: Rows, *, answers: bool) -> TokenizedBatch:
         key = id(rows), answers
         if key not in self._batches:
-            batch = encode(self._model, rows, answers=answers, max_length=self._max_length)
+            batch = encode(self.model, rows, answers=answers, max_length=self._max_length)
             self._batches[key] = rows, batch
             if answers:
                 warn_of_glued_answers(self.listed(rows))
@@ -55,7 +56,7 @@ class EncodedRows:
     def choices(self, rows: Rows) -> Int[Tensor, "n k"]:
         if id(rows) not in self._choices:
             self._choices[id(rows)] = _choices(
-                self._model, self.batch(rows, answers=True), self.listed(rows)
+                self.model, self.batch(rows, answers=True), self.listed(rows)
             )
         return self._choices[id(rows)]
 
@@ -119,5 +120,6 @@ def source_reads(
             positions.append(at)
         edited = source if isinstance(source, EditedSource) else None
         sites = tuple(placements[i].site for i in readers)
+        of_source = beside_answers(encoded.model, of_source, batch)
         found.append((SourceReads(of_source, sites, tuple(positions), edited), readers))
     return found

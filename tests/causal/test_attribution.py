@@ -81,10 +81,14 @@ def test_of_an_encoder_it_is_the_slope_at_the_mask_where_it_answers(make_tiny, c
     found = ri.attribution_patching(model, rows, [site], ["every"], progress=False)
     first, second = choice_ids(model)
     for i, row in enumerate(rows):
-        source = ri.activations(model, [row["source"]], site, "every")[0]
-        ids = model.tokenizer(row["base"])["input_ids"]
-        # The answer's mask follows the prompt with its special tokens.
-        masked = torch.tensor([[*ids, model.tokenizer.mask_token_id]])
+        # The answer's mask follows the prompt with its special tokens, the source's as the base's.
+        mask = model.tokenizer.mask_token_id
+        masked, of_source = (
+            torch.tensor([[*model.tokenizer(row[side])["input_ids"], mask]])
+            for side in ("base", "source")
+        )
+        _, cache = model.run_with_cache(of_source, names_filter=site.hook_name)
+        source = cache[site.hook_name][0, :-1]
         values = []
         for step in (1e-3, -1e-3):
 
