@@ -19,6 +19,7 @@ from reft_interp.runtime.control_groups import left_by_groups
 from reft_interp.runtime.frozen import Region
 from reft_interp.runtime.placement import Edit, Placement, select
 from reft_interp.runtime.replaying import can_replay, replay
+from reft_interp.runtime.rotary_scaling import length_of_other_angles
 from reft_interp.runtime.running import answer_positions, prompt_ends, run
 
 Engine = Literal["auto", "full"]
@@ -103,7 +104,14 @@ def reason_against_replays(model: TransformerBridge, engine: Engine) -> str | No
 
 
 def reason_against_replaying(model: TransformerBridge, regions: RegionsOfRows) -> str | None:
-    """Why these rows are not replayed; None if that saves something."""
+    """Why these rows are not replayed; None if that is exact, and saves something."""
+    longest = int((regions.batch.answer_end - regions.batch.prompt_start).max())
+    most = length_of_other_angles(model)
+    if most is not None and longest > most:
+        return (
+            f"a row has {longest} tokens, and beyond {most} the model's rotary angles are those of "
+            "the longest row beside which a row is run"
+        )
     share = work(model, regions)
     if share > 1 - _LEAST_SAVING:
         return f"the region is {share:.0%} of the model's work on these rows"

@@ -100,7 +100,11 @@ def test_a_mean_of_rows_scores_each_row_once_and_says_the_same():
         score(fast, [1.0], [1.0, 0.0])
 
 
-@pytest.mark.parametrize("metric", [f1(LABELS), matthews(LABELS), pearson(), spearman()], ids=str)
+@pytest.mark.parametrize(
+    "metric",
+    [f1(LABELS), matthews(LABELS), pearson(), spearman()],
+    ids=lambda metric: metric.name,
+)
 def test_resamples_score_as_rows_do_one_by_one(metric):
     rng = np.random.default_rng(3)
     gold = rng.integers(0, 2, 40).tolist()

@@ -22,6 +22,7 @@ from reft_interp.runtime.batching import encode
 from reft_interp.runtime.frozen import frozen_bytes
 from reft_interp.runtime.regions import first_columns
 from reft_interp.runtime.replaying import can_replay, replay
+from reft_interp.runtime.rotary_scaling import length_of_other_angles
 from reft_interp.runtime.running import run
 from reft_interp.sites import Site
 
@@ -407,22 +408,24 @@ def at_the_same_token(model: TransformerBridge, at: Sequence[int], tokens: int):
     return [{"prompt": prompt, "answer": " is", "spans": {"s": list(spans[i])}} for i in at]
 
 
+_LONGROPE = {
+    "rope_type": "longrope",
+    "rope_theta": 10000.0,
+    "short_factor": [1.0] * 4,
+    "long_factor": [8.0] * 4,
+    "original_max_position_embeddings": 64,
+    "partial_rotary_factor": 1.0,
+}
+
+
 @pytest.mark.parametrize("name", ["GPT2LMHeadModel", "OPTForCausalLM", "Phi3ForCausalLM"])
 def test_padding_has_no_positions_that_no_row_has(freeze_batch, tiny_parts, name):
     """Of two rows the longer region begins early, so that the other is padded by as much."""
-    scaling = {
-        "rope_type": "longrope",
-        "rope_theta": 10000.0,
-        "short_factor": [1.0] * 4,
-        "long_factor": [8.0] * 4,
-        "original_max_position_embeddings": 64,
-        "partial_rotary_factor": 1.0,
-    }
     settings = {
         "GPT2LMHeadModel": CONFIGS["GPT2LMHeadModel"] | {"n_positions": 64},
         "OPTForCausalLM": CONFIGS["OPTForCausalLM"] | {"max_position_embeddings": 64},
         "Phi3ForCausalLM": _GROUPED
-        | {"max_position_embeddings": 512, "rope_scaling": scaling}
+        | {"max_position_embeddings": 512, "rope_scaling": _LONGROPE}
         | {"original_max_position_embeddings": 64},
     }
     model = wrap_model(*_random(name, settings[name], tiny_parts), name=f"short {name}")
@@ -451,3 +454,24 @@ def test_memory_is_foretold_to_the_byte(freeze_batch, decoder):
     suffix = sum(len(row.stream) for row in frozen)
     expected = sum(t.numel() * t.element_size() for t in tensors)
     assert frozen_bytes(decoder, [1], prefix, suffix) == expected
+
+
+@pytest.mark.parametrize(("longest", "replays"), [(60, True), (70, False)])
+def test_rows_whose_angles_are_those_of_longer_ones_run_in_full(tiny_parts, longest, replays):
+    settings = _GROUPED | {
+        "max_position_embeddings": 512,
+        "rope_scaling": _LONGROPE,
+        "original_max_position_embeddings": 64,
+    }
+    model = wrap_model(*_random("Phi3ForCausalLM", settings, tiny_parts), name="longrope")
+    vector = VectorAddition(torch.ones(32))
+    intervened = IntervenedModel(model, Placement(vector, Site("resid_post", 1), "last"))
+    plan = intervened.plan(at_the_same_token(model, [4, 4], longest))
+    assert plan.replays is replays
+    assert replays or "and beyond 64 the model's rotary angles are those" in plan.reason
+
+
+def test_angles_that_no_length_changes_have_no_limit(tiny):
+    assert [length_of_other_angles(tiny(name)) for name in ("llama", "gpt2", "gemma2")] == [
+        None
+    ] * 3
