@@ -167,7 +167,9 @@ def _logits_are_products(model: TransformerBridge) -> bool:
 
     with hooked(model, [], [(_LAST_STREAM, enlarge)]):
         logits = model(tokens)[0].gather(1, some)
-    return difference(model, token_logits(model, entering[0][0], some)[None], logits[None]).ok
+    found = token_logits(model, entering[0][0], some)
+    # Of a model that is spread over devices, logits may lie on another one than what enters.
+    return difference(model, found[None], logits[None].to(found.device)).ok
 
 
 def logits_of_tokens(

@@ -62,7 +62,7 @@ def test_both_planted_directions_are_found_at_once(model):
     assert found.score(wrong).value < 0.5
     # One variable alone is an interchange like any other.
     alone = found.of("first")
-    assert alone.site == SITE and str(alone.on) == "l1"
+    assert alone.site == SITE and str(alone.on) == "last"
     rows = [
         {"base": b, "source": s, "label": ANSWERS[values_of(s)[0], values_of(b)[1]]}
         | {"choices": list(ANSWERS.values())}

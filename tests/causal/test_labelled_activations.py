@@ -103,7 +103,9 @@ def test_spans_that_a_selector_does_not_look_at_make_no_other_example(tiny):
 
 def test_two_values_at_the_same_tokens_are_refused(tiny):
     rows, site = two_orders(), ri.Site("resid_post", 0)
-    with pytest.raises(ValueError, match=r"is' has two values of 'x', .* tokens that 'l1' selects"):
+    with pytest.raises(
+        ValueError, match=r"is' has two values of 'x', .* tokens that 'last' selects"
+    ):
         labelled_activations(tiny("gpt2"), rows, "x", site, "last")
     wrong = named_rows({"v": ("a", "b") * 4})
     wrong[3]["base_v"] = "c"

@@ -236,7 +236,7 @@ def test_names_that_cannot_be_saved_or_contradict_the_positions_are_refused(tiny
     site = Site("resid_post", 0)
     with pytest.raises(ValueError, match=r"name of an edit must be letters, digits.* 'in French'"):
         Placement(LoReFT(2), site, "last", name="in French")
-    with pytest.raises(ValueError, match="name is 'b', but the positions have 'l1 edit=a'"):
+    with pytest.raises(ValueError, match="name is 'b', but the positions have 'last edit=a'"):
         Placement(LoReFT(2), site, "last edit=a", name="b")
     assert Placement(LoReFT(2), site, "last edit=a", name="a").name == "a"
     model = tiny("llama")

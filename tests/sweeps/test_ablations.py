@@ -49,7 +49,7 @@ def test_each_setting_is_changed_alone_for_each_intervention():
         assert described["layers"] == (
             "all" if "layers all" in one.name else [1] if "layers 1" in one.name else [0, 1]
         )
-        assert described["on"] == ("l1" if "on l1" in one.name else "f1+l1")
+        assert described["on"] == ("last" if "on last" in one.name else "f1+l1")
         assert described["tied"] == ("untied" not in one.name)
     # What is not changed stays as it was.
     assert found[0] is BASE and found[1].intervention.arguments()["dropout"] == 0.1

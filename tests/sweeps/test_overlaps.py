@@ -27,7 +27,7 @@ def test_refts_on_other_tokens_are_compared_by_their_site():
     found = {("LoReFT", 0): at(l1_last=A, l2_last=B), ("DiReFT", 1): at(l1_f1=B, l2_l2=A)}
     rows, notes = among_themselves(found)
     assert [row["question"] for row in rows] == ["LoReFT and DiReFT, on other tokens"] * 2
-    assert [row["tokens"] for row in rows] == ["l1 and f1", "l1 and l2"]
+    assert [row["tokens"] for row in rows] == ["last and first", "last and l2"]
     assert [row["overlap"] for row in rows] == pytest.approx([A.overlap(B)] * 2)
     assert notes == []
 
@@ -35,7 +35,7 @@ def test_refts_on_other_tokens_are_compared_by_their_site():
 def test_where_tokens_are_shared_only_they_are_compared():
     found = {("LoReFT", 0): at(l1_f1=A, l1_last=B), ("DiReFT", 1): at(l1_last=A, l1_l2=C)}
     rows, _ = among_themselves(found)
-    assert [(row["question"], row["tokens"]) for row in rows] == [("LoReFT and DiReFT", "l1")]
+    assert [(row["question"], row["tokens"]) for row in rows] == [("LoReFT and DiReFT", "last")]
 
 
 def test_what_is_not_compared_is_said():
@@ -70,7 +70,7 @@ def test_tasks_are_compared_by_method_and_different_seeds():
 
 def test_das_is_compared_at_its_own_place_only():
     rows = with_das({("LoReFT", 0): at(l1_last=A, l1_f1=B)}, at(l1_last=A))
-    assert [(row["tokens"], row["overlap"]) for row in rows] == [("l1", pytest.approx(1.0))]
+    assert [(row["tokens"], row["overlap"]) for row in rows] == [("last", pytest.approx(1.0))]
 
 
 def test_other_comparisons_are_given_as_they_are(tiny, tmp_path):

@@ -44,7 +44,7 @@ CASES = {
 
 
 LABELLED = [row | {"label": int(row["answer"] == " is")} for row in ROWS]
-SCORED = [row | {"label": float(len(row["prompt"]))} for row in ROWS]
+SCORED = [row | {"label": len(row["prompt"]) + 0.5} for row in ROWS]
 # Each with steps in which a process has no row.
 CLASSIFIERS = {
     "classes": {"rows": LABELLED},

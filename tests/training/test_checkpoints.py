@@ -114,7 +114,7 @@ def test_a_checkpoint_of_other_interventions_is_refused(tiny, make_tiny, saved):
     for other, named in (
         (placed(model, rank=3), r"interventions\[0\] is .*'rank': 2.* here it is .*'rank': 3"),
         (placed(model, layer=1), r"placements\[0\] is .*'layer': 0.* here it is .*'layer': 1"),
-        (placed(model, on="f1"), r"placements\[0\] is .*'l1'.* here it is .*'f1'"),
+        (placed(model, on="f1"), r"placements\[0\] is .*'last'.* here it is .*'first'"),
     ):
         with pytest.raises(ValueError, match=named):
             fit(other, saved, resume=True)

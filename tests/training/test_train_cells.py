@@ -269,8 +269,11 @@ def test_rows_that_were_prepared_for_other_placements_are_refused(tiny, make_tin
     model = tiny("llama")
     one = learned(model)
     for other, told in (
-        (learned(model, on="f1"), r"prepared for edits on 'f1', but the placements are on 'l1'"),
-        (learned(model, on="f1+l1"), r"on 'f1\+l1', but .* on 'l1'"),
+        (
+            learned(model, on="f1"),
+            r"prepared for edits on 'first', but the placements are on 'last'",
+        ),
+        (learned(model, on="f1+l1"), r"on 'f1\+l1', but .* on 'last'"),
         (learned(make_tiny("llama")), "prepared for another model"),
     ):
         rows, good = PreparedRows(other, ROWS[:2]), PreparedRows(one, ROWS[:2])
