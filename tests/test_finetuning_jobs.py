@@ -192,7 +192,7 @@ def test_other_mistakes_are_told_too(rows, tmp_path):
         (["train", file, "--on", "f3 and l1"], "positions 'f3 and l1'"),
         (["train", file, "--epochs", 0], "epochs must be above 0, got 0"),
         (["train", file, "--learning-rate", -1], "learning_rate must be above 0, got -1"),
-        (["train", file, "--batch-size", 0], "batch_size must be above 0, got 0"),
+        (["train", file, "--batch-size", 0], "Invalid value for '--batch-size'"),
         (["train", file, "--seed", -1], "seed must be at least 0 and below 2**32, got -1"),
         (["generate", tmp_path / "none", "The"], "none"),
         (["train", file, "--out", broken], "File exists"),
