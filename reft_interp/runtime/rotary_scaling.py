@@ -11,7 +11,8 @@ _BY_LENGTH = ("longrope", "dynamic")
 def length_of_other_angles(model: TransformerBridge) -> int | None:
     """The tokens above which the angles of a batch are others (longrope, dynamic NTK); None of a
     model whose angles are the same at any length."""
-    config = model.original_model.config.get_text_config()
+    of_all: Any = model.original_model.config
+    config = of_all.get_text_config()
     given: dict[str, Any] = {}
     for name in ("rope_scaling", "rope_parameters"):
         given |= getattr(config, name, None) or {}
