@@ -194,7 +194,7 @@ def test_other_mistakes_are_told_too(rows, tmp_path):
         (["train", file, "--learning-rate", -1], "learning_rate must be above 0, got -1"),
         (["train", file, "--batch-size", 0], "Invalid value for '--batch-size'"),
         (["train", file, "--seed", -1], "seed must be at least 0 and below 2**32, got -1"),
-        (["generate", tmp_path / "none", "The"], "none"),
+        (["generate", tmp_path / "none", "The"], "none holds no saved intervention"),
         (["train", file, "--out", broken], "File exists"),
         (["compare", "instructions", "--data", tmp_path], "is scored by a judge, whom a command"),
         (["compare", "glue/snli", "--data", tmp_path], "suite must be one of commonsense"),

@@ -14,6 +14,7 @@ from reft_interp.causal.das import DASResult
 from reft_interp.causal.evidence import Evidence
 from reft_interp.causal.joint_das import JointDASResult
 from reft_interp.causal.joint_evidence import JointEvidence
+from reft_interp.causal.quoting import joined
 from reft_interp.report import Report
 from reft_interp.report.markup import as_list
 from reft_interp.sites import Site
@@ -49,9 +50,12 @@ def save_claim(
     held = {
         "holds": claim.holds,
         "failing": list(claim.failing),
+        "notes": list(claim.flags),
         "methods": _records(claim.to_frame()),
         "split": None if split is None else _records(split),
         "selectivity": _records(claim.selectivity),
+        "stability": _records(claim.stability),
+        "effects": _records(claim.effects.to_frame()),
         "summary": claim.summary(),
         "model": claim.model,
         "method": claim.method,
@@ -92,15 +96,16 @@ def document(claim: Evidence | JointEvidence, pairs: Counterfactuals | None = No
     page = Report(_title(claim), subtitle=_where(claim), summary=claim.summary())
     if pairs is not None:
         page.section("The pairs", as_list(str(pairs)))
-    verdict = f"holds: {'yes' if claim.holds else 'no'} (above {', '.join(claim.controls)}?)"
-    page.section("The claim beside its controls", as_list("\n".join([verdict, *claim.flags])))
-    page.figure(
-        claim.plot(),
-        caption=f"{claim.comparison.metric}. 95 % Wilson intervals; of several draws or seeds, "
-        "mean and range.",
-        name="iia",
+    verdict = (
+        f"holds: {'yes' if claim.holds else 'no'}; it has to be above {joined(claim.controls)}"
     )
-    page.table(claim.to_frame(), caption=claim.comparison.metric, name="iia")
+    page.section("The claim beside its controls", as_list("\n".join([verdict, *claim.flags])))
+    caption = (
+        f"{claim.comparison.metric}. 95 % Wilson intervals; of several draws or seeds, mean and "
+        "range."
+    )
+    page.figure(claim.plot(), caption=caption, name="iia")
+    page.table(claim.to_frame(), caption=caption, name="iia")
     page.table(
         claim.selectivity,
         caption="The claim's accuracy less each control's, on the same pairs; 95 % bootstrap "
@@ -111,7 +116,10 @@ def document(claim: Evidence | JointEvidence, pairs: Counterfactuals | None = No
     page.section("Is the same subspace found again?")
     page.table(
         claim.stability,
-        caption="Other seeds and resampled pairs beside the first seed; angles in degrees.",
+        caption="Other seeds and resampled pairs beside the first seed; angles in degrees. Where "
+        "the method has a seed, searches on resampled pairs begin where the first did, so that "
+        "directions which training leaves alone overlap by themselves; other seeds begin "
+        "elsewhere.",
         name="stability",
     )
     page.section("How far does it move the answer?")
@@ -165,8 +173,10 @@ def _facts(claim: Evidence | JointEvidence, pairs: Counterfactuals | None) -> di
     """What somebody needs to search again."""
     settings = _settings(claim) or {}
     written = {name.replace("_", " "): value for name, value in settings.items()}
-    # There they are a number; here the pairs themselves are told.
-    written.pop("pairs", None)
+    # There pairs are a number, here they are told themselves; and the others are of one search,
+    # where here are several.
+    for name in ("pairs", "shuffled labels", "resampled pairs"):
+        written.pop(name, None)
     hashed = {} if pairs is None else {"pairs": pairs.hash}
     return (
         {"model": claim.model, "method": claim.method, "seeds": len(claim.found)} | written | hashed

@@ -89,7 +89,8 @@ def gather_evidence(
         batch_size: of DAS, pairs a step; 16 by default.
         seeds: how often the method is fitted from another start, with the true labels, with
             shuffled ones and in the untrained model each.
-        resamples: how often it is fitted to pairs drawn again with replacement.
+        resamples: how often it is fitted to pairs drawn again with replacement, from the first
+            seed's start: directions that training leaves alone overlap by themselves.
         random_subspaces: how many, and as many placebos.
         untrained: a model to take as the untrained one; `untrained_copy(model)` by default.
         minimum_accuracy: share of held-out bases that the model must get right without an

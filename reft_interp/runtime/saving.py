@@ -196,9 +196,12 @@ def read_config(folder: Path) -> dict[str, Any]:
     """What `config.json` says of saved interventions.
 
     Raises:
+        FileNotFoundError: the folder holds no such file.
         ValueError: the file is damaged, of a classifier, or of another format.
     """
     path = folder / CONFIG
+    if not path.is_file():
+        raise FileNotFoundError(f"{folder} holds no saved intervention: there is no {CONFIG} in it")
     config = read_json(path)
     # Of `training.classifier_saving`, whose interventions are in a folder of their own.
     if isinstance(config, dict) and config.get("kind") == "classifier":

@@ -149,6 +149,14 @@ def test_what_is_saved_is_json_and_says_what_was_searched(true, planted, tmp_pat
     assert held["settings"] == true.found[0].settings and held["settings"]["epochs"] == 12
     assert (held["model"], held["method"], held["pairs"]) == (true.model, "DAS", pairs.hash)
     assert held["reft_interp"] == ri.__version__
+    assert held["notes"] == list(true.flags)
+    assert [row["run"] for row in held["stability"]] == true.stability["run"].tolist()
+    assert [row["measure"] for row in held["effects"]] == true.effects.to_frame()[
+        "measure"
+    ].tolist()
+    # Settings of one of several searches are none of the page's.
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "resampled pairs</" not in page.split("How this was made")[-1]
 
 
 def test_flags_warn_of_what_the_claim_hides(true):

@@ -138,7 +138,7 @@ def test_it_is_saved_as_a_page_with_what_was_found(true, model, tmp_path):
     held = json.loads((tmp_path / "evidence.json").read_text())
     assert held["holds"] and held["summary"] == true.summary() and held["split"] is None
     assert held["places"]["first"] == {"site": str(SITE), "tokens": "last", "rank": 1}
-    assert "holds: yes (above no intervention" in text
+    assert "holds: yes; it has to be above no intervention, " in text
     again = ri.JointDASResult.load(tmp_path / "interchange", model)
     assert again.settings == true.found[0].settings
     assert again.score(joint_pairs().test) == true.iia
