@@ -135,8 +135,8 @@ class Claim(ABC):
             if fitted.interval[1] < whole.interval[0]:
                 found.append(
                     f"{self.method} gives only {fitted.value:.3f} even of the pairs that it was "
-                    "fitted to: more epochs, another learning rate or a higher rank may find what "
-                    "it does not, so that this is no sign of absence"
+                    "fitted to: a longer search or a higher rank may find what it does not, so "
+                    "that this is no sign of absence"
                 )
         if SHUFFLED not in self.hits:
             found.append(f"{self.method} looks at no labels, so that no control has them shuffled")

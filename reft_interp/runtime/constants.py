@@ -235,7 +235,7 @@ class SourceReads:
     def runs(self) -> list[Run]:
         """Of each prompt what its run depends on: its tokens, and its own edits if it has any."""
         ids = self.batch.input_ids.tolist()
-        bounds = zip(self.batch.prompt_start.tolist(), self.batch.prompt_end.tolist(), strict=True)
+        bounds = zip(self.batch.prompt_start.tolist(), self.batch.answer_end.tolist(), strict=True)
         prompts = [tuple(row[a:b]) for row, (a, b) in zip(ids, bounds, strict=True)]
         if self.edited is None:
             return [(tokens, None) for tokens in prompts]

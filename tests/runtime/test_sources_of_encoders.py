@@ -53,3 +53,15 @@ def test_sources_that_are_edited_themselves_are_read_with_masks(tiny):
     swapped = IntervenedModel(model, Placement(Interchange(), site, "last"))
     of_edited = choice_scores(swapped, ROWS, EditedSource(inner, PROMPTS))
     torch.testing.assert_close(of_edited, choice_scores(model, ROWS), rtol=1e-4, atol=1e-5)
+
+
+def test_one_source_of_bases_with_unlike_answers_is_recorded_for_each(tiny):
+    model = tiny("bert")
+    swapped = IntervenedModel(model, Placement(Interchange(), Site("resid_post", 0), "last"))
+    rows = [{"prompt": "A cat", "answer": answer} for answer in (" is", " is are")]
+    sources = ["A cat", "A cat"]
+    expected = swapped.read_sources(encode(model, rows, answers=True), sources)
+    found = PreparedRows(swapped, rows, sources).inputs([0, 1])["sources"]
+    assert expected is not None and found is not None
+    torch.testing.assert_close(found[0], expected[0], rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(found[0][0], found[0][1], atol=1e-4)
