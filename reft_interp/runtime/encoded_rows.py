@@ -36,6 +36,8 @@ class EncodedRows:
         # The rows are kept beside what was made of them, so that no others take their id.
         self._lists: dict[int, tuple[Rows, list[Mapping[str, Any]]]] = {}
         self._batches: dict[tuple[int, bool], tuple[Rows, TokenizedBatch]] = {}
+        # The bases are kept, too, so that no others take their id.
+        self._beside: dict[tuple[int, int], tuple[TokenizedBatch, TokenizedBatch]] = {}
         self._choices: dict[int, Int[Tensor, "n k"]] = {}
         self._positions: dict[tuple[PositionSelector, int, bool], Positions] = {}
 
@@ -52,6 +54,15 @@ class EncodedRows:
             if answers:
                 warn_of_glued_answers(self.listed(rows))
         return self._batches[key][1]
+
+    def beside(self, sources: Rows, bases: TokenizedBatch) -> TokenizedBatch:
+        """Sources as they are read beside their bases (see `beside_answers`): one batch, however
+        many sites read them, so that they run once for all."""
+        key = id(sources), id(bases)
+        if key not in self._beside:
+            read = beside_answers(self.model, self.batch(sources, answers=False), bases)
+            self._beside[key] = bases, read
+        return self._beside[key][1]
 
     def choices(self, rows: Rows) -> Int[Tensor, "n k"]:
         if id(rows) not in self._choices:
@@ -111,7 +122,7 @@ def source_reads(
     """
     found = []
     for name, source in named_sources(placements, len(batch), sources).items():
-        of_source = encoded.batch(prompts_of(source), answers=False)
+        of_source = encoded.beside(prompts_of(source), batch)
         readers = readers_of(placements, name)
         positions = []
         for placement in (placements[i] for i in readers):
@@ -120,6 +131,5 @@ def source_reads(
             positions.append(at)
         edited = source if isinstance(source, EditedSource) else None
         sites = tuple(placements[i].site for i in readers)
-        of_source = beside_answers(encoded.model, of_source, batch)
         found.append((SourceReads(of_source, sites, tuple(positions), edited), readers))
     return found

@@ -8,6 +8,7 @@ from reft_interp.evaluation.scoring import prepared_choice_scores
 from reft_interp.interventions import Interchange, VectorAddition
 from reft_interp.runtime import EditedSource, IntervenedModel, Placement
 from reft_interp.runtime.batching import beside_answers, encode
+from reft_interp.runtime.encoded_rows import EncodedRows, source_reads
 from reft_interp.runtime.prepared import PreparedRows
 from reft_interp.sites import Site
 
@@ -65,3 +66,13 @@ def test_one_source_of_bases_with_unlike_answers_is_recorded_for_each(tiny):
     assert expected is not None and found is not None
     torch.testing.assert_close(found[0], expected[0], rtol=1e-4, atol=1e-5)
     assert not torch.allclose(found[0][0], found[0][1], atol=1e-4)
+
+
+def test_sources_run_once_for_all_sites_that_read_them(tiny):
+    model = tiny("bert")
+    placed = [Placement(Interchange(), Site("resid_post", layer), "last") for layer in (0, 1)]
+    encoded, bases = EncodedRows(model), encode(model, ROWS, answers=True)
+    first, second = (
+        source_reads([one], encoded, bases, lambda on: on(bases), PROMPTS)[0][0] for one in placed
+    )
+    assert first.batch is second.batch
