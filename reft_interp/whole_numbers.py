@@ -30,7 +30,22 @@ def at_least_one(given: Any, name: str) -> int:
         TypeError: it is no whole number.
         ValueError: it is below 1.
     """
+    return at_least(given, 1, name)
+
+
+def at_least(given: Any, least: int, name: str) -> int:
+    """A whole number that is not below another, as an int.
+
+    Args:
+        given: of any type that counts.
+        least: what it may be.
+        name: of the argument.
+
+    Raises:
+        TypeError: it is no whole number.
+        ValueError: it is below `least`.
+    """
     whole = whole_number(given, f"{name} must be a whole number, got {given!r}")
-    if whole < 1:
-        raise ValueError(f"{name} must be at least 1, got {given}")
+    if whole < least:
+        raise ValueError(f"{name} must be at least {least}, got {given}")
     return whole

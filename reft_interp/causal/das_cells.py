@@ -15,7 +15,7 @@ from transformer_lens.model_bridge import TransformerBridge
 from reft_interp.causal.das import DASResult
 from reft_interp.causal.interchanges import On, rows_of_one_source
 from reft_interp.causal.rows import Pairs
-from reft_interp.causal.shuffling import check_resampled, drawn_rows
+from reft_interp.causal.shuffling import drawn_rows
 from reft_interp.interventions import DistributedInterchange
 from reft_interp.runtime import IntervenedModel, Placement
 from reft_interp.runtime.planning import Engine
@@ -26,7 +26,7 @@ from reft_interp.subspace import Subspace, check_rank
 from reft_interp.training import Cell, train_cells
 from reft_interp.training.hyperparameters import check_hyperparameters, hyperparameters_of
 from reft_interp.training.results import saved_settings
-from reft_interp.whole_numbers import at_least_one
+from reft_interp.whole_numbers import at_least, at_least_one
 
 
 @dataclass(frozen=True)
@@ -68,19 +68,28 @@ class DASCell:
     def __post_init__(self) -> None:
         check_site(self.site)
         object.__setattr__(self, "rank", check_rank(self.rank))
-        check_hyperparameters(
-            epochs=self.epochs,
-            learning_rate=self.learning_rate,
-            batch_size=self.batch_size,
-            seed=self.seed,
-            whole_epochs=True,
-        )
-        if self.resampled_pairs is not None:
-            object.__setattr__(self, "resampled_pairs", check_resampled(self.resampled_pairs))
-        # As JSON takes them, in which a sweep writes down its cells.
-        plain = {**hyperparameters_of(self), "shuffled_labels": bool(self.shuffled_labels)}
-        for name, value in plain.items():
-            object.__setattr__(self, name, value)
+        hold_settings(self)
+
+
+def hold_settings(cell: Any) -> None:
+    """Check how a cell is trained, and on which pairs, and hold it as Python's values: a sweep
+    writes down its cells as JSON.
+
+    Args:
+        cell: with the settings of a training, `shuffled_labels` and `resampled_pairs`.
+
+    Raises:
+        TypeError: epochs, batch_size, seed or resampled_pairs are no whole number.
+        ValueError: epochs, learning_rate or batch_size are not above 0; the seed or
+            resampled_pairs are below 0.
+    """
+    told = hyperparameters_of(cell)
+    check_hyperparameters(**told, whole_epochs=True)
+    told["shuffled_labels"] = bool(cell.shuffled_labels)
+    if cell.resampled_pairs is not None:
+        told["resampled_pairs"] = at_least(cell.resampled_pairs, 0, "resampled_pairs")
+    for name, value in told.items():
+        object.__setattr__(cell, name, value)
 
 
 def fit_das_each(

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 
 from transformer_lens.model_bridge import TransformerBridge
 
+from reft_interp.causal.das_cells import hold_settings
 from reft_interp.causal.interchanges import interchange_rows
 from reft_interp.causal.joint_das import (
     JointDASResult,
@@ -18,10 +19,10 @@ from reft_interp.causal.joint_das import (
 )
 from reft_interp.causal.rows import Pairs
 from reft_interp.causal.shared_tokens import check_apart
-from reft_interp.causal.shuffling import check_resampled, drawn_rows
+from reft_interp.causal.shuffling import drawn_rows
 from reft_interp.runtime.prepared import prepare_each
 from reft_interp.training import Cell, train_cells
-from reft_interp.training.hyperparameters import check_hyperparameters, hyperparameters_of
+from reft_interp.training.hyperparameters import hyperparameters_of
 from reft_interp.training.results import saved_settings
 
 
@@ -44,17 +45,7 @@ class JointCell:
     resampled_pairs: int | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
-        check_hyperparameters(
-            epochs=self.epochs,
-            learning_rate=self.learning_rate,
-            batch_size=self.batch_size,
-            seed=self.seed,
-            whole_epochs=True,
-        )
-        if self.resampled_pairs is not None:
-            object.__setattr__(self, "resampled_pairs", check_resampled(self.resampled_pairs))
-        for name, value in hyperparameters_of(self).items():
-            object.__setattr__(self, name, value)
+        hold_settings(self)
 
 
 def fit_das_jointly_each(

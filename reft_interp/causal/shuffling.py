@@ -12,7 +12,6 @@ from reft_interp.causal.interchanges import interchange_rows
 from reft_interp.causal.rows import Pairs, listed_rows
 from reft_interp.causal.variable_values import SIDES, names_in, value_text
 from reft_interp.runtime.sources import Sources, take_sources
-from reft_interp.whole_numbers import whole_number
 
 
 def resample(n: int, seed: int) -> list[int]:
@@ -24,19 +23,6 @@ def resample_seeds(seed: int, n: int) -> list[int]:
     """Seeds of n resamples: others for another seed, and far from those that follow it, by which
     labels are shuffled and searches begin."""
     return np.random.SeedSequence(seed).generate_state(n).tolist()
-
-
-def check_resampled(given: Any) -> int:
-    """The seed of pairs drawn again, as an int.
-
-    Raises:
-        TypeError: it is no whole number.
-        ValueError: it is below 0.
-    """
-    seed = whole_number(given, f"resampled_pairs must be a whole number, got {given!r}")
-    if seed < 0:
-        raise ValueError(f"resampled_pairs must be at least 0, got {given}")
-    return seed
 
 
 def shuffled_labels(rows: Sequence[Mapping[str, Any]], seed: int) -> list[dict[str, Any]]:
