@@ -117,9 +117,7 @@ def document(claim: Evidence | JointEvidence, pairs: Counterfactuals | None = No
     page.table(
         claim.stability,
         caption="Other seeds and resampled pairs beside the first seed; angles in degrees. Where "
-        "the method has a seed, searches on resampled pairs begin where the first did, so that "
-        "directions which training leaves alone overlap by themselves; other seeds begin "
-        "elsewhere.",
+        "the method has a seed, each search begins elsewhere, those on resampled pairs too.",
         name="stability",
     )
     page.section("How far does it move the answer?")

@@ -89,8 +89,8 @@ def gather_evidence(
         batch_size: of DAS, pairs a step; 16 by default.
         seeds: how often the method is fitted from another start, with the true labels, with
             shuffled ones and in the untrained model each.
-        resamples: how often it is fitted to pairs drawn again with replacement, from the first
-            seed's start: directions that training leaves alone overlap by themselves.
+        resamples: how often it is fitted to pairs drawn again with replacement, each from a start
+            of its own, after those of `seeds`.
         random_subspaces: how many, and as many placebos.
         untrained: a model to take as the untrained one; `untrained_copy(model)` by default.
         minimum_accuracy: share of held-out bases that the model must get right without an
@@ -126,12 +126,16 @@ def gather_evidence(
         check_isolated(method.name, pairs.train)
     on = parse_positions(on)
     done = check_does_task(model, pairs, minimum_accuracy)
-    starts = _starts(method, seeds)
+    starts = _starts(method, seeds + resamples)
+    starts, others = starts[:seeds], starts[seeds:] or starts
     runs = [_Run(start) for start in starts]
     shuffled = [
         _Run(starts[i % len(starts)], shuffled=seed + i) for i in range(seeds) if _reads(method)
     ]
-    again = [_Run(starts[0], resampled=drawn) for drawn in resample_seeds(seed, resamples)]
+    again = [
+        _Run(others[i % len(others)], resampled=drawn)
+        for i, drawn in enumerate(resample_seeds(seed, resamples))
+    ]
     # Before anything is fitted, which would be lost where there is no copy, or no room for it. It
     # takes its memory the longer for it, but must fit beside the model in any case.
     fresh = untrained_copy(model, seed=seed) if untrained is None else untrained
@@ -279,12 +283,12 @@ def _method(method: Method | None, settings: dict[str, Any], seed: int) -> Metho
     return method
 
 
-def _starts(method: Any, seeds: int) -> list[Any]:
-    """The method with each seed; a method without is the same each time."""
+def _starts(method: Any, n: int) -> list[Any]:
+    """The method with n seeds, its own and those that follow; one without is there once."""
     first = getattr(method, "seed", None)
     if first is None or not dataclasses.is_dataclass(method):
         return [method]
-    return [dataclasses.replace(cast("Any", method), seed=first + i) for i in range(seeds)]
+    return [dataclasses.replace(cast("Any", method), seed=first + i) for i in range(n)]
 
 
 def _reads(method: Any) -> bool:

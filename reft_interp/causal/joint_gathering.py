@@ -79,7 +79,8 @@ def gather_joint_evidence(
         batch_size: pairs a step.
         seeds: how often it is fitted from another start, with the true labels, with shuffled ones
             and in the untrained model each.
-        resamples: how often it is fitted to pairs drawn again with replacement.
+        resamples: how often it is fitted to pairs drawn again with replacement, each from a start
+            of its own, after those of `seeds`.
         random_subspaces: how many, and as many placebos.
         untrained: a model to take as the untrained one; `untrained_copy(model)` by default.
         minimum_accuracy: share of held-out bases that the model must get right without an
@@ -112,7 +113,10 @@ def gather_joint_evidence(
     )
     runs = [replace(first, seed=seed + i) for i in range(seeds)]
     shuffled = [replace(run, shuffled_labels=True) for run in runs]
-    again = [replace(first, resampled_pairs=drawn) for drawn in resample_seeds(seed, resamples)]
+    again = [
+        replace(first, seed=seed + seeds + i, resampled_pairs=drawn)
+        for i, drawn in enumerate(resample_seeds(seed, resamples))
+    ]
     # Before anything is fitted, which would be lost where there is no copy, or no room for it. It
     # takes its memory the longer for it, but must fit beside the model in any case.
     fresh = untrained_copy(model, seed=seed) if untrained is None else untrained

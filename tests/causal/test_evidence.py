@@ -365,6 +365,30 @@ def test_another_seed_draws_other_pairs_again(tiny):
         assert not torch.allclose(first[i], other[j])
 
 
+@pytest.mark.parametrize(
+    "method", [None, ri.BoundlessDAS(epochs=1, learning_rate=1e-12)], ids=["DAS", "boundless"]
+)
+def test_searches_on_resampled_pairs_begin_elsewhere(tiny, method):
+    """Untrained searches are their starts: the same start would be the same subspace."""
+    rows = [
+        {"base": f"The {base} {i}", "source": f"The {source} {i}", "base_answer": of, "label": to}
+        for i in range(4)
+        for base, source, of, to in (
+            ("key", "doors", " is", " are"),
+            ("keys", "door", " are", " is"),
+        )
+    ]
+    pairs = ri.Counterfactuals.from_rows(rows[:6], rows[6:], "number")
+    settings = {} if method else {"rank": 2, "epochs": 1, "learning_rate": 1e-12}
+    found = ri.gather_evidence(
+        tiny("llama"), pairs, ri.Site("resid_post", 0), "last", method=method, seeds=1,
+        resamples=2, random_subspaces=1, minimum_accuracy=0, progress=False, **settings,
+    )  # fmt: skip
+    first, one, other = found.found[0], *found.resampled
+    for a, b in ((first, one), (first, other), (one, other)):
+        assert a.subspace.overlap(b.subspace) < 0.9
+
+
 def test_evidence_holds_the_split_where_weights_alone_read_the_site(true, tiny):
     assert true.split is None  # all that follows reads the residual stream
     model, site = tiny("llama"), ri.Site("mlp_post", 1)

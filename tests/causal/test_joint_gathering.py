@@ -92,11 +92,13 @@ def test_nothing_is_fitted_where_there_is_no_untrained_copy(model, monkeypatch):
     assert not fitted
 
 
-def test_another_seed_draws_other_pairs_again(model, monkeypatch):
+def test_another_seed_draws_other_pairs_again_and_each_search_begins_elsewhere(model, monkeypatch):
     asked = []
 
     def watched(model, pairs, cells, **_):
         asked.append([cell.resampled_pairs for cell in cells if cell.resampled_pairs is not None])
+        of_true_labels = [cell.seed for cell in cells if not cell.shuffled_labels]
+        assert len({*of_true_labels}) == len(of_true_labels) == 5
         raise KeyboardInterrupt
 
     monkeypatch.setattr("reft_interp.causal.joint_gathering.fit_das_jointly_each", watched)
