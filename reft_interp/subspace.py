@@ -11,9 +11,10 @@ from typing import SupportsIndex
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 
+from reft_interp.rounding import check_finite, in_float64, numerical_rank, within_rounding
 from reft_interp.saved_files import read_metadata, read_numbers, reading, write_tensors
 from reft_interp.shapes import check_shape
 from reft_interp.whole_files import replacing
@@ -63,7 +64,7 @@ class Subspace:
             raise ValueError(f"basis must have between 1 and {d} rows (its width), got {r}")
         if not basis.is_floating_point():
             raise ValueError(f"basis must be floating point, got {basis.dtype}")
-        _check_finite("basis", basis)
+        check_finite("basis", basis)
         wide = basis.to(torch.promote_types(basis.dtype, torch.float32))
         error = (wide @ wide.T - torch.eye(r, dtype=wide.dtype, device=wide.device)).abs().max()
         if error > _TOLERANCE:
@@ -335,59 +336,10 @@ class Subspace:
             )
 
 
-def numerical_rank(matrix: Float[Tensor, "r d"], called: str = "matrix") -> int:
-    """How many singular values stand above rounding at the matrix's own precision.
-
-    The threshold is NumPy's, largest singular value times max(r, d) times epsilon; for half
-    precisions, where that can exceed 1, epsilon times the Frobenius norm, a bound on rounding.
-
-    Args:
-        matrix: what is asked about.
-        called: the argument's name, for messages.
-
-    Raises:
-        ValueError: the matrix is none, or has values that are not finite.
-    """
-    check_shape(called, matrix, ("r", "d"))
-    _check_finite(called, matrix)
-    values = torch.linalg.svdvals(in_float64(matrix.detach()))
-    if values.numel() == 0:
-        return 0
-    given = matrix.dtype if matrix.is_floating_point() else torch.float64
-    computed = torch.promote_types(given, torch.float32)
-    threshold = max(
-        values[0] * max(matrix.shape) * torch.finfo(computed).eps,
-        values.norm() * torch.finfo(given).eps,
-    )
-    return int((values > threshold).sum())
-
-
-def _check_finite(called: str, matrix: Float[Tensor, "r d"]) -> None:
-    bad = ~torch.isfinite(matrix)
-    if bad.any():
-        rows = bad.any(1).nonzero().flatten().tolist()
-        raise ValueError(
-            f"{called} must be finite, got {int(bad.sum())} of {bad.numel()} numbers that are not "
-            f"finite, the first in row {rows[0]}"
-        )
-
-
-def in_float64(tensor: Tensor) -> Tensor:
-    """In float64, and on the CPU where the device (mps) has none."""
-    return (tensor.cpu() if tensor.device.type == "mps" else tensor).double()
-
-
 def _stored_like(tensor: Tensor, basis: Tensor) -> Tensor:
     """`basis` where `tensor` is and as precise, but in float32 at least."""
     dtype = torch.promote_types(tensor.dtype, torch.float32)
     return basis.to(dtype).to(tensor.device)
-
-
-def within_rounding(
-    change: Float[Tensor, "m d"], values: Float[Tensor, "n d"], dtype: torch.dtype
-) -> Bool[Tensor, "d"]:
-    """Which columns change by no more than `dtype` rounds values as large as theirs."""
-    return change.abs().amax(0) <= torch.finfo(dtype).eps * values.abs().amax(0)
 
 
 def expected_overlap(p: int, q: int, width: int) -> float:

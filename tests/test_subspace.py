@@ -14,7 +14,8 @@ from safetensors.torch import save_file
 from sklearn.decomposition import PCA
 from torch.testing import assert_close
 
-from reft_interp.subspace import Subspace, check_rank, expected_overlap, in_float64, numerical_rank
+from reft_interp.rounding import in_float64, numerical_rank
+from reft_interp.subspace import Subspace, check_rank, expected_overlap
 
 exactly = partial(assert_close, rtol=0, atol=1e-12)  # float64 algebra of a few dozen terms
 

@@ -16,8 +16,9 @@ from reft_interp.causal.interchanges import On
 from reft_interp.causal.labelled_activations import labelled_activations
 from reft_interp.causal.rows import Pairs
 from reft_interp.interventions import DistributedInterchange, Intervention
+from reft_interp.rounding import in_float64, numerical_rank, within_rounding
 from reft_interp.sites import Site
-from reft_interp.subspace import Subspace, check_rank, in_float64, numerical_rank, within_rounding
+from reft_interp.subspace import Subspace, check_rank
 
 # Equal activations that were computed in batches of other shapes differ by less, as a share of
 # what activations vary by.

@@ -9,7 +9,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from reft_interp.subspace import Subspace, in_float64
+from reft_interp.rounding import in_float64
+from reft_interp.subspace import Subspace
 
 
 class OrthonormalRows(nn.Module):

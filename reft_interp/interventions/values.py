@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from transformers.activations import ACT2FN
 
-from reft_interp.subspace import in_float64
+from reft_interp.rounding import in_float64
 
 
 class Value(nn.Module):

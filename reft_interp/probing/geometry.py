@@ -8,7 +8,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from reft_interp.subspace import Subspace, expected_overlap, in_float64
+from reft_interp.rounding import in_float64
+from reft_interp.subspace import Subspace, expected_overlap
 
 
 def angles_between(subspace: Subspace, other: Subspace) -> pd.DataFrame:

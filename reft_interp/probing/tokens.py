@@ -9,8 +9,9 @@ from transformer_lens.tools.analysis import logit_readout
 
 from reft_interp.models.devices import device_of
 from reft_interp.models.spreading import is_spread
+from reft_interp.rounding import in_float64
 from reft_interp.shapes import check_shape
-from reft_interp.subspace import Subspace, in_float64
+from reft_interp.subspace import Subspace
 
 
 def principal_axes(subspace: Subspace, activations: Float[Tensor, "n d"]) -> Float[Tensor, "r d"]:

@@ -8,7 +8,8 @@ the same for so many steps. `processes` shares a training among several; `checkp
 Interchanges that are trained on counterfactuals are in `causal`, on the same Trainer.
 """
 
-from reft_interp.training.cells import Cell, train_cells
+from reft_interp.training.cell import Cell
+from reft_interp.training.cells import train_cells
 from reft_interp.training.class_finetuning import HeadAlone
 from reft_interp.training.classifier import Classifier
 from reft_interp.training.classifier_result import ClassifierResult

@@ -15,7 +15,8 @@ from reft_interp.runtime.batching import Rows, as_list
 from reft_interp.runtime.planning import Engine
 from reft_interp.runtime.prepared import Over, prepare_each
 from reft_interp.sites import Site
-from reft_interp.training.cells import Cell, train_cells
+from reft_interp.training.cell import Cell
+from reft_interp.training.cells import train_cells
 from reft_interp.training.hyperparameters import check_hyperparameters, hyperparameters_of
 from reft_interp.training.reft import ReFTResult, place_reft
 from reft_interp.training.results import saved_settings

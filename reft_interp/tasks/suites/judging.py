@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from rapidfuzz.distance import LCSseq
 
 from reft_interp.evaluation import mean_and_interval
 from reft_interp.tasks.suites.verdicts import KeptVerdicts, Texts, Verdict
@@ -167,23 +168,7 @@ def rouge_l(text: str, reference: str) -> float:
     words, wanted = _words(text), _words(reference)
     if not words or not wanted:
         return 0.0
-    return 2 * _longest_common(words, wanted) / (len(words) + len(wanted))
-
-
-def _longest_common(words: Sequence[str], others: Sequence[str]) -> int:
-    """The length of the longest common subsequence.
-
-    Hyyrö 2004, "Bit-parallel LCS-length computation revisited": one row of the usual table at a
-    time, as the bits of a number, where bit j is 0 if the length grows at `others[j]`.
-    """
-    places: dict[str, int] = {}
-    for j, other in enumerate(others):
-        places[other] = places.get(other, 0) | 1 << j
-    every = row = (1 << len(others)) - 1
-    for word in words:
-        met = row & places.get(word, 0)
-        row = (row + met | row - met) & every
-    return len(others) - row.bit_count()
+    return 2 * LCSseq.similarity(words, wanted) / (len(words) + len(wanted))
 
 
 def _words(text: str) -> list[str]:
