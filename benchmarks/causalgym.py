@@ -2,9 +2,11 @@
 
 As Arora et al. 2024 (arXiv:2402.12560) have it: 400 training pairs, one epoch of batches of four,
 100 held-out pairs, the residual stream at the last token of each region. The score of a task is
-the mean over layers of the best region's log odds ratio (nats); selectivity is that less what the
-same method reaches on the control task, whose answers no sentence implies (DAS is trained on it,
-the others' directions stay). Needs CausalGym's templates.
+the mean over layers of the best region's log odds ratio (nats); selectivity is the largest
+difference, of any region, from what the same method reaches there on the control task, whose
+answers no sentence implies (DAS is trained on it, the others' directions stay). As in the paper's
+code both regions are chosen on the held-out pairs, each by itself, so that the one that is most
+selective need not be the one that moves the answer furthest. Needs CausalGym's templates.
 
     REFT_INTERP_DATA=... python benchmarks/causalgym.py
 
@@ -79,7 +81,8 @@ def measure(model, task: ri.tasks.CausalGymTask, layers: list[int], seed: int) -
 
 
 def scores(frame: pd.DataFrame) -> pd.DataFrame:
-    """Of each task and method: the best region of each layer, averaged over layers."""
+    """Of each task and method: the largest of either score over the regions of each layer, averaged
+    over layers, as CausalGym's `plot.py` has it."""
     frame = frame.assign(selectivity=frame["task"] - frame[CONTROL])
     best = frame.pivot_table(
         index=["name", "method", "layer"], values=["task", "selectivity"], aggfunc="max", sort=False
