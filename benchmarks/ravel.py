@@ -26,8 +26,9 @@ RANK, EPOCHS = 32, 15
 
 
 def methods() -> list[ri.Method]:
-    """All at one rank where they have one; those that train pass over the pairs as often, multi-task
-    DAS over those of kind "isolate", too; those that read have the directions between values."""
+    """All at one rank where they have one; those that train pass over the pairs as often, and
+    multi-task DAS over those of kind "isolate", too; those that read have the directions between
+    values."""
     return [
         ri.FullVector(),
         ri.DAS(rank=RANK, epochs=EPOCHS, learning_rate=1e-2, isolate=True, name="multi-task DAS"),
