@@ -375,9 +375,11 @@ def _log_probabilities_of(
     if few:
         of_tokens = token_logits(bridge, result, tokens)
         logits = bridge.unembed.original_component(result).to(result.device)
+        # Rounded otherwise than here, a token could be more probable than all of them together.
+        logits = logits.float().scatter(1, tokens, of_tokens.float())
     else:
-        of_tokens, logits = result.gather(1, tokens), result
-    return (of_tokens.float() - logits.float().logsumexp(-1, keepdim=True)).cpu()
+        of_tokens, logits = result.gather(1, tokens), result.float()
+    return (of_tokens.float() - logits.logsumexp(-1, keepdim=True)).cpu()
 
 
 @torch.no_grad()
