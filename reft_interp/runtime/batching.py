@@ -171,6 +171,9 @@ def beside_answers(
         model: whose masks they are.
         sources: prompts, padded on the right.
         bases: one for each of them, answered or not.
+
+    Raises:
+        ValueError: with its masks a source is longer than what the model can read.
     """
     masks = (bases.answer_end - bases.prompt_end).tolist()
     if is_causal(model) or not any(masks):
@@ -189,7 +192,7 @@ def beside_answers(
         ids[row, start:end] = model.tokenizer.mask_token_id
         attention[row, start:end] = 1
     types = sources.token_type_ids
-    return replace(
+    read = replace(
         sources,
         input_ids=ids,
         attention_mask=attention,
@@ -197,6 +200,8 @@ def beside_answers(
         answer_end=torch.tensor(ends, device=sources.answer_end.device),
         token_type_ids=None if types is None else pad(types, (0, room)),
     )
+    _check_lengths(model, read, "sources", "masks for the answer of its base")
+    return read
 
 
 def _edits(row: int, asked: Any) -> frozenset[str] | None:
@@ -228,15 +233,20 @@ def _text_pairs(model: TransformerBridge, rows: Sequence[Mapping[str, Any]]) -> 
     return cast("list[str]", pairs)
 
 
-def _check_lengths(model: TransformerBridge, batch: TokenizedBatch) -> None:
+def _check_lengths(
+    model: TransformerBridge,
+    batch: TokenizedBatch,
+    argument: str = "rows",
+    behind: str = "its answer",
+) -> None:
     lengths, most = batch.answer_end - batch.prompt_start, context_length(model)
     if most is None or int(lengths.max()) <= most:
         return
     row = int((lengths > most).nonzero()[0])
     answer = int(batch.answer_end[row] - batch.prompt_end[row])
-    of_answer = f" ({answer} of them its answer)" if answer else ""
+    of_answer = f" ({answer} of them {behind})" if answer else ""
     raise ValueError(
-        f"rows: row {row} has {int(lengths[row])} tokens{of_answer}, and "
+        f"{argument}: row {row} has {int(lengths[row])} tokens{of_answer}, and "
         f"{model.cfg.model_name} can read {most}. Cut prompts with max_length= of fit_reft, or "
         "truncate_prompts(model, rows, max_length)"
     )
