@@ -14,6 +14,7 @@ from transformer_lens.model_bridge import TransformerBridge
 
 from reft_interp.encoding import IGNORED, TokenizedBatch, tokenize
 from reft_interp.models.devices import device_of
+from reft_interp.models.sharding import is_sharded
 from reft_interp.runtime.context import context_length
 from reft_interp.runtime.running import is_causal
 
@@ -288,6 +289,7 @@ def by_length(rows: Sequence[Mapping[str, Any]], size: int) -> Iterator[list[int
 
 
 def run_what_fits(
+    model: TransformerBridge,
     rows: Sequence[int],
     size: int,
     run: Callable[[Sequence[int]], None],
@@ -298,6 +300,7 @@ def run_what_fits(
     """Run on some rows at a time, on half as many from where memory does not hold them.
 
     Args:
+        model: what runs.
         rows: their numbers, in the order in which they run.
         size: how many run at once, at first.
         run: what runs on them. It keeps nothing of rows that memory did not hold.
@@ -305,25 +308,35 @@ def run_what_fits(
         progress: show it.
 
     Raises:
-        torch.OutOfMemoryError: memory does not hold one.
+        torch.OutOfMemoryError: memory does not hold one; of a model that is sharded over
+            processes, not so many as were asked for.
     """
     done = 0
     with tqdm(total=len(rows), disable=not progress, desc=description, leave=False) as bar:
         while done < len(rows):
             group = rows[done : done + size]
-            if _fits(run, group):
+            if _fits(model, run, group):
                 done += len(group)
                 bar.update(len(group))
             else:
                 size = len(group) // 2
 
 
-def _fits(run: Callable[[Sequence[int]], None], rows: Sequence[int]) -> bool:
+def _fits(
+    model: TransformerBridge, run: Callable[[Sequence[int]], None], rows: Sequence[int]
+) -> bool:
     try:
         run(rows)
-    except torch.OutOfMemoryError:
+    except torch.OutOfMemoryError as error:
         if len(rows) == 1:
             raise
+        if is_sharded(model):
+            # The other processes run their blocks as often as before, and would wait for this one.
+            raise torch.OutOfMemoryError(
+                f"no memory for {len(rows)} rows at once, and where processes share a model none "
+                "can run fewer by itself: give PreparedRows a smaller batch_size=, or shorten the "
+                f"rows (max_length=). ({error})"
+            ) from None
     else:
         return True
     # Not in the except clause: there the error still holds what ran.

@@ -203,6 +203,28 @@ def test_memory_that_does_not_hold_one_row_is_told_of(make_tiny, without):
         PreparedRows(IntervenedModel(model, placed_last()), ROWS, **without)
 
 
+def test_rows_of_a_sharded_model_are_not_prepared_in_smaller_parts(make_tiny, monkeypatch):
+    """The processes that share it would wait for one another for ever."""
+    model, ran = make_tiny("llama"), []
+
+    def refuse_many(stream, hook):
+        ran.append(len(stream))
+        if len(stream) > 1:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr("reft_interp.runtime.batching.is_sharded", lambda _: True)
+    told = rf"no memory for {len(ROWS)} rows at once, .* a smaller batch_size=.* out of memory"
+    for intervened in (swapped(model), IntervenedModel(model, placed_last())):
+        sources = SOURCES if intervened.placements[1:] else None
+        ran.clear()
+        with (
+            model.hooks(fwd_hooks=[("blocks.0.hook_mlp_out", refuse_many)]),
+            pytest.raises(torch.OutOfMemoryError, match=told),
+        ):
+            PreparedRows(intervened, ROWS, sources)
+        assert ran == [len(ROWS)]
+
+
 def placed_last() -> Placement:
     return Placement(VectorAddition(torch.ones(32)), Site("resid_post", 1), "l1")
 
