@@ -265,6 +265,30 @@ def prompt_tokens(
                 f"max_length must be more than the {added} special tokens that the tokenizer "
                 f"adds, got {max_length}"
             )
+    ids, offsets, types = _encode(tokenizer, texts, seconds, max_length)
+    for i, text in enumerate(texts):
+        if not _has_another_bos(tokenizer, text, ids[i], offsets[i]):
+            continue
+        row = [ids[i]], [offsets[i]], None if types is None else [types[i]]
+        if len(ids[i]) == max_length:
+            # The BOS that is left out took the place of a token.
+            pair = None if seconds is None else [seconds[i]]
+            row = _encode(tokenizer, [text], pair, max_length + 1)
+        [its_ids], [its_offsets], its_types = row
+        # The one that stands in the text stays: it has its characters.
+        ids[i], offsets[i] = its_ids[1:], its_offsets[1:]
+        if types is not None and its_types is not None:
+            types[i] = its_types[0][1:]
+    return ids, tuple(offsets), types
+
+
+def _encode(
+    tokenizer: PreTrainedTokenizerBase,
+    texts: Sequence[str],
+    seconds: Sequence[str] | None,
+    max_length: int | None,
+) -> tuple[list[list[int]], list[Offsets], list[list[int]] | None]:
+    """`prompt_tokens`, with the tokenizer's own BOS also before a text that begins with it."""
     encoded = tokenizer(
         list(texts),
         None if seconds is None else list(seconds),
@@ -290,13 +314,7 @@ def prompt_tokens(
                 for shift, (start, end) in zip(shifts, pairs, strict=True)
             )
         )
-        if _has_another_bos(tokenizer, text, ids[row], offsets[row]):
-            # The one that stands in the text stays: it has its characters.
-            offsets[row] = offsets[row][1:]
-            ids[row] = ids[row][1:]
-            if types is not None:
-                types[row] = types[row][1:]
-    return ids, tuple(offsets), types
+    return ids, offsets, types
 
 
 def _has_another_bos(

@@ -196,6 +196,22 @@ def test_the_bos_that_a_chat_template_writes_is_the_only_one(side):
     assert row[0] == tokenizer.bos_token_id
 
 
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_a_bos_that_is_left_out_takes_no_room_of_a_prompt_that_is_cut(side):
+    tokenizer = tiny_tokenizer("llama")
+    tokenizer.truncation_side = side
+    text, whole = chat_text(tokenizer, "The keys to the old cabinet")
+    plain = "The book was bad"
+    rows = (whole, tokenizer(plain)["input_ids"])
+    for length in range(2, len(whole) + 3):
+        batch = tokenize(tokenizer, [text, plain], max_length=length)
+        for i, (bos, *rest) in enumerate(rows):
+            kept = min(length - 1, len(rest))
+            expected = rest[-kept:] if side == "left" else rest[:kept]
+            assert batch.input_ids[i, : batch.prompt_end[i]].tolist() == [bos, *expected]
+            assert len(batch.offsets[i]) == kept + 1
+
+
 def test_two_bos_tokens_that_were_written_both_stay():
     for architecture, written in (("llama", 3), ("gpt2", 2)):
         tokenizer = tiny_tokenizer(architecture)
