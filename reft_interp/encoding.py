@@ -272,7 +272,7 @@ def prompt_tokens(
         if not _has_another_bos(tokenizer, text, ids[i], offsets[i]):
             continue
         row = [ids[i]], [offsets[i]], None if types is None else [types[i]]
-        if len(ids[i]) == max_length:
+        if max_length is not None and len(ids[i]) == max_length:
             # The BOS that is left out took the place of a token.
             pair = None if seconds is None else [seconds[i]]
             row = _encode(tokenizer, [text], pair, max_length + 1)
