@@ -9,15 +9,17 @@ from dataclasses import dataclass, fields, replace
 from operator import index
 from typing import Any, Literal
 
+import numpy as np
 import torch
-from jaxtyping import Int
+from jaxtyping import Int, Int32
 from torch import Tensor
 from torch.nn.functional import pad
 from transformers import PreTrainedTokenizerBase
 
 from reft_interp.continuing import continuation_tokens
 
-Offsets = tuple[tuple[int, int], ...]
+# Of many long rows, pairs of Python's numbers would take fifteen times the memory.
+Offsets = Int32[np.ndarray, "_ 2"]
 """For each token, the characters `[start, end)` that it stands for; empty for special tokens."""
 
 IGNORED = -100
@@ -185,11 +187,11 @@ def tokenize(
     if replies is None:
         replies = ("",) * len(texts)
         answer_ids: list[list[int]] = [[] for _ in texts]
-        answer_offsets: tuple[Offsets, ...] = ((),) * len(texts)
+        answer_offsets: tuple[Offsets, ...] = (_offsets([]),) * len(texts)
     else:
         answer_ids, of_answers = continuation_tokens(tokenizer, replies)
         _check_not_empty("answers", replies, answer_ids)
-        answer_offsets = tuple(map(tuple, of_answers))
+        answer_offsets = tuple(map(_offsets, of_answers))
 
     filler = next((i for i in (tokenizer.pad_token_id, tokenizer.eos_token_id) if i is not None), 0)
     width = max(len(p) + len(a) for p, a in zip(prompt_ids, answer_ids, strict=True))
@@ -265,6 +267,30 @@ def prompt_tokens(
                 f"max_length must be more than the {added} special tokens that the tokenizer "
                 f"adds, got {max_length}"
             )
+    ids, offsets, types = _encode(tokenizer, texts, seconds, max_length)
+    for i, text in enumerate(texts):
+        if not _has_another_bos(tokenizer, text, ids[i], offsets[i]):
+            continue
+        row = [ids[i]], [offsets[i]], None if types is None else [types[i]]
+        if max_length is not None and len(ids[i]) == max_length:
+            # The BOS that is left out took the place of a token.
+            pair = None if seconds is None else [seconds[i]]
+            row = _encode(tokenizer, [text], pair, max_length + 1)
+        [its_ids], [its_offsets], its_types = row
+        # The one that stands in the text stays: it has its characters.
+        ids[i], offsets[i] = its_ids[1:], its_offsets[1:]
+        if types is not None and its_types is not None:
+            types[i] = its_types[0][1:]
+    return ids, tuple(offsets), types
+
+
+def _encode(
+    tokenizer: PreTrainedTokenizerBase,
+    texts: Sequence[str],
+    seconds: Sequence[str] | None,
+    max_length: int | None,
+) -> tuple[list[list[int]], list[Offsets], list[list[int]] | None]:
+    """`prompt_tokens`, with the tokenizer's own BOS also before a text that begins with it."""
     encoded = tokenizer(
         list(texts),
         None if seconds is None else list(seconds),
@@ -278,25 +304,14 @@ def prompt_tokens(
     types: Any = None if seconds is None else encoded.get("token_type_ids")
     offsets = []
     for row, (text, pairs) in enumerate(zip(texts, of_tokens, strict=True)):
-        # The second text of a pair is placed after the first and a line break; special tokens
-        # belong to neither.
-        shifts = [
-            len(text) + 1 if which == 1 and start < end else 0
-            for which, (start, end) in zip(encoded.sequence_ids(row), pairs, strict=True)
-        ]
-        offsets.append(
-            tuple(
-                (start + shift, end + shift)
-                for shift, (start, end) in zip(shifts, pairs, strict=True)
-            )
-        )
-        if _has_another_bos(tokenizer, text, ids[row], offsets[row]):
-            # The one that stands in the text stays: it has its characters.
-            offsets[row] = offsets[row][1:]
-            ids[row] = ids[row][1:]
-            if types is not None:
-                types[row] = types[row][1:]
-    return ids, tuple(offsets), types
+        found = _offsets(pairs)
+        if seconds is not None:
+            # The second text of a pair is placed after the first and a line break; special tokens
+            # belong to neither.
+            second = np.array([which == 1 for which in encoded.sequence_ids(row)])
+            found[second & (found[:, 0] < found[:, 1])] += len(text) + 1
+        offsets.append(found)
+    return ids, offsets, types
 
 
 def _has_another_bos(
@@ -307,8 +322,12 @@ def _has_another_bos(
     bos = tokenizer.bos_token
     if not isinstance(bos, str) or not bos or not text.startswith(bos):
         return False
-    (start, end), *_ = offsets
-    return list(ids[:2]) == [tokenizer.bos_token_id] * 2 and start == end
+    start, end = offsets[0]
+    return list(ids[:2]) == [tokenizer.bos_token_id] * 2 and bool(start == end)
+
+
+def _offsets(pairs: Sequence[tuple[int, int]]) -> Offsets:
+    return np.array(pairs, dtype=np.int32).reshape(-1, 2)
 
 
 def _check_fast(tokenizer: PreTrainedTokenizerBase) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Literal
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
@@ -137,7 +138,8 @@ class Row:
 
     def overlapping(self, start: int, end: int, *, all: bool) -> list[int]:
         """The tokens that stand for any of the characters `[start, end)`, or the last of them."""
-        found = [i for i, (a, b) in enumerate(self.offsets) if a < b and a < end and start < b]
+        first, last = self.offsets.T
+        found = np.flatnonzero((first < last) & (first < end) & (start < last)).tolist()
         return found if all else found[-1:]
 
 

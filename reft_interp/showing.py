@@ -77,7 +77,7 @@ def _pieces(
 ) -> tuple[Piece, ...]:
     pieces: list[Piece] = []
     done = 0  # characters shown so far
-    for (start, end), name, is_edited in zip(offsets, names, edited, strict=True):
+    for (start, end), name, is_edited in zip(offsets.tolist(), names, edited, strict=True):
         if start == end:
             pieces.append(Piece(name, is_edited))
             continue

@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerFast
 
 from reft_interp.continuing import continuation_texts, continuation_tokens
 from reft_interp.encoding import tokenize
-from reft_interp.evaluation.predicting import choice_tokens
+from reft_interp.evaluation.choices import choice_tokens
 from reft_interp.interventions import LoReFT
 from reft_interp.models import wrap_model
 from reft_interp.runtime import IntervenedModel, Placement

@@ -5,6 +5,7 @@ import pickle
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -74,6 +75,10 @@ texts = st.tuples(
 ).map("".join)
 
 
+def pairs(offsets: np.ndarray) -> list[tuple[int, int]]:
+    return [(start, end) for start, end in offsets.tolist()]
+
+
 @settings(deadline=None)
 @given(
     tokenizer=tokenizers,
@@ -108,8 +113,8 @@ def test_each_row_is_its_prompt_then_its_answer_as_the_tokenizer_makes_them_alon
         assert batch.labels[i, :end].tolist() + batch.labels[i, stop:].tolist() == [-100] * (
             width - len(answer_ids)
         )
-        assert list(batch.offsets[i]) == prompt.offsets
-        assert list(batch.answer_offsets[i]) == (answer.offsets if answer else [])
+        assert pairs(batch.offsets[i]) == prompt.offsets
+        assert pairs(batch.answer_offsets[i]) == (answer.offsets if answer else [])
         counted = batch.position_ids[i, start:stop].tolist()
         assert counted == list(range(stop - start))
         assert batch.position_ids[i].sum() == sum(counted)  # 0 on padding
@@ -124,7 +129,7 @@ def test_a_planted_batch_has_the_known_ids():
     # [CLS] the pea ##cock [SEP] is; [PAD] [CLS] key [SEP] is old
     assert batch.input_ids.tolist() == [[2, 4, 8, 9, 3, 10], [0, 2, 5, 3, 10, 11]]
     assert batch.labels.tolist() == [[-100] * 5 + [10], [-100] * 4 + [10, 11]]
-    assert batch.offsets[0] == ((0, 0), (0, 3), (4, 7), (7, 11), (0, 0))
+    assert pairs(batch.offsets[0]) == [(0, 0), (0, 3), (4, 7), (7, 11), (0, 0)]
     assert batch.position_ids.tolist() == [[0, 1, 2, 3, 4, 5], [0, 0, 1, 2, 3, 4]]
 
 
@@ -187,13 +192,29 @@ def test_the_bos_that_a_chat_template_writes_is_the_only_one(side):
     )
     assert batch.attention_mask[0].sum() == batch.answer_end[0] - first
     # What it stands for is in the text, and so is everything behind it.
-    assert batch.offsets[0][0] == (0, len("<s>"))
+    assert pairs(batch.offsets[0])[0] == (0, len("<s>"))
     marked = show(batch, parse_positions("noun")(batch), tokenizer)
     assert str(marked).splitlines()[0] == "0: <s>user: The⟦ key⟧\\n | is"
     # Beside it a plain prompt still has the tokenizer's own.
     row = batch.input_ids[1, batch.prompt_start[1] : batch.prompt_end[1]].tolist()
     assert row == tokenizer(plain)["input_ids"]
     assert row[0] == tokenizer.bos_token_id
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_a_bos_that_is_left_out_takes_no_room_of_a_prompt_that_is_cut(side):
+    tokenizer = tiny_tokenizer("llama")
+    tokenizer.truncation_side = side
+    text, whole = chat_text(tokenizer, "The keys to the old cabinet")
+    plain = "The book was bad"
+    rows = (whole, tokenizer(plain)["input_ids"])
+    for length in range(2, len(whole) + 3):
+        batch = tokenize(tokenizer, [text, plain], max_length=length)
+        for i, (bos, *rest) in enumerate(rows):
+            kept = min(length - 1, len(rest))
+            expected = rest[-kept:] if side == "left" else rest[:kept]
+            assert batch.input_ids[i, : batch.prompt_end[i]].tolist() == [bos, *expected]
+            assert len(batch.offsets[i]) == kept + 1
 
 
 def test_two_bos_tokens_that_were_written_both_stay():
@@ -213,6 +234,16 @@ def test_spans_are_kept_by_name_and_absent_ones_are_left_out():
     )
     assert batch.spans == ({"subject": (4, 7)}, {})
     assert tokenize(TOKENIZERS["bpe"](), ["The key"]).spans == ({},)
+
+
+def test_what_a_token_stands_for_takes_eight_bytes():
+    batch = tokenize(TOKENIZERS["bpe"](), ["The key " * 500, "The key"], [" is" * 300, " is"])
+    for offsets, tokens in (
+        (batch.offsets, batch.prompt_end - batch.prompt_start),
+        (batch.answer_offsets, batch.answer_end - batch.prompt_end),
+    ):
+        assert [of_row.nbytes for of_row in offsets] == (8 * tokens).tolist()
+        assert pairs(offsets[0])[-1][1] > 800
 
 
 def test_to_moves_every_tensor_and_nothing_else():

@@ -320,7 +320,7 @@ def test_bos_is_the_first_token():
     (column,) = first()(with_bos).columns.tolist()
     assert with_bos.input_ids[0, column] == TOKENIZERS["bpe with BOS"]().eos_token_id
     assert indices(1)(with_bos).columns.tolist() == [1]
-    assert with_bos.offsets[0] == ((0, 0), (0, 1), (1, 2))
+    assert with_bos.offsets[0].tolist() == [[0, 0], [0, 1], [1, 2]]
 
 
 def test_relative_to_the_answer_only_answer_tokens_are_selected():

@@ -21,7 +21,7 @@ from transformer_lens.model_bridge import TransformerBridge
 from reft_interp.causal.interchanges import On, rows_of_one_source
 from reft_interp.causal.patching import Patching, heatmap_of_places
 from reft_interp.causal.rows import Pairs
-from reft_interp.evaluation.predicting import choice_tokens
+from reft_interp.evaluation.choices import choice_tokens
 from reft_interp.evaluation.results import mean_and_interval
 from reft_interp.positions import PositionSelector, parse_positions
 from reft_interp.runtime.batching import beside_answers, by_length, encode

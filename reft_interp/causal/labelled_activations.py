@@ -29,7 +29,8 @@ def labelled_activations(
     where `variable` is None).
 
     Selected tokens of a prompt count once, however many pairs it is in; each is an example. Where
-    rows give one text other spans, as two templates may, other tokens of it are selected.
+    rows give one text other spans, as two templates may, other tokens of it are selected. An
+    encoder reads a prompt as interchanges do, beside masks for the label of a pair that it is in.
 
     Raises:
         ValueError: rows have no column with the variable's value, or several sources, the variable
@@ -64,7 +65,8 @@ def labelled_activations_each(
                     f"{sorted(row)}"
                 )
             value = value_text(row, side, names) if names else ""
-            prompt = {"prompt": row[side], "spans": row.get(f"{side}_spans")}
+            spans = row.get(f"{side}_spans")
+            prompt = {"prompt": row[side], "spans": spans, "answer": row["label"]}
             read.setdefault((row[side], _places(prompt["spans"]), value), (prompt, value))
     prompts = [prompt for prompt, _ in read.values()]
     said = [value for _, value in read.values()]
@@ -74,7 +76,7 @@ def labelled_activations_each(
     selectors = [parse_positions(on) for _, on in places]
     once = {on: _once(model, on, prompts, said, variable) for on in dict.fromkeys(selectors)}
     found = []
-    held_each = activations_each(model, prompts, places)
+    held_each = activations_each(model, prompts, places, answered=True)
     for on, held in zip(selectors, held_each, strict=True):
         kept = [held[i] for i in once[on]]
         values = [said[i] for i in once[on]]

@@ -20,7 +20,7 @@ from reft_interp.causal.interchanges import On, interchange_accuracies, intercha
 from reft_interp.causal.rows import Pairs, listed_rows
 from reft_interp.evaluation import mean_and_interval
 from reft_interp.interventions import DistributedInterchange, Interchange, Intervention
-from reft_interp.runtime.activations import activations
+from reft_interp.runtime.activations import activations_each
 from reft_interp.runtime.batching import choices_of
 from reft_interp.sites import Site
 from reft_interp.subspace import Subspace
@@ -65,7 +65,9 @@ def readable_split(
     placed = [(edit, site, on) for edit in edits.values()]
     accuracies = dict(zip(edits, interchange_accuracies(model, pairs, placed), strict=True))
     odds = dict(zip(edits, log_odds_ratios(model, pairs, placed), strict=True))
-    held = torch.cat(activations(model, interchange_rows(pairs)[0], site, on)).cpu().double()
+    bases, _ = interchange_rows(pairs)
+    [of_bases] = activations_each(model, bases, [(site, on)], answered=True)
+    held = torch.cat(of_bases).cpu().double()
     centred = held - held.mean(0)
     total = float(centred.square().sum())
     share = {"subspace": 1.0, "read": _share(subspace, read), "whole component": float("nan")}

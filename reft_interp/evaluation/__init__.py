@@ -1,6 +1,7 @@
 """Scores with their uncertainty. Nothing here trains.
 
-`predicting` finds what a model answers, `results` holds what was counted.
+`predicting` finds what a model answers, `choices` has what it may choose from, `results` holds
+what was counted.
 """
 
 from reft_interp.evaluation.controls import control_subspaces

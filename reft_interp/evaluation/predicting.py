@@ -1,8 +1,10 @@
-"""What a model answers: the most probable of a row's choices, or its own greedy tokens."""
+"""What a model answers: the most probable of a row's choices, or its own greedy tokens.
+
+Next door: `choices` has the tokens of what rows offer.
+"""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
-from warnings import warn
 
 import numpy as np
 import torch
@@ -11,11 +13,17 @@ from torch import Tensor
 from tqdm.auto import tqdm
 from transformer_lens.model_bridge import TransformerBridge
 
-from reft_interp.continuing import continuation_tokens
 from reft_interp.encoding import IGNORED, TokenizedBatch
+from reft_interp.evaluation.choices import (
+    are_answers,
+    choice_tokens,
+    first_tokens,
+    have_choices,
+    share_a_run,
+)
 from reft_interp.evaluation.results import Accuracy
 from reft_interp.runtime import IntervenedModel
-from reft_interp.runtime.batching import Rows, as_list, by_length, choices_of, encode
+from reft_interp.runtime.batching import Rows, as_list, by_length, encode
 from reft_interp.runtime.placement import Edit
 from reft_interp.runtime.running import (
     answer_positions,
@@ -73,33 +81,6 @@ def answers_correctly(
     if not have_choices(listed):
         return _greedy_matches(model, listed, sources, batch_size)
     return are_answers(listed, choice_scores(model, listed, sources, batch_size=batch_size))
-
-
-def are_answers(
-    rows: Sequence[Mapping[str, Any]], scores: Sequence[Float[np.ndarray, "choices"]]
-) -> Bool[np.ndarray, "n"]:
-    """Whether the choice of each row that scores highest is its `answer`."""
-    each = zip(rows, scores, strict=True)
-    return np.array([row["choices"][int(np.argmax(of))] == row["answer"] for row, of in each])
-
-
-def have_choices(rows: Sequence[Mapping[str, Any]]) -> bool:
-    """Whether rows with an `answer` offer `choices`: all of them do, or none.
-
-    Raises:
-        TypeError: choices that are one text.
-        ValueError: an answer is not among its choices.
-    """
-    offered = [choices_of(row, f"rows: row {i}") for i, row in enumerate(rows)]
-    if not any(offered):
-        return False
-    for i, (row, choices) in enumerate(zip(rows, offered, strict=True)):
-        if row["answer"] not in choices:
-            raise ValueError(
-                f"rows: row {i} has the answer {row['answer']!r}, which is not among its "
-                f"choices {row.get('choices')!r}"
-            )
-    return True
 
 
 def named_metric(name: str, rows: Rows) -> str:
@@ -202,19 +183,6 @@ def scores_of_tokens(
     return scores
 
 
-def share_a_run(model: TransformerBridge, choices: Sequence[Sequence[int]]) -> bool:
-    """Whether one run of a row's prompt scores all its choices: of a decoder, where each is one
-    token. An encoder predicts a token in its own place, which prompts alone don't have."""
-    return is_causal(model) and all(len(ids) == 1 for ids in choices)
-
-
-def first_tokens(choices: Sequence[Sequence[Sequence[int]]]) -> Int[Tensor, "n k"]:
-    """The first token of each of each row's choices; short rows repeat that of their first."""
-    ids = [[one[0] for one in of_row] for of_row in choices]
-    width = max(map(len, ids))
-    return torch.tensor([of_row + of_row[:1] * (width - len(of_row)) for of_row in ids])
-
-
 def _of(values: Sequence[Any], chosen: Sequence[int]) -> list[Any]:
     return [values[i] for i in chosen]
 
@@ -293,53 +261,6 @@ def _listed_sources(model: Model, rows: int, sources: Sources | None) -> Sources
     return None if sources is None else listed_sources(sources)
 
 
-def choice_tokens(
-    bridge: TransformerBridge, rows: Sequence[Any]
-) -> list[tuple[tuple[int, ...], ...]]:
-    """The token ids of each of each row's `choices`.
-
-    It warns of a choice whose tokens begin another one's: the longer is never the more probable.
-
-    Raises:
-        TypeError: choices that are one text.
-        ValueError: a row has no choices, or two choices with the same tokens.
-    """
-    known: dict[str, tuple[int, ...]] = {}
-    seen: set[tuple[tuple[int, ...], ...]] = set()
-    found = []
-    for i, row in enumerate(rows):
-        choices = choices_of(row, f"rows: row {i}")
-        if not choices:
-            raise ValueError(f"rows: row {i} has no 'choices' to choose from")
-        for choice in choices:
-            if choice not in known:
-                [ids], _ = continuation_tokens(bridge.tokenizer, [choice])
-                known[choice] = tuple(ids)
-        ids = tuple(known[choice] for choice in choices)
-        if len(set(ids)) < len(ids):
-            raise ValueError(f"rows: row {i} has choices with the same tokens: {choices}")
-        if ids not in seen:
-            seen.add(ids)
-            _warn_of_beginnings(i, choices, ids)
-        found.append(ids)
-    return found
-
-
-def _warn_of_beginnings(
-    row: int, choices: Sequence[str], tokens: Sequence[tuple[int, ...]]
-) -> None:
-    texts = dict(zip(tokens, choices, strict=True))
-    for ids, longer in texts.items():
-        begins = next((ids[:n] for n in range(1, len(ids)) if ids[:n] in texts), None)
-        if begins is not None:
-            warn(
-                f"rows: row {row} has the choices {texts[begins]!r} and {longer!r}, whose tokens "
-                "begin alike to the end of the first: the second is never the more probable",
-                stacklevel=4,
-            )
-            return
-
-
 def _edits(
     model: Model, batch: TokenizedBatch, sources: Sources | None
 ) -> tuple[TransformerBridge, list[Edit]]:
@@ -375,9 +296,11 @@ def _log_probabilities_of(
     if few:
         of_tokens = token_logits(bridge, result, tokens)
         logits = bridge.unembed.original_component(result).to(result.device)
+        # Rounded otherwise than here, a token could be more probable than all of them together.
+        logits = logits.float().scatter(1, tokens, of_tokens.float())
     else:
-        of_tokens, logits = result.gather(1, tokens), result
-    return (of_tokens.float() - logits.float().logsumexp(-1, keepdim=True)).cpu()
+        of_tokens, logits = result.gather(1, tokens), result.float()
+    return (of_tokens.float() - logits.logsumexp(-1, keepdim=True)).cpu()
 
 
 @torch.no_grad()

@@ -9,14 +9,14 @@ from jaxtyping import Bool, Float
 from tqdm.auto import tqdm
 
 from reft_interp.encoding import IGNORED
-from reft_interp.evaluation.predicting import (
+from reft_interp.evaluation.choices import (
     are_answers,
     choice_tokens,
     first_tokens,
     have_choices,
-    scores_of_tokens,
     share_a_run,
 )
+from reft_interp.evaluation.predicting import scores_of_tokens
 from reft_interp.evaluation.results import Accuracy
 from reft_interp.runtime import IntervenedModel
 from reft_interp.runtime.batching import by_length

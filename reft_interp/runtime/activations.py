@@ -8,8 +8,8 @@ from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
 from reft_interp.positions import PositionSelector, parse_positions
-from reft_interp.runtime.batching import Rows, as_list, by_length, encode
-from reft_interp.runtime.running import record
+from reft_interp.runtime.batching import Rows, as_list, beside_answers, by_length, encode
+from reft_interp.runtime.running import is_causal, record
 from reft_interp.sites import Site
 
 On = str | int | Sequence[int] | PositionSelector
@@ -45,9 +45,18 @@ def activations_each(
     *,
     batch_size: int = 64,
     max_length: int | None = None,
+    answered: bool = False,
 ) -> list[list[Float[Tensor, "k d"]]]:
-    """`activations` at several places, read in the same runs; with `max_length`, of prompts that
-    the tokenizer cuts after so many tokens.
+    """`activations` at several places, read in the same runs.
+
+    Args:
+        model: the hooked model.
+        rows: prompts, or mappings with `prompt`.
+        places: sites, each with its tokens.
+        batch_size: rows run at once.
+        max_length: tokens after which the tokenizer cuts a prompt; nothing is cut by default.
+        answered: read what interventions see where each row's `answer` is asked for: an encoder
+            has masks in its place, which all tokens attend to.
 
     Raises:
         TypeError: rows that are none.
@@ -62,9 +71,13 @@ def activations_each(
         site.check(model)
     found: list[list[Tensor]] = [[torch.empty(0)] * len(listed) for _ in places]
     for group in by_length(listed, batch_size):
-        batch = encode(model, [listed[i] for i in group], max_length=max_length)
+        some = [listed[i] for i in group]
+        batch = encode(model, some, max_length=max_length)
         selected = {select: select(batch) for _, select in selectors}
         at = [(site, selected[select]) for site, select in selectors]
+        if answered and not is_causal(model):
+            asked = encode(model, some, answers=True, max_length=max_length)
+            batch = beside_answers(model, batch, asked)
         for of_place, held, (_, positions) in zip(found, record(model, batch, at), at, strict=True):
             counts = positions.counts(batch).tolist()
             for i, part in zip(group, held.split(counts), strict=True):

@@ -14,6 +14,7 @@ from transformer_lens.model_bridge import TransformerBridge
 
 from reft_interp.encoding import IGNORED, TokenizedBatch, tokenize
 from reft_interp.models.devices import device_of
+from reft_interp.models.sharding import is_sharded
 from reft_interp.runtime.context import context_length
 from reft_interp.runtime.running import is_causal
 
@@ -171,6 +172,9 @@ def beside_answers(
         model: whose masks they are.
         sources: prompts, padded on the right.
         bases: one for each of them, answered or not.
+
+    Raises:
+        ValueError: with its masks a source is longer than what the model can read.
     """
     masks = (bases.answer_end - bases.prompt_end).tolist()
     if is_causal(model) or not any(masks):
@@ -189,7 +193,7 @@ def beside_answers(
         ids[row, start:end] = model.tokenizer.mask_token_id
         attention[row, start:end] = 1
     types = sources.token_type_ids
-    return replace(
+    read = replace(
         sources,
         input_ids=ids,
         attention_mask=attention,
@@ -197,6 +201,8 @@ def beside_answers(
         answer_end=torch.tensor(ends, device=sources.answer_end.device),
         token_type_ids=None if types is None else pad(types, (0, room)),
     )
+    _check_lengths(model, read, "sources", "masks for the answer of its base")
+    return read
 
 
 def _edits(row: int, asked: Any) -> frozenset[str] | None:
@@ -228,15 +234,20 @@ def _text_pairs(model: TransformerBridge, rows: Sequence[Mapping[str, Any]]) -> 
     return cast("list[str]", pairs)
 
 
-def _check_lengths(model: TransformerBridge, batch: TokenizedBatch) -> None:
+def _check_lengths(
+    model: TransformerBridge,
+    batch: TokenizedBatch,
+    argument: str = "rows",
+    behind: str = "its answer",
+) -> None:
     lengths, most = batch.answer_end - batch.prompt_start, context_length(model)
     if most is None or int(lengths.max()) <= most:
         return
     row = int((lengths > most).nonzero()[0])
     answer = int(batch.answer_end[row] - batch.prompt_end[row])
-    of_answer = f" ({answer} of them its answer)" if answer else ""
+    of_answer = f" ({answer} of them {behind})" if answer else ""
     raise ValueError(
-        f"rows: row {row} has {int(lengths[row])} tokens{of_answer}, and "
+        f"{argument}: row {row} has {int(lengths[row])} tokens{of_answer}, and "
         f"{model.cfg.model_name} can read {most}. Cut prompts with max_length= of fit_reft, or "
         "truncate_prompts(model, rows, max_length)"
     )
@@ -278,6 +289,7 @@ def by_length(rows: Sequence[Mapping[str, Any]], size: int) -> Iterator[list[int
 
 
 def run_what_fits(
+    model: TransformerBridge,
     rows: Sequence[int],
     size: int,
     run: Callable[[Sequence[int]], None],
@@ -288,6 +300,7 @@ def run_what_fits(
     """Run on some rows at a time, on half as many from where memory does not hold them.
 
     Args:
+        model: what runs.
         rows: their numbers, in the order in which they run.
         size: how many run at once, at first.
         run: what runs on them. It keeps nothing of rows that memory did not hold.
@@ -295,25 +308,35 @@ def run_what_fits(
         progress: show it.
 
     Raises:
-        torch.OutOfMemoryError: memory does not hold one.
+        torch.OutOfMemoryError: memory does not hold one; of a model that is sharded over
+            processes, not so many as were asked for.
     """
     done = 0
     with tqdm(total=len(rows), disable=not progress, desc=description, leave=False) as bar:
         while done < len(rows):
             group = rows[done : done + size]
-            if _fits(run, group):
+            if _fits(model, run, group):
                 done += len(group)
                 bar.update(len(group))
             else:
                 size = len(group) // 2
 
 
-def _fits(run: Callable[[Sequence[int]], None], rows: Sequence[int]) -> bool:
+def _fits(
+    model: TransformerBridge, run: Callable[[Sequence[int]], None], rows: Sequence[int]
+) -> bool:
     try:
         run(rows)
-    except torch.OutOfMemoryError:
+    except torch.OutOfMemoryError as error:
         if len(rows) == 1:
             raise
+        if is_sharded(model):
+            # The other processes run their blocks as often as before, and would wait for this one.
+            raise torch.OutOfMemoryError(
+                f"no memory for {len(rows)} rows at once, and where processes share a model none "
+                "can run fewer by itself: give PreparedRows a smaller batch_size=, or shorten the "
+                f"rows (max_length=). ({error})"
+            ) from None
     else:
         return True
     # Not in the except clause: there the error still holds what ran.

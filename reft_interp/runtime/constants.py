@@ -139,6 +139,7 @@ class FrozenRows:
                     new.append(i)
             new.sort(key=lambda i: len(regions.tokens[i]))
             run_what_fits(
+                self._model,
                 new,
                 batch_size,
                 partial(self._freeze_rows, regions),
@@ -276,6 +277,7 @@ class RecordedSources:
                     new.setdefault((run, tuple(keys)), i)
             order = sorted(new.values(), key=lambda i: len(first.runs[i][0]))
             run_what_fits(
+                model,
                 order,
                 batch_size,
                 partial(self._run, model, first, list(asked.values())),

@@ -13,8 +13,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from reft_interp.models.sharding import is_sharded
 from reft_interp.positions import Positions, PositionSelector
-from reft_interp.runtime.batching import Rows
+from reft_interp.runtime.batching import Rows, run_what_fits
 from reft_interp.runtime.constants import FrozenRows, RecordedSources, regions_of
 from reft_interp.runtime.encoded_rows import EncodedRows, source_reads
 from reft_interp.runtime.intervened import IntervenedModel, common_model
@@ -337,7 +338,7 @@ def _fill(
         frozen.fill(batch_size=batch_size, progress=progress)
         told = _against_the_plain_run(intervened[list(prepared).index(lowest)], lowest)
     except torch.OutOfMemoryError:
-        raise  # a RuntimeError too, but the plain run needs no less
+        raise  # a RuntimeError too, but to freeze a row takes no more than its plain run
     except _FAILURES as error:
         # If the edits are at fault, the plain run will say so.
         told = f"a replay failed with {type(error).__name__}: {error}"
@@ -350,8 +351,21 @@ def _fill(
 
 def _against_the_plain_run(intervened: IntervenedModel, prepared: PreparedRows) -> str | None:
     """What a replay of a few rows does that the plain run does not; None if nothing."""
-    inputs = prepared.inputs(range(min(_CHECKED, len(prepared))))
-    # Two runs under dropout differ, which says nothing of the replay.
-    with evaluating(intervened):
+    model, found = intervened.model, []
+
+    def compare(rows: Sequence[int]) -> None:
+        inputs = prepared.inputs(rows)
         edits = intervened.edits(inputs["batch"], inputs["sources"], inputs["positions"])
-        return disagreement(intervened.model, inputs["batch"], edits, inputs["frozen"])
+        found.append(disagreement(model, inputs["batch"], edits, inputs["frozen"]))
+
+    rows = range(min(_CHECKED, len(prepared)))
+    try:
+        # Two runs under dropout differ, which says nothing of the replay.
+        with evaluating(intervened):
+            run_what_fits(model, rows, _CHECKED, compare, description="comparing")
+    except torch.OutOfMemoryError as error:
+        if is_sharded(model):
+            raise  # other processes have the memory, and would replay what this one runs in full
+        # A plain run may fit where the constants are gone; if not, it will say so.
+        return f"memory does not hold a run of one row beside what is kept for replays: {error}"
+    return next((told for told in found if told is not None), None)

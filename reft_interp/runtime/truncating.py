@@ -49,7 +49,7 @@ def _truncate(
     start, end = 0, len(prompt)
     while True:
         [ids], [every], _ = prompt_tokens(tokenizer, [prompt[start:end]])
-        offsets = [(a, b) for a, b in every if a < b]
+        offsets = [(a, b) for a, b in every.tolist() if a < b]
         # Cut text may become other tokens than it was, so that once is not always enough.
         excess = len(ids) - room
         if excess <= 0:

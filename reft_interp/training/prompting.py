@@ -20,7 +20,8 @@ class Prompted(Finetuned):
 
     Args:
         model: the bridge.
-        before: the text.
+        before: the text, without BOS tokens. That of a prompt, which chat templates write, stays
+            at the beginning of both.
     """
 
     trained_parameters = 0
@@ -29,7 +30,13 @@ class Prompted(Finetuned):
         self.model, self.before = model, before
 
     def _asked(self, rows):
-        return [{**row, "prompt": self.before + row["prompt"], "spans": None} for row in rows]
+        bos = _bos_of(self.model)
+
+        def behind(prompt: str) -> str:
+            text = prompt.removeprefix(bos)
+            return prompt[: len(prompt) - len(text)] + self.before + text
+
+        return [{**row, "prompt": behind(row["prompt"]), "spans": None} for row in rows]
 
     def generate(self, rows, *, batch_size, **options):
         if self.before:
@@ -50,6 +57,10 @@ class Prompted(Finetuned):
 
     def save(self, folder):
         """There is nothing to write."""
+
+
+def _bos_of(model: TransformerBridge) -> str:
+    return model.tokenizer.bos_token or ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,8 +104,11 @@ class FewShot(FinetuningMethod):
         if self.examples > len(rows):
             raise ValueError(f"examples must be at most {len(rows)} rows, got {self.examples}")
         drawn = random.Random(f"few-shot {schedule.seed}").sample(list(rows), self.examples)
-        end = end_of_text(model)
-        shown = [f"{row['prompt']}{row['answer'].removesuffix(end)}\n\n" for row in drawn]
+        bos, end = _bos_of(model), end_of_text(model)
+        shown = [
+            f"{row['prompt'].removeprefix(bos)}{row['answer'].removesuffix(end)}\n\n"
+            for row in drawn
+        ]
         return Fit(Prompted(model, "".join(shown)))
 
     def describe(self):

@@ -101,6 +101,27 @@ def test_spans_that_a_selector_does_not_look_at_make_no_other_example(tiny):
     assert len(held) == len(NOUNS)
 
 
+def test_of_an_encoder_activations_are_those_beside_the_masks_of_the_label(tiny):
+    model, rows = tiny("bert"), named_rows({"v": ("a", "b") * 4})
+    tokenizer, site = model.tokenizer, ri.Site("resid_post", 0)
+    masks = {
+        label: [tokenizer.mask_token_id]
+        * len(tokenizer(label, add_special_tokens=False)["input_ids"])
+        for label in (" is", " a")
+    }
+    assert all(masks.values())
+    held, _ = labelled_activations(model, rows, "v", site, "last")
+    # Each prompt is first met as the base of its own row, or as the source of the one before.
+    first = {text: row["label"] for row in reversed(rows) for text in (row["source"], row["base"])}
+    expected = []
+    for text in dict.fromkeys(text for row in rows for text in (row["base"], row["source"])):
+        ids = tokenizer(text)["input_ids"]
+        with torch.no_grad():
+            _, cache = model.run_with_cache(torch.tensor([ids + masks[first[text]]]))
+        expected.append(cache[site.hook_name][0, len(ids) - 1])
+    torch.testing.assert_close(held, torch.stack(expected), rtol=1e-4, atol=1e-5)
+
+
 def test_two_values_at_the_same_tokens_are_refused(tiny):
     rows, site = two_orders(), ri.Site("resid_post", 0)
     with pytest.raises(

@@ -77,6 +77,22 @@ def test_says_what_is_wrong(model):
         ri.readable_split(model, PAIRS, ri.Subspace.random(8, 1, seed=0), SITE, "last")
 
 
+def test_of_an_encoder_what_varies_is_what_stands_beside_masks(tiny):
+    model, subspace = tiny("bert"), ri.Subspace.random(64, 1, seed=0)
+    held = []
+    for row in ROWS:
+        ids = model.tokenizer(row["base"])["input_ids"]
+        masks = model.tokenizer(row["label"], add_special_tokens=False)["input_ids"]
+        read = torch.tensor([ids + [model.tokenizer.mask_token_id] * len(masks)])
+        with torch.no_grad():
+            _, cache = model.run_with_cache(read)
+        held.append(cache[SITE.hook_name][0, len(ids) - 1].double())
+    centred = torch.stack(held) - torch.stack(held).mean(0)
+    share = float((centred @ subspace.basis.double().T).square().sum() / centred.square().sum())
+    found = ri.readable_split(model, PAIRS, subspace, SITE, "last").set_index("part")
+    assert found.loc["subspace", "variance"] == pytest.approx(share, rel=1e-3)
+
+
 def test_one_pair_has_no_variance(model):
     subspace = ri.Subspace.random(SITE.width(model), 1, seed=0)
     found = ri.readable_split(model, PAIRS[:1], subspace, SITE, "last")

@@ -20,6 +20,8 @@ from reft_interp.evaluation import (
 from reft_interp.evaluation.predicting import choice_scores
 from reft_interp.interventions import Interchange, VectorAddition
 from reft_interp.runtime import IntervenedModel, Placement
+from reft_interp.runtime.batching import encode
+from reft_interp.runtime.running import prompt_ends, run
 from reft_interp.sites import Site
 
 pytestmark = pytest.mark.no_cover
@@ -283,3 +285,18 @@ def test_choices_in_arrays_are_scored_as_lists_are(tiny):
     expected = [naive_score(model, rows[0]["prompt"], c, edit=False) for c in ONE_TOKEN]
     assert_allclose(choice_scores(model, arrays)[0], expected, atol=1e-4)
     assert accuracy(model, arrays) == accuracy(model, rows)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_no_choice_is_more_probable_than_certain_in_half_precision(make_tiny, dtype):
+    """Logits of about 50 are rounded to steps of 0.25 in bfloat16, and of 0.03 in float16."""
+    model = make_tiny("llama").to(dtype)
+    [token] = model.tokenizer("0", add_special_tokens=False)["input_ids"]
+    batch = encode(model, PROMPTS)
+    with torch.no_grad():
+        entering = run(model, batch, at=prompt_ends(batch), unembed=False)[0]
+        weight = model.unembed.original_component.weight
+        weight[token] = entering * (50.1 / entering.float().square().sum())
+    scores = choice_scores(model, rows_with(["0", "1"]))
+    assert all((of_row <= 0).all() for of_row in scores)
+    assert scores[0][0] == pytest.approx(0, abs=1e-5)

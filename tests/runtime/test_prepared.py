@@ -17,7 +17,7 @@ from reft_interp.runtime.constants import FrozenRows, RecordedSources
 from reft_interp.runtime.encoded_rows import EncodedRows
 from reft_interp.runtime.prepared import PreparedRows
 from reft_interp.runtime.replaying import replay
-from reft_interp.runtime.running import prompt_ends
+from reft_interp.runtime.running import prompt_ends, run
 from reft_interp.sites import Site
 from reft_interp.subspace import Subspace
 
@@ -189,8 +189,7 @@ def test_what_memory_does_not_hold_at_once_is_prepared_in_parts(make_tiny, most)
     assert_close(torch.cat(held), whole.inputs(range(len(ROWS)))["sources"][1])
 
 
-@pytest.mark.parametrize("without", [{}, {"memory_budget": 0}])
-def test_memory_that_does_not_hold_one_row_is_told_of(make_tiny, without):
+def test_memory_that_does_not_hold_one_row_is_told_of(make_tiny):
     model = make_tiny("llama")
 
     def refuse(stream, hook):
@@ -200,7 +199,90 @@ def test_memory_that_does_not_hold_one_row_is_told_of(make_tiny, without):
         model.hooks(fwd_hooks=[("blocks.0.hook_mlp_out", refuse)]),
         pytest.raises(torch.OutOfMemoryError, match="no memory at all"),
     ):
-        PreparedRows(IntervenedModel(model, placed_last()), ROWS, **without)
+        PreparedRows(IntervenedModel(model, placed_last()), ROWS)
+
+
+@pytest.fixture
+def refuse_plain_runs(monkeypatch):
+    """`refuse_plain_runs(most)`: no memory for the plain run of more rows beside a replay."""
+    ran: list[int] = []
+
+    def refuse(most: int) -> list[int]:
+        def run_of_few(model, batch, edits, **options):
+            if len(batch) > most:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            ran.append(len(batch))
+            return run(model, batch, edits, **options)
+
+        monkeypatch.setattr("reft_interp.runtime.planning.run", run_of_few)
+        return ran
+
+    return refuse
+
+
+def test_a_replay_is_compared_in_parts_where_memory_holds_no_more(make_tiny, refuse_plain_runs):
+    ran = refuse_plain_runs(2)
+    assert PreparedRows(IntervenedModel(make_tiny("llama"), placed_last()), ROWS).plan.replays
+    assert sum(ran) == len(ROWS) and max(ran) == 2
+
+
+def test_a_wrong_replay_is_found_in_any_part(make_tiny, refuse_plain_runs):
+    """Only the longest row has a fifth token."""
+    refuse_plain_runs(1)
+    model, rows = make_tiny("gpt2"), [ROWS[1], *ROWS[:1]]
+    intervened = IntervenedModel(model, placed_last())
+
+    def turn_fifth_column(stream, hook):
+        return torch.where(torch.arange(stream.shape[1])[:, None] == 4, -5 * stream, stream)
+
+    with model.hooks(fwd_hooks=[("blocks.1.hook_mlp_out", turn_fifth_column)]):
+        with pytest.warns(UserWarning, match="a replay did not give what the plain run gives"):
+            assert not PreparedRows(intervened, rows).plan.replays
+
+
+def test_where_a_replay_leaves_no_memory_for_one_row_all_run_in_full(make_tiny, refuse_plain_runs):
+    refuse_plain_runs(0)
+    intervened = IntervenedModel(make_tiny("llama"), placed_last())
+    told = "memory does not hold a run of one row beside .*: CUDA out of memory"
+    with pytest.warns(UserWarning, match=f"{told}; running in full"):
+        prepared = PreparedRows(intervened, ROWS)
+    assert re.fullmatch(f"full run: {told}", str(prepared.plan))
+    inputs = prepared.inputs(range(len(ROWS)))
+    assert inputs["frozen"] is None
+    assert_close(intervened(**inputs)["loss"], intervened.loss(ROWS))
+
+
+@pytest.mark.parametrize("rows", [ROWS, ROWS[:1]])
+def test_processes_that_share_a_model_all_replay_or_none(
+    make_tiny, refuse_plain_runs, monkeypatch, rows
+):
+    refuse_plain_runs(0)
+    for module in ("batching", "prepared"):
+        monkeypatch.setattr(f"reft_interp.runtime.{module}.is_sharded", lambda _: True)
+    with pytest.raises(torch.OutOfMemoryError, match="CUDA out of memory"):
+        PreparedRows(IntervenedModel(make_tiny("llama"), placed_last()), rows)
+
+
+def test_rows_of_a_sharded_model_are_not_prepared_in_smaller_parts(make_tiny, monkeypatch):
+    """The processes that share it would wait for one another for ever."""
+    model, ran = make_tiny("llama"), []
+
+    def refuse_many(stream, hook):
+        ran.append(len(stream))
+        if len(stream) > 1:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr("reft_interp.runtime.batching.is_sharded", lambda _: True)
+    told = rf"no memory for {len(ROWS)} rows at once, .* a smaller batch_size=.* out of memory"
+    for intervened in (swapped(model), IntervenedModel(model, placed_last())):
+        sources = SOURCES if intervened.placements[1:] else None
+        ran.clear()
+        with (
+            model.hooks(fwd_hooks=[("blocks.0.hook_mlp_out", refuse_many)]),
+            pytest.raises(torch.OutOfMemoryError, match=told),
+        ):
+            PreparedRows(intervened, ROWS, sources)
+        assert ran == [len(ROWS)]
 
 
 def placed_last() -> Placement:

@@ -76,3 +76,22 @@ def test_sources_run_once_for_all_sites_that_read_them(tiny):
         source_reads([one], encoded, bases, lambda on: on(bases), PROMPTS)[0][0] for one in placed
     )
     assert first.batch is second.batch
+
+
+def test_a_source_that_masks_make_too_long_is_named(tiny):
+    model, long = tiny("bert"), "a " * 63
+    swapped = IntervenedModel(model, Placement(Interchange(), Site("resid_post", 0), "last"))
+    fits = len(model.tokenizer(long)["input_ids"])
+    assert fits <= 128
+    row = {"prompt": "A cat", "answer": " is" * (129 - fits)}
+    masks = len(model.tokenizer(row["answer"], add_special_tokens=False)["input_ids"])
+    told = (
+        rf"sources: row 1 has {fits + masks} tokens \({masks} of them masks for the answer of its "
+        r"base\), and tiny-bert can read 128"
+    )
+    for run in (
+        lambda: swapped.loss([row] * 2, ["A cat", long]),
+        lambda: PreparedRows(swapped, [row] * 2, ["A cat", long]),
+    ):
+        with pytest.raises(ValueError, match=told):
+            run()

@@ -13,6 +13,7 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
+from reft_interp.encoding import prompt_tokens
 from reft_interp.interventions import RED, DiReFT, LoReFT
 from reft_interp.runtime import IntervenedModel
 from reft_interp.runtime.batching import encode
@@ -173,6 +174,22 @@ def test_a_few_examples_stand_before_each_prompt(tiny):
     assert other.before != found.before
     with pytest.raises(ValueError, match=r"examples must be at most 4 rows, got 5"):
         FewShot(5).fit(model, rows, Schedule(1))
+
+
+def test_examples_stand_behind_the_bos_that_prompts_begin_with(tiny):
+    """As chat templates write it; every prompt had its own in the middle of the text."""
+    model = tiny("llama")
+    plain = FewShot(2).fit(model, ROWS, Schedule(1)).finetuned
+    bos, rows = (
+        model.tokenizer.bos_token_id,
+        [{**row, "prompt": "<s>" + row["prompt"]} for row in ROWS],
+    )
+    found: Any = FewShot(2).fit(model, rows, Schedule(1)).finetuned
+    for row in found._asked(rows):
+        [ids], *_ = prompt_tokens(model.tokenizer, [row["prompt"]])
+        assert ids[0] == bos and ids.count(bos) == 1
+    assert found.loss(rows) == pytest.approx(plain.loss(ROWS), abs=1e-4)
+    assert found.before in found._asked(rows)[0]["prompt"]
 
 
 def test_the_most_frequent_answer_is_given_to_every_prompt(tiny):
