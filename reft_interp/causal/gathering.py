@@ -43,6 +43,7 @@ from reft_interp.models import identify, untrained_copy
 from reft_interp.positions import parse_positions
 from reft_interp.sites import Site, check_site
 from reft_interp.training.hyperparameters import hyperparameters_of
+from reft_interp.whole_numbers import at_least
 
 Scored = TypeVar("Scored")
 
@@ -105,15 +106,16 @@ def gather_evidence(
 
     Raises:
         TypeError: `pairs` are no `Counterfactuals`, `site` no Site, `method` no method, or a `DAS`
-            with part of an epoch.
-        ValueError: no seeds, negative resamples, no random subspaces; pairs with several sources
+            with part of an epoch; a number of searches or draws, or a seed, that is not whole.
+        ValueError: no seeds, negative resamples, no random subspaces, a negative seed; pairs with
+            several sources
             (for `gather_joint_evidence`), or of which the model gets too few bases right; a method
             that is itself one of the controls, or whose map is free (`NonlinearAlignment`);
             settings of DAS beside a method; nothing found; as the method's `fit`.
     """
     check_counterfactuals(pairs)
     check_site(site)
-    check_draws(seeds, resamples, random_subspaces)
+    check_draws(seeds, resamples, random_subspaces, seed)
     settings = {
         "rank": rank,
         "epochs": epochs,
@@ -182,19 +184,20 @@ def gather_evidence(
     )
 
 
-def check_draws(seeds: int, resamples: int, random_subspaces: int) -> None:
-    """Raise where evidence would lack a search or a control.
+def check_draws(seeds: int, resamples: int, random_subspaces: int, seed: int) -> None:
+    """Raise where evidence would lack a search or a control, or could not draw them.
 
     Raises:
-        ValueError: no seeds, negative resamples, no random subspaces.
+        TypeError: one is no whole number.
+        ValueError: no seeds, negative resamples, no random subspaces, a negative seed.
     """
     for name, number, least in (
         ("seeds", seeds, 1),
         ("resamples", resamples, 0),
         ("random_subspaces", random_subspaces, 1),
+        ("seed", seed, 0),
     ):
-        if number < least:
-            raise ValueError(f"{name} must be at least {least}, got {number}")
+        at_least(number, least, name)
 
 
 def hits_by_name(

@@ -95,7 +95,7 @@ def gather_joint_evidence(
             which the model gets too few bases right; as `fit_das_jointly`.
     """
     check_counterfactuals(pairs)
-    check_draws(seeds, resamples, random_subspaces)
+    check_draws(seeds, resamples, random_subspaces, seed)
     check_arguments(epochs, {}, learning_rate=learning_rate, batch_size=batch_size, seed=seed)
     for rows in (pairs.train, pairs.test):
         _, sources = interchange_rows(rows)

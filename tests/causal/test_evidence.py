@@ -211,6 +211,8 @@ def test_the_summary_says_what_was_run_again(true):
         ({"seeds": 0}, "seeds must be at least 1"),
         ({"resamples": -1}, "resamples must be at least 0"),
         ({"random_subspaces": 0}, "random_subspaces must be at least 1"),
+        ({"seed": -1}, "seed must be at least 0, got -1"),
+        ({"seed": -1, "method": ri.PCA()}, "seed must be at least 0, got -1"),
     ],
 )
 def test_no_control_is_refused(planted, arguments, match):
