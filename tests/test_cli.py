@@ -114,6 +114,7 @@ def test_what_a_model_must_get_right_can_be_told(tmp_path, tiny, monkeypatch):
         said = CliRunner().invoke(app, refused)
         assert said.exit_code == 2
         assert "key of a study and --minimum-accuracy of the command line" in said.stderr
+    assert not (tmp_path / "own das").exists() and not (tmp_path / "own sweep").exists()
     study.write_text(f"{keys}minimum_accuracy: 0\n")
     said = CliRunner().invoke(app, words)
     assert said.exit_code == 0, said.output
