@@ -25,7 +25,12 @@ from reft_interp.causal.counterfactuals import Counterfactuals, check_counterfac
 from reft_interp.causal.das_cells import DASCell, fit_das_each
 from reft_interp.causal.effects import effects
 from reft_interp.causal.evidence import Evidence, Found, interchange_of
-from reft_interp.causal.interchanges import On, interchange_rows, prepare_interchanges
+from reft_interp.causal.interchanges import (
+    On,
+    check_tokens,
+    interchange_rows,
+    prepare_interchanges,
+)
 from reft_interp.causal.method_comparison import check_methods, is_method
 from reft_interp.causal.methods import DAS, FullVector, Method, RandomSubspace, check_isolated
 from reft_interp.causal.readable_split import has_split, readable_split
@@ -127,6 +132,7 @@ def gather_evidence(
     if getattr(method, "isolate", False):
         check_isolated(method.name, pairs.train)
     on = parse_positions(on)
+    check_tokens(model, pairs, on)
     done = check_does_task(model, pairs, minimum_accuracy)
     starts = _starts(method, seeds)
     runs = [_Run(start) for start in starts]

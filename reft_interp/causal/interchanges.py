@@ -14,7 +14,7 @@ from reft_interp.evaluation import Accuracy, accuracy, prepared_accuracies, prep
 from reft_interp.interventions import Interchange, Intervention
 from reft_interp.positions import PositionSelector, parse_positions
 from reft_interp.runtime import IntervenedModel, Placement
-from reft_interp.runtime.batching import choices_of
+from reft_interp.runtime.batching import choices_of, encode
 from reft_interp.runtime.planning import Engine
 from reft_interp.runtime.prepared import PreparedRows, prepare_each
 from reft_interp.sites import Site
@@ -91,6 +91,35 @@ def rows_of_one_source(pairs: Pairs) -> tuple[list[dict[str, Any]], list[dict[st
             "fit_das_jointly and gather_joint_evidence take a source for each variable"
         )
     return bases, sources
+
+
+def check_tokens(
+    model: TransformerBridge, pairs: Counterfactuals, on: On, *, source: str | None = None
+) -> None:
+    """Raise where a base or source lacks the tokens, before the model reads any of them.
+
+    Tokens of answers are left to whoever prepares the rows.
+
+    Args:
+        model: whose tokenizer it is.
+        pairs: both splits are looked at.
+        on: which tokens of base and source.
+        source: of several, the one that is swapped there.
+
+    Raises:
+        ValueError: a row lacks them; it is shown, with its split; several sources, none of which is
+            named.
+    """
+    selector = parse_positions(on)
+    if selector.of == "answer":
+        return
+    for name, split in pairs.splits.items():
+        bases, sources = interchange_rows(split) if source else rows_of_one_source(split)
+        for rows in (bases, sources[source] if source and isinstance(sources, dict) else sources):
+            try:
+                selector(encode(model, rows))
+            except ValueError as error:
+                raise ValueError(f"pairs, {name}: {error}") from error
 
 
 class PreparedPairs:

@@ -12,9 +12,11 @@ from datasets import Dataset
 from transformer_lens.model_bridge import TransformerBridge
 
 from reft_interp.causal.rows import Pairs, check_pair, check_pairs, check_source_names
+from reft_interp.causal.variable_values import names_in
 from reft_interp.evaluation import Accuracy, answers_correctly
 from reft_interp.evaluation.minimum_accuracy import check_accuracy
 
+_OF_A_SIDE = {"answer", "spans"}  # `base_answer` and such are no values of a variable
 _NEEDED = ("base", "base_answer", "label")
 # What pyarrow raises is one of these, too.
 _NOT_OF_ONE_KIND = (TypeError, ValueError, OverflowError)
@@ -28,13 +30,15 @@ def completed(splits: Mapping[str, Pairs], variable: str) -> dict[str, list[dict
     Raises:
         TypeError: a split is no list of rows, or what should be a text or a mapping is none.
         ValueError: it is empty, a row lacks what nothing can stand for, is inconsistent or has
-            other sources than the first, or the variable never varies.
+            other sources than the first, or the variable never varies, or is another one than those
+            that rows have values of.
     """
     found: dict[str, list[dict[str, Any]]] = {}
     for name, split in splits.items():
         check_pairs(split, name)
         found[name] = [_checked(f"{name}: row {i}", row) for i, row in enumerate(split)]
     every = [row for rows in found.values() for row in rows]
+    _check_known(every, variable)
     _check_varies(every, variable)
     for name, rows in found.items():
         _check_changes(name, rows, variable)
@@ -116,6 +120,19 @@ def _checked(where: str, row: Any) -> dict[str, Any]:
     if not isinstance(answer := row.get("source_answer"), str | None):
         raise TypeError(f"{where}: source_answer must be a text, got {answer!r}")
     return dict(row)
+
+
+def _check_known(rows: Sequence[Mapping[str, Any]], variable: str) -> None:
+    """Raise where rows have values of variables, and this one is none of them."""
+    columns = {column for row in rows for column in row}
+    named = {column.removeprefix("base_") for column in columns if column.startswith("base_")}
+    known = [name for name in sorted(named - _OF_A_SIDE) if f"source_{name}" in columns]
+    missing = [name for name in names_in(variable, rows) if name not in known]
+    if known and missing:
+        raise ValueError(
+            f"variable must be one that the rows have values of (base_<variable> and "
+            f"source_<variable>), which are {', '.join(known)}; got {missing[0]!r}"
+        )
 
 
 def _check_varies(rows: Sequence[Mapping[str, Any]], variable: str) -> None:

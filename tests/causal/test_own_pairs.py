@@ -112,6 +112,38 @@ def test_a_variable_that_never_varies_is_refused():
         ri.Counterfactuals.from_rows(same[:-1], same[-1:], "number")
 
 
+def test_a_variable_that_rows_have_no_values_of_is_refused_where_they_have_others():
+    values = {"base_number": "one", "source_number": "many", "base_verb": "be", "source_verb": "be"}
+    rows = [row | values for row in (*TRAIN, *TEST)]
+    for wrong, named in (("numbr", "numbr"), ("number and verbs", "verbs")):
+        with pytest.raises(ValueError, match=rf"variable must .* are number, verb; got '{named}'"):
+            ri.Counterfactuals.from_rows(rows[:2], rows[2:], wrong)
+    for right in ("number", "number and verb"):
+        assert ri.Counterfactuals.from_rows(rows[:2], rows[2:], right).variable == right
+    # A name that no row says anything of is a name; what one side alone has is no value.
+    one_sided = [row | {"base_noun": "key"} for row in (*TRAIN, *TEST)]
+    assert ri.Counterfactuals.from_rows(one_sided[:2], one_sided[2:], "number").kept == 3
+
+
+def test_tokens_that_a_pair_lacks_are_told_of_before_the_model_is_asked(tiny, monkeypatch):
+    model, site = tiny("llama"), ri.Site("resid_post", 0)
+    spans: Any = {"base_spans": {"subject": [4, 7]}, "source_spans": {"subject": [4, 6]}}
+    made = ri.Counterfactuals.from_rows([row | spans for row in TRAIN], TEST, "number")
+    asked = []
+    monkeypatch.setattr(
+        "reft_interp.causal.task_done.task_accuracy", lambda *_: asked.append(1) or 1 / 0
+    )
+    for look in (
+        lambda on: ri.gather_evidence(model, made, site, on),
+        lambda on: ri.compare_methods(model, made, site, on, [ri.PCA()]),
+    ):
+        with pytest.raises(ValueError, match=r"train: no span 'subjcet' .*mean 'subject'\?"):
+            look("subjcet")
+        with pytest.raises(ValueError, match=r"test: no span 'subject' \(there are: none\)"):
+            look("subject")
+    assert not asked
+
+
 @pytest.mark.parametrize(
     ("train", "error", "message"),
     [
