@@ -20,7 +20,6 @@ _OF_A_SIDE = {"answer", "spans"}  # `base_answer` and such are no values of a va
 _NEEDED = ("base", "base_answer", "label")
 # What pyarrow raises is one of these, too.
 _NOT_OF_ONE_KIND = (TypeError, ValueError, OverflowError)
-_SPACES = ". (The answers have no leading space, as words that follow a word mostly do.)"
 
 
 def completed(splits: Mapping[str, Pairs], variable: str) -> dict[str, list[dict[str, Any]]]:
@@ -172,10 +171,11 @@ def done_by(
         raise TypeError(f"model must be a TransformerBridge, as load_model gives, got {model!r}")
     pairs = [(name, row) for name, rows in splits.items() for row in rows]
     asked = [_prompts(row) for _, row in pairs]
-    right = answers_correctly(model, [one for some in asked for one in some], batch_size=batch_size)
+    every = [one for some in asked for one in some]
+    right = answers_correctly(model, every, batch_size=batch_size)
     accuracy = Accuracy(int(right.sum()), len(right))
-    answers = [row["base_answer"] for _, row in pairs]
-    spaces = "" if any(one[0].isspace() for one in answers if one) else _SPACES
+    wrong = [one for one, is_right in zip(every, right, strict=True) if not is_right]
+    spaces = _spaces(wrong)
     check_accuracy(accuracy, minimum_accuracy, len(pairs[0][1]["choices"]), spaces)
     said = iter(right)
     kept: dict[str, list[dict[str, Any]]] = {name: [] for name in splits}
@@ -187,9 +187,21 @@ def done_by(
         if not rows:
             raise ValueError(
                 f"{name} must have rows of which the model gets base and source right, it gets "
-                f"none of {len(splits[name])} (accuracy on single prompts {accuracy})"
+                f"none of {len(splits[name])} (accuracy on single prompts {accuracy}){spaces}"
             )
     return kept, accuracy
+
+
+def _spaces(wrong: Sequence[Mapping[str, Any]]) -> str:
+    """What to look at where answers that the model does not give begin without a space."""
+    for row in wrong:
+        if not row["answer"][0].isspace() and not row["prompt"][-1].isspace():
+            return (
+                f". (The answer {row['answer']!r} follows {row['prompt'][-20:]!r} without a space, "
+                f"and a model that begins words with their space says {' ' + row['answer']!r}: "
+                "choices and answers bring their leading space.)"
+            )
+    return ""
 
 
 def _prompts(row: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -83,6 +83,20 @@ def as_list(rows: Rows, argument: str = "rows") -> list[Mapping[str, Any]]:
     return mappings
 
 
+def warn_of_two_spaces(rows: Sequence[Mapping[str, Any]], argument: str = "rows") -> None:
+    """Warn where a prompt ends in a space and its answer begins with one, which models hardly ever
+    read, so that they give no such answer."""
+    for i, row in enumerate(rows):
+        answer = row.get("answer")
+        if isinstance(answer, str) and row["prompt"].endswith(" ") and answer.startswith(" "):
+            warnings.warn(
+                f"{argument}: in row {i} the prompt ends in a space and the answer begins with "
+                f"one, {row['prompt'][-20:] + answer[:20]!r}: take one of them off",
+                stacklevel=3,
+            )
+            return
+
+
 def choices_of(row: Mapping[str, Any], where: str) -> list[str]:
     """The `choices` of a row, as a list; an empty one where it has none.
 

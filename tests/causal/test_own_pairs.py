@@ -3,6 +3,7 @@
 from datetime import date, datetime
 from typing import Any
 
+import numpy as np
 import pytest
 from datasets import Dataset
 
@@ -265,8 +266,27 @@ def test_answers_that_lack_their_space_may_be_why_a_model_gets_none_right(tiny):
         said = greedy(model, row["base"], ["is", "are"])
         row["base_answer"] = wrong if said == right else right
         row["label"] = right if said == right else wrong
-    with pytest.raises(ValueError, match=r"find in it\. \(The answers have no leading space"):
+    hint = r"\. \(The answer '(is|are)' follows 'The .*' without a space, .* says ' (is|are)'"
+    with pytest.raises(ValueError, match=rf"find in it{hint}"):
         ri.Counterfactuals.from_rows(bare[:2], bare[2:], "number", model=model)
+    with pytest.raises(ValueError, match=rf"(train|test) must have rows .* n=3\){hint}"):
+        ri.Counterfactuals.from_rows(
+            bare[:2], bare[2:], "number", model=model, minimum_accuracy=0.0
+        )
+
+
+def test_one_answer_that_lacks_its_space_is_named(tiny, monkeypatch):
+    monkeypatch.setattr(
+        "reft_interp.causal.own_pairs.answers_correctly",
+        lambda _, rows, **__: np.array([row["answer"].startswith(" ") for row in rows]),
+    )
+    test = [own("The dog", "The cats", "was", "are")]
+    with pytest.raises(
+        ValueError, match=r"test must .* \(The answer 'are' follows 'The dog' without"
+    ):
+        ri.Counterfactuals.from_rows(
+            [own("The key", "The doors", " have", " is")] * 3, test, "number", model=tiny("llama")
+        )
 
 
 @pytest.mark.usefixtures("no_type_checks")

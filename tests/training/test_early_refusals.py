@@ -144,3 +144,11 @@ def test_the_best_of_no_checkpoints_is_told_of_before_rows_are_prepared(tiny, mo
     given: dict[str, Any] = {"evaluation": rows, "load_best_model_at_end": True}
     with pytest.raises(ValueError, match="load_best_model_at_end requires the save and eval"):
         ri.fit_reft(tiny("llama"), rows, ri.LoReFT(1), SITE, "last", **given)
+
+
+def test_two_spaces_between_prompt_and_answer_are_warned_of(tiny):
+    rows = [{"prompt": "The key", "answer": " is"}, {"prompt": "The keys ", "answer": " are"}]
+    with pytest.warns(UserWarning, match=r"rows: in row 1 the prompt ends .* 'The keys  are': tak"):
+        ri.fit_reft(
+            tiny("llama"), rows, ri.LoReFT(1), SITE, "last", epochs=1, batch_size=2, progress=False
+        )
