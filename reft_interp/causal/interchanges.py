@@ -35,8 +35,6 @@ def interchange_rows(
         ValueError: no rows, one that lacks a column, whose source is its base, whose label is not
             among its choices, or whose sources have other names than those of the first.
     """
-    if isinstance(pairs, Counterfactuals):
-        raise TypeError("pairs must be rows, got Counterfactuals: give its .train or its .test")
     check_pairs(pairs, "pairs")
     listed = listed_rows(pairs)
     named = listed[0].get("sources")
@@ -44,7 +42,8 @@ def interchange_rows(
     for i, pair in enumerate(listed):
         missing = {"base", "label", "sources" if named else "source"} - set(pair)
         if missing:
-            raise ValueError(f"pairs: row {i} lacks {sorted(missing)}; it has {sorted(pair)}")
+            told = "; rows with a prompt are for fit_reft" if "prompt" in pair else ""
+            raise ValueError(f"pairs: row {i} lacks {sorted(missing)}; it has {sorted(pair)}{told}")
         base = {"prompt": pair["base"], "spans": pair.get("base_spans"), "answer": pair["label"]}
         choices = choices_of(pair, f"pairs: row {i}")
         if choices:
