@@ -135,7 +135,10 @@ def test_rows_are_read_at_the_last_of_the_edited_tokens(tiny, tmp_path):
 
 
 def test_rows_in_which_nothing_is_selected_are_told_of(tiny):
-    prompts = [{"prompt": one, "answer": "a", "choices": ["a", "b"]} for one in ("The key", "x")]
+    prompts = [
+        {"prompt": one, "answer": "a", "gold": "a", "choices": ["a", "b"]}
+        for one in ("The key", "x")
+    ]
     some = replace(suite(tiny("llama")), tests={"own": Dataset.from_list(prompts)})
     # Of a prompt of one token, the half at the start is empty.
     place = LAST, parse_positions("f1 rounding=paired")
