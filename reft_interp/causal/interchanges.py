@@ -114,7 +114,8 @@ def check_tokens(
         return
     for name, split in pairs.splits.items():
         bases, sources = interchange_rows(split) if source else rows_of_one_source(split)
-        for rows in (bases, sources[source] if source and isinstance(sources, dict) else sources):
+        swapped = sources[source or ""] if isinstance(sources, dict) else sources
+        for rows in (bases, swapped):
             try:
                 selector(encode(model, rows))
             except ValueError as error:

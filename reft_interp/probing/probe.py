@@ -460,8 +460,8 @@ def _examples(data: Pairs, on: PositionSelector, variable: str | None) -> Mappin
 
 def _no_better_than_shuffled(label: str, read: str, frame: pd.DataFrame) -> list[str]:
     """A note where a probe inside a subspace is no better than one of shuffled labels."""
-    value = frame.set_index("part")["value"]
-    inside, shuffled = float(value["inside"]), float(value["shuffled labels"])
+    value = dict(zip(frame["part"].tolist(), frame["value"].tolist(), strict=True))
+    inside, shuffled = value["inside"], value["shuffled labels"]
     if inside > shuffled:
         return []
     return [
