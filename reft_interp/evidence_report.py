@@ -7,6 +7,8 @@ from rich.console import Console
 
 from reft_interp.causal import Counterfactuals, Evidence, gather_evidence
 from reft_interp.models import load_model
+from reft_interp.positions import parse_positions
+from reft_interp.runtime.batching import encode
 from reft_interp.sites import Component, Site
 from reft_interp.tasks import NumberAgreement
 from reft_interp.training.in_place import check_arguments
@@ -71,6 +73,9 @@ def run_das(
         given = Counterfactuals.load(counterfactuals)
     bridge = load_model(model)
     site.check(bridge)
+    if given is None:
+        # Before minutes of work, again: tokens that no pair would have.
+        parse_positions(on)(encode(bridge, [NumberAgreement().example()]))
     data = given or NumberAgreement().counterfactuals(
         bridge, n=pairs, seed=seed, minimum_accuracy=minimum_accuracy
     )

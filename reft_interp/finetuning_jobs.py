@@ -54,7 +54,8 @@ def run_train(
     kept = round(held_out * prompts)
     if held_out and not 1 <= kept < prompts:
         raise ValueError(
-            f"held_out: {held_out:g} of {prompts} different prompts leaves none on one side"
+            f"held_out: {held_out:g} of {prompts} different prompts leaves none on one side; "
+            f"{_share(prompts)}"
         )
     wanted = _numbers(layers)
     selector = parse_positions(on)
@@ -82,6 +83,14 @@ def run_train(
     say(f"{found.intervened.trained_parameters:,} numbers were trained; they are in {out}")
     if scored:
         say(str(found.evaluate(scored)))
+
+
+def _share(prompts: int) -> str:
+    """Which share of so many different prompts can be held out, as advice."""
+    trained_on_all = "0 (--held-out 0) trains on all rows and scores none"
+    if prompts < 2:
+        return trained_on_all
+    return f"{1 / prompts:.2g} would hold out one of them, {trained_on_all}"
 
 
 def run_compare(

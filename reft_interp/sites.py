@@ -220,7 +220,7 @@ def _check_range(name: str, indices: tuple[int, ...] | None, count: int, model: 
     if indices is not None and max(indices) >= count:
         raise ValueError(
             f"{name} must be between 0 and {count - 1} ({model} has {count} {name} a layer), "
-            f"got {list(indices)}"
+            f"got {indices[0] if len(indices) == 1 else list(indices)}"
         )
 
 

@@ -1,5 +1,6 @@
 """Files that are there whole or not at all."""
 
+import errno
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -43,13 +44,21 @@ def _put_on_disk(file: Path) -> None:
 
 
 def check_writable(folder: Path) -> None:
-    """Make a folder, before the work whose result belongs there.
+    """Raise where a folder cannot be written, before the work whose result belongs there.
+
+    It is not made: work that fails would leave it empty.
 
     Raises:
-        OSError: it is a file, or nothing can be written into it.
+        FileExistsError: it is a file.
+        NotADirectoryError: what should hold it is a file.
+        OSError: nothing can be written into it, or it cannot be made.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    with TemporaryFile(dir=folder):
+    made = next(one for one in (folder, *folder.absolute().parents) if one.exists())
+    if not made.is_dir():
+        wrong = FileExistsError if made == folder else NotADirectoryError
+        number = errno.EEXIST if made == folder else errno.ENOTDIR
+        raise wrong(number, os.strerror(number), str(made))
+    with TemporaryFile(dir=made):
         pass
 
 

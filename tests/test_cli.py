@@ -114,12 +114,25 @@ def test_what_a_model_must_get_right_can_be_told(tmp_path, tiny, monkeypatch):
         said = CliRunner().invoke(app, refused)
         assert said.exit_code == 2
         assert "key of a study and --minimum-accuracy of the command line" in said.stderr
+    assert not (tmp_path / "own das").exists() and not (tmp_path / "own sweep").exists()
     study.write_text(f"{keys}minimum_accuracy: 0\n")
     said = CliRunner().invoke(app, words)
     assert said.exit_code == 0, said.output
     # It goes on to what else is wrong with the pairs.
     said = CliRunner().invoke(app, [*das, "--minimum-accuracy", "0"])
     assert "labels cannot be shuffled" in said.stderr
+
+
+def test_tokens_that_no_pair_has_are_told_of_before_pairs_are_made(tmp_path, tiny, monkeypatch):
+    monkeypatch.setattr("reft_interp.evidence_report.load_model", lambda name: tiny("llama"))
+    asked = []
+    monkeypatch.setattr(
+        "reft_interp.tasks.number_agreement.predict_choices", lambda *_: asked.append(1) or 1 / 0
+    )
+    words = ["das", "--layer", "0", "--on", "subjcet", "--out", str(tmp_path / "r")]
+    said = CliRunner().invoke(app, words)
+    assert said.exit_code == 2 and "did you mean 'subject'?" in said.stderr
+    assert not asked and not (tmp_path / "r").exists()
 
 
 @pytest.mark.parametrize(

@@ -175,6 +175,21 @@ def test_a_bad_file_is_told_before_a_model_is_loaded(tmp_path, columns, said):
     assert found.exit_code == 2 and said in " ".join(found.stderr.split())
 
 
+def test_too_few_rows_to_hold_any_out_are_told_of_with_a_share_that_works(rows, tmp_path):
+    _, _, asked = rows
+    few = tmp_path / "few.jsonl"
+    for count, share, said in [
+        (2, 0.1, "0.5 would hold out one of them, 0 (--held-out 0) trains on all rows"),
+        (3, 0.9, "0.33 would hold out one of them"),
+        (1, 0.5, "leaves none on one side; 0 (--held-out 0) trains on all rows"),
+    ]:
+        few.write_text("".join(f'{{"prompt": "{i}", "answer": " b"}}\n' for i in range(count)))
+        found = run("train", few, "--held-out", share, "--out", tmp_path / "new")
+        assert found.exit_code == 2
+        assert said in " ".join(found.stderr.split()), found.stderr
+    assert asked == [] and not (tmp_path / "new").exists()
+
+
 def test_other_mistakes_are_told_too(rows, tmp_path):
     file, _, asked = rows
     broken = tmp_path / "broken.json"

@@ -1,11 +1,12 @@
 """A file is there whole or not at all."""
 
 import os
+from pathlib import Path
 
 import pytest
 import torch
 
-from reft_interp.whole_files import replacing, write_whole
+from reft_interp.whole_files import check_writable, replacing, write_whole
 
 
 def test_a_file_is_replaced_and_nothing_is_left_beside_it(tmp_path):
@@ -63,3 +64,16 @@ def test_what_torch_writes_is_the_same_each_time(tmp_path):
             torch.save({"weight": torch.ones(2)}, beside)
         written.append(file.read_bytes())
     assert written[0] == written[1]
+
+
+def test_whether_a_folder_can_be_written_is_asked_without_making_it(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for folder in (tmp_path, tmp_path / "one" / "two", Path("three")):
+        check_writable(folder)
+    assert list(tmp_path.iterdir()) == []
+    file = tmp_path / "file"
+    file.touch()
+    with pytest.raises(FileExistsError, match="file"):
+        check_writable(file)
+    with pytest.raises(NotADirectoryError, match="file"):
+        check_writable(file / "one" / "two")

@@ -24,7 +24,7 @@ from reft_interp.causal.rows import Pairs
 from reft_interp.evaluation.choices import choice_tokens
 from reft_interp.evaluation.results import mean_and_interval
 from reft_interp.positions import PositionSelector, parse_positions
-from reft_interp.runtime.batching import beside_answers, by_length, encode
+from reft_interp.runtime.batching import beside_answers, by_length, choices_of, encode
 from reft_interp.runtime.running import answer_starts, is_causal, record
 from reft_interp.selector import check_alignment
 from reft_interp.sites import Site
@@ -178,7 +178,7 @@ def _with_tokens(model: TransformerBridge, rows: Sequence[Any]) -> Any:
 
 def _targets(number: int, row: Any, tokens: Sequence[tuple[int, ...]]) -> tuple[int, list[int]]:
     """The label's token, and the other choices'."""
-    choices = list(row["choices"])
+    choices = choices_of(row, f"pairs: row {number}")
     if len(choices) < 2 or row["answer"] not in choices or any(len(ids) != 1 for ids in tokens):
         raise ValueError(
             f"pairs: row {number} must have two or more choices of one token each and its label "

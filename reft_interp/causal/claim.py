@@ -91,12 +91,16 @@ class Claim(ABC):
     @property
     def holds(self) -> bool:
         """Whether the lower bound of the held-out IIA is above the upper bound of each of
-        `controls`, and there of the best draw or seed (95 % Wilson intervals)."""
+        `controls`, and there of the best draw or seed (95 % Wilson intervals).
+
+        Changes of the same size along random directions are none of `controls`: where the claim is
+        not above them, `flags` says so, and it may hold all the same.
+        """
         return not self.failing
 
     @property
     def failing(self) -> tuple[str, ...]:
-        """The controls that the claim is not above."""
+        """Those of `controls` that the claim is not above."""
         return tuple(
             name for name in self.controls if self.iia.interval[0] <= self._upper_bound(name)
         )
@@ -142,7 +146,8 @@ class Claim(ABC):
             found.append(f"{self.method} looks at no labels, so that no control has them shuffled")
         if self.iia.interval[0] <= self._upper_bound(PLACEBO):
             found.append(
-                f"{self.method} is not above changes of the same size along random directions"
+                f"{self.method} is not above changes of the same size along random directions "
+                f"({PLACEBO}), which `holds` does not count"
             )
         if self.task_accuracy.value < _WELL_DONE:
             found.append(

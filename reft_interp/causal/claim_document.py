@@ -11,6 +11,7 @@ import pandas as pd
 
 from reft_interp.causal.counterfactuals import Counterfactuals
 from reft_interp.causal.das import DASResult
+from reft_interp.causal.effects import AMONG_ALL
 from reft_interp.causal.evidence import Evidence
 from reft_interp.causal.joint_das import JointDASResult
 from reft_interp.causal.joint_evidence import JointEvidence
@@ -123,7 +124,8 @@ def document(claim: Evidence | JointEvidence, pairs: Counterfactuals | None = No
     page.section("How far does it move the answer?")
     page.table(
         claim.effects.to_frame(),
-        caption="Means over held-out pairs; 95 % intervals (Student's t).",
+        caption="Means over n held-out pairs: those whose label is not the base's own answer, for "
+        f"KL the others; 95 % intervals (Student's t). {AMONG_ALL}",
         name="effects",
     )
     if isinstance(claim, Evidence) and claim.split is not None:

@@ -144,9 +144,9 @@ class Counterfactuals:
         Raises:
             TypeError: a split is no list of rows, or what should be a text or a mapping is none.
             ValueError: a split is empty, a row lacks a column or is inconsistent, a column mixes
-                kinds of values, the variable never varies, or never changes an answer of a split, a
-                pair is in both splits, `minimum_accuracy` is no share, or the model does too little
-                of it.
+                kinds of values, rows have values of other variables and none of this one, the
+                variable never varies, or never changes an answer of a split, a pair is in both
+                splits, `minimum_accuracy` is no share, or the model does too little of it.
         """
         check_share("minimum_accuracy", minimum_accuracy)
         rows = completed({"train": train, "test": test}, variable)

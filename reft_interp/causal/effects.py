@@ -31,13 +31,23 @@ from reft_interp.sites import Site
 
 Sizes = Float[np.ndarray, "_"]
 
+AMONG_ALL = (
+    "Probabilities are among all tokens of the vocabulary, where accuracy compares a row's choices "
+    "alone: it can be high where they move little."
+)
+
 
 @dataclass(frozen=True, eq=False)
 class Effects:
-    """Of each interchange and pair, what it did to the answer's probabilities."""
+    """Of each interchange and pair, what it did to the answer's probabilities.
+
+    Probabilities are among all tokens of the vocabulary, where interchange intervention accuracy
+    compares a row's choices alone.
+    """
 
     probability: dict[str, Sizes] = field(repr=False)
-    """Change of the label's probability, in pairs whose label is not the base's own answer."""
+    """Change of the label's probability among all tokens, in pairs whose label is not the base's
+    own answer."""
     logit_difference: dict[str, Sizes] = field(repr=False)
     """Change of the label's log probability minus that of the base's own answer (nats), there."""
     divergence: dict[str, Sizes] = field(repr=False)
@@ -46,7 +56,7 @@ class Effects:
 
     def to_frame(self) -> pd.DataFrame:
         """One row a method and measure: method, measure, value (the mean over pairs), low, high
-        (95 %, Student's t over pairs), n."""
+        (95 %, Student's t over pairs), n (pairs that the measure is of)."""
         measures = {
             "probability of the label, change": (self.probability, (-1.0, 1.0)),
             "logit difference, change (nats)": (self.logit_difference, (-np.inf, np.inf)),
@@ -69,10 +79,12 @@ class Effects:
         return pd.DataFrame(lines)
 
     def __str__(self) -> str:
-        return self.to_frame().to_string(index=False, float_format="{:.3f}".format)
+        table = self.to_frame().to_string(index=False, float_format="{:.3f}".format)
+        return f"{table}\n{AMONG_ALL}"
 
     def _repr_html_(self) -> str:
-        return self.to_frame().to_html(index=False, float_format="{:.3f}".format)
+        table = self.to_frame().to_html(index=False, float_format="{:.3f}".format)
+        return f"{table}<p>{AMONG_ALL}</p>"
 
 
 def effects(

@@ -25,7 +25,12 @@ from reft_interp.causal.counterfactuals import Counterfactuals, check_counterfac
 from reft_interp.causal.das_cells import DASCell, fit_das_each
 from reft_interp.causal.effects import effects
 from reft_interp.causal.evidence import Evidence, Found, interchange_of
-from reft_interp.causal.interchanges import On, interchange_rows, prepare_interchanges
+from reft_interp.causal.interchanges import (
+    On,
+    check_tokens,
+    interchange_rows,
+    prepare_interchanges,
+)
 from reft_interp.causal.method_comparison import check_methods, is_method
 from reft_interp.causal.methods import DAS, FullVector, Method, RandomSubspace, check_isolated
 from reft_interp.causal.readable_split import has_split, readable_split
@@ -43,6 +48,7 @@ from reft_interp.models import identify, untrained_copy
 from reft_interp.positions import parse_positions
 from reft_interp.sites import Site, check_site
 from reft_interp.training.hyperparameters import hyperparameters_of
+from reft_interp.whole_numbers import at_least
 
 Scored = TypeVar("Scored")
 
@@ -105,15 +111,16 @@ def gather_evidence(
 
     Raises:
         TypeError: `pairs` are no `Counterfactuals`, `site` no Site, `method` no method, or a `DAS`
-            with part of an epoch.
-        ValueError: no seeds, negative resamples, no random subspaces; pairs with several sources
+            with part of an epoch; a number of searches or draws, or a seed, that is not whole.
+        ValueError: no seeds, negative resamples, no random subspaces, a negative seed; pairs with
+            several sources
             (for `gather_joint_evidence`), or of which the model gets too few bases right; a method
             that is itself one of the controls, or whose map is free (`NonlinearAlignment`);
             settings of DAS beside a method; nothing found; as the method's `fit`.
     """
     check_counterfactuals(pairs)
     check_site(site)
-    check_draws(seeds, resamples, random_subspaces)
+    check_draws(seeds, resamples, random_subspaces, seed)
     settings = {
         "rank": rank,
         "epochs": epochs,
@@ -125,6 +132,7 @@ def gather_evidence(
     if getattr(method, "isolate", False):
         check_isolated(method.name, pairs.train)
     on = parse_positions(on)
+    check_tokens(model, pairs, on)
     done = check_does_task(model, pairs, minimum_accuracy)
     starts = _starts(method, seeds + resamples)
     starts, others = starts[:seeds], starts[seeds:] or starts
@@ -186,19 +194,20 @@ def gather_evidence(
     )
 
 
-def check_draws(seeds: int, resamples: int, random_subspaces: int) -> None:
-    """Raise where evidence would lack a search or a control.
+def check_draws(seeds: int, resamples: int, random_subspaces: int, seed: int) -> None:
+    """Raise where evidence would lack a search or a control, or could not draw them.
 
     Raises:
-        ValueError: no seeds, negative resamples, no random subspaces.
+        TypeError: one is no whole number.
+        ValueError: no seeds, negative resamples, no random subspaces, a negative seed.
     """
     for name, number, least in (
         ("seeds", seeds, 1),
         ("resamples", resamples, 0),
         ("random_subspaces", random_subspaces, 1),
+        ("seed", seed, 0),
     ):
-        if number < least:
-            raise ValueError(f"{name} must be at least {least}, got {number}")
+        at_least(number, least, name)
 
 
 def hits_by_name(

@@ -14,7 +14,7 @@ from reft_interp.evaluation import Accuracy, accuracy, prepared_accuracies, prep
 from reft_interp.interventions import Interchange, Intervention
 from reft_interp.positions import PositionSelector, parse_positions
 from reft_interp.runtime import IntervenedModel, Placement
-from reft_interp.runtime.batching import choices_of
+from reft_interp.runtime.batching import choices_of, encode
 from reft_interp.runtime.planning import Engine
 from reft_interp.runtime.prepared import PreparedRows, prepare_each
 from reft_interp.sites import Site
@@ -35,8 +35,6 @@ def interchange_rows(
         ValueError: no rows, one that lacks a column, whose source is its base, whose label is not
             among its choices, or whose sources have other names than those of the first.
     """
-    if isinstance(pairs, Counterfactuals):
-        raise TypeError("pairs must be rows, got Counterfactuals: give its .train or its .test")
     check_pairs(pairs, "pairs")
     listed = listed_rows(pairs)
     named = listed[0].get("sources")
@@ -44,7 +42,8 @@ def interchange_rows(
     for i, pair in enumerate(listed):
         missing = {"base", "label", "sources" if named else "source"} - set(pair)
         if missing:
-            raise ValueError(f"pairs: row {i} lacks {sorted(missing)}; it has {sorted(pair)}")
+            told = "; rows with a prompt are for fit_reft" if "prompt" in pair else ""
+            raise ValueError(f"pairs: row {i} lacks {sorted(missing)}; it has {sorted(pair)}{told}")
         base = {"prompt": pair["base"], "spans": pair.get("base_spans"), "answer": pair["label"]}
         choices = choices_of(pair, f"pairs: row {i}")
         if choices:
@@ -91,6 +90,36 @@ def rows_of_one_source(pairs: Pairs) -> tuple[list[dict[str, Any]], list[dict[st
             "fit_das_jointly and gather_joint_evidence take a source for each variable"
         )
     return bases, sources
+
+
+def check_tokens(
+    model: TransformerBridge, pairs: Counterfactuals, on: On, *, source: str | None = None
+) -> None:
+    """Raise where a base or source lacks the tokens, before the model reads any of them.
+
+    Tokens of answers are left to whoever prepares the rows.
+
+    Args:
+        model: whose tokenizer it is.
+        pairs: both splits are looked at.
+        on: which tokens of base and source.
+        source: of several, the one that is swapped there.
+
+    Raises:
+        ValueError: a row lacks them; it is shown, with its split; several sources, none of which is
+            named.
+    """
+    selector = parse_positions(on)
+    if selector.of == "answer":
+        return
+    for name, split in pairs.splits.items():
+        bases, sources = interchange_rows(split) if source else rows_of_one_source(split)
+        swapped = sources[source or ""] if isinstance(sources, dict) else sources
+        for rows in (bases, swapped):
+            try:
+                selector(encode(model, rows))
+            except ValueError as error:
+                raise ValueError(f"pairs, {name}: {error}") from error
 
 
 class PreparedPairs:

@@ -22,7 +22,7 @@ from reft_interp.causal.claim import (
 from reft_interp.causal.counterfactuals import Counterfactuals, check_counterfactuals
 from reft_interp.causal.effects import effects_of
 from reft_interp.causal.gathering import check_draws, hits_by_name
-from reft_interp.causal.interchanges import interchange_rows
+from reft_interp.causal.interchanges import check_tokens, interchange_rows
 from reft_interp.causal.joint_cells import JointCell, fit_das_jointly_each
 from reft_interp.causal.joint_controls import (
     placebos,
@@ -96,7 +96,7 @@ def gather_joint_evidence(
             which the model gets too few bases right; as `fit_das_jointly`.
     """
     check_counterfactuals(pairs)
-    check_draws(seeds, resamples, random_subspaces)
+    check_draws(seeds, resamples, random_subspaces, seed)
     check_arguments(epochs, {}, learning_rate=learning_rate, batch_size=batch_size, seed=seed)
     for rows in (pairs.train, pairs.test):
         _, sources = interchange_rows(rows)
@@ -107,6 +107,8 @@ def gather_joint_evidence(
             )
         places = check_places(places, sources)
     place_jointly(model, places, seed)  # before the model is asked: sites, and ranks that fit
+    for name, (_, on, _) in places.items():
+        check_tokens(model, pairs, on, source=name)
     done = check_gets_bases_right(model, pairs, minimum_accuracy)
     first = JointCell(
         places, seed, epochs=epochs, learning_rate=learning_rate, batch_size=batch_size

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from transformer_lens.model_bridge import TransformerBridge
 
 from reft_interp.causal.counterfactuals import Counterfactuals, check_counterfactuals
-from reft_interp.causal.interchanges import On, interchange_rows, prepare_interchanges
+from reft_interp.causal.interchanges import On, check_tokens, interchange_rows, prepare_interchanges
 from reft_interp.causal.methods import FullVector, Method
 from reft_interp.causal.task_done import check_does_task
 from reft_interp.evaluation import Accuracy, Comparison, accuracy, prepared_accuracies
@@ -44,13 +44,14 @@ def compare_methods(
 
     Raises:
         TypeError: `pairs` are no `Counterfactuals`, `site` no Site, `methods` no list of methods.
-        ValueError: no methods, two of one name, one of a rank above the site's width; pairs of
-            which the model gets too few bases right; all before anything is trained. Or as a
-            method's `fit`.
+        ValueError: no methods, two of one name, one of a rank above the site's width; tokens that
+            a pair does not have; pairs of which the model gets too few bases right; all before
+            anything is trained. Or as a method's `fit`.
     """
     check_counterfactuals(pairs)
     check_site(site)
     check_methods(methods, site.width(model))
+    check_tokens(model, pairs, on)
     check_does_task(model, pairs, minimum_accuracy)
     whole = FullVector()
     if all(method.name != whole.name for method in methods):

@@ -12,13 +12,14 @@ from datasets import Dataset
 from transformer_lens.model_bridge import TransformerBridge
 
 from reft_interp.causal.rows import Pairs, check_pair, check_pairs, check_source_names
+from reft_interp.causal.variable_values import names_in
 from reft_interp.evaluation import Accuracy, answers_correctly
 from reft_interp.evaluation.minimum_accuracy import check_accuracy
 
+_OF_A_SIDE = {"answer", "spans"}  # `base_answer` and such are no values of a variable
 _NEEDED = ("base", "base_answer", "label")
 # What pyarrow raises is one of these, too.
 _NOT_OF_ONE_KIND = (TypeError, ValueError, OverflowError)
-_SPACES = ". (The answers have no leading space, as words that follow a word mostly do.)"
 
 
 def completed(splits: Mapping[str, Pairs], variable: str) -> dict[str, list[dict[str, Any]]]:
@@ -28,13 +29,15 @@ def completed(splits: Mapping[str, Pairs], variable: str) -> dict[str, list[dict
     Raises:
         TypeError: a split is no list of rows, or what should be a text or a mapping is none.
         ValueError: it is empty, a row lacks what nothing can stand for, is inconsistent or has
-            other sources than the first, or the variable never varies.
+            other sources than the first, or the variable never varies, or is another one than those
+            that rows have values of.
     """
     found: dict[str, list[dict[str, Any]]] = {}
     for name, split in splits.items():
         check_pairs(split, name)
         found[name] = [_checked(f"{name}: row {i}", row) for i, row in enumerate(split)]
     every = [row for rows in found.values() for row in rows]
+    _check_known(every, variable)
     _check_varies(every, variable)
     for name, rows in found.items():
         _check_changes(name, rows, variable)
@@ -118,6 +121,19 @@ def _checked(where: str, row: Any) -> dict[str, Any]:
     return dict(row)
 
 
+def _check_known(rows: Sequence[Mapping[str, Any]], variable: str) -> None:
+    """Raise where rows have values of variables, and this one is none of them."""
+    columns = {column for row in rows for column in row}
+    named = {column.removeprefix("base_") for column in columns if column.startswith("base_")}
+    known = [name for name in sorted(named - _OF_A_SIDE) if f"source_{name}" in columns]
+    missing = [name for name in names_in(variable, rows) if name not in known]
+    if known and missing:
+        raise ValueError(
+            f"variable must be one that the rows have values of (base_<variable> and "
+            f"source_<variable>), which are {', '.join(known)}; got {missing[0]!r}"
+        )
+
+
 def _check_varies(rows: Sequence[Mapping[str, Any]], variable: str) -> None:
     """Raise where all bases and sources have one value of the variable."""
     sides = [f"{side}_{variable}" for side in ("base", "source")]
@@ -155,10 +171,11 @@ def done_by(
         raise TypeError(f"model must be a TransformerBridge, as load_model gives, got {model!r}")
     pairs = [(name, row) for name, rows in splits.items() for row in rows]
     asked = [_prompts(row) for _, row in pairs]
-    right = answers_correctly(model, [one for some in asked for one in some], batch_size=batch_size)
+    every = [one for some in asked for one in some]
+    right = answers_correctly(model, every, batch_size=batch_size)
     accuracy = Accuracy(int(right.sum()), len(right))
-    answers = [row["base_answer"] for _, row in pairs]
-    spaces = "" if any(one[0].isspace() for one in answers if one) else _SPACES
+    wrong = [one for one, is_right in zip(every, right, strict=True) if not is_right]
+    spaces = _spaces(wrong)
     check_accuracy(accuracy, minimum_accuracy, len(pairs[0][1]["choices"]), spaces)
     said = iter(right)
     kept: dict[str, list[dict[str, Any]]] = {name: [] for name in splits}
@@ -170,9 +187,21 @@ def done_by(
         if not rows:
             raise ValueError(
                 f"{name} must have rows of which the model gets base and source right, it gets "
-                f"none of {len(splits[name])} (accuracy on single prompts {accuracy})"
+                f"none of {len(splits[name])} (accuracy on single prompts {accuracy}){spaces}"
             )
     return kept, accuracy
+
+
+def _spaces(wrong: Sequence[Mapping[str, Any]]) -> str:
+    """What to look at where answers that the model does not give begin without a space."""
+    for row in wrong:
+        if not row["answer"][0].isspace() and not row["prompt"][-1].isspace():
+            return (
+                f". (The answer {row['answer']!r} follows {row['prompt'][-20:]!r} without a space, "
+                f"and a model that begins words with their space says {' ' + row['answer']!r}: "
+                "choices and answers bring their leading space.)"
+            )
+    return ""
 
 
 def _prompts(row: Mapping[str, Any]) -> list[dict[str, Any]]:

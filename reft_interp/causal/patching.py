@@ -18,6 +18,7 @@ from reft_interp.causal.rows import Pairs
 from reft_interp.evaluation import choice_scores, mean_and_interval, prepared_choice_scores
 from reft_interp.interventions import Interchange
 from reft_interp.positions import parse_positions
+from reft_interp.runtime.batching import choices_of
 from reft_interp.runtime.planning import Engine
 from reft_interp.sites import Site
 
@@ -202,7 +203,7 @@ def _differences(scores: Sequence[Float[np.ndarray, "2"]]) -> Float[np.ndarray, 
 
 
 def _sign(number: int, row) -> int:
-    choices = list(row.get("choices") or [])
+    choices = choices_of(row, f"pairs: row {number}")
     if len(choices) != 2 or row["answer"] not in choices:
         raise ValueError(
             f"pairs: row {number} must have two choices and its label among them, got choices "

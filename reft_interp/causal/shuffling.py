@@ -3,6 +3,7 @@
 What a search finds with shuffled labels, any labels would have found.
 """
 
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -29,11 +30,12 @@ def shuffled_labels(rows: Sequence[Mapping[str, Any]], seed: int) -> list[dict[s
     """Rows whose answers were dealt out again, so that they say nothing about the true ones.
 
     Where rows have choices, what is dealt is the place of the answer among them, so that each row
-    keeps an answer that fits it; among rows with as many choices, since others lack the place.
+    keeps an answer that fits it; among rows with as many choices, since others lack the place. A
+    row that has as many as no other keeps its own answer, which a warning says.
 
     Raises:
-        ValueError: all answers are the same, or those of rows with as many choices stand at the
-            same place among sorted choices.
+        ValueError: all answers are the same, those of rows with as many choices stand at the same
+            place among sorted choices, or no two rows have as many.
     """
     answers = [row["answer"] for row in rows]
     if not all(row.get("choices") for row in rows):
@@ -51,8 +53,25 @@ def _dealt_among(choices: Sequence[Sequence[str]], answers: Sequence[str], seed:
     """Of each row the choice that it gets, at the place of another row's answer."""
     dealt = list(answers)
     numbers = [len(of) for of in choices]
-    for number in dict.fromkeys(numbers):
-        group = [i for i, count in enumerate(numbers) if count == number]
+    groups: dict[int, list[int]] = {}
+    for i, number in enumerate(numbers):
+        groups.setdefault(number, []).append(i)
+    alone = [i for group in groups.values() if len(group) == 1 for i in group]
+    if len(alone) == len(answers):
+        raise ValueError(
+            f"pairs: labels cannot be shuffled, as no two rows have as many choices; row 0, with "
+            f"the label {answers[0]!r}, has {numbers[0]}"
+        )
+    if alone:
+        named = ", ".join(f"row {i} ({numbers[i]} choices)" for i in alone)
+        warnings.warn(
+            f"pairs: {named}: with shuffled labels the row keeps its own label, as no other row "
+            "has as many choices",
+            stacklevel=2,
+        )
+    for number, group in groups.items():
+        if len(group) == 1:
+            continue
         offered, held = [choices[i] for i in group], [answers[i] for i in group]
         if len(set(_places(offered, held))) < 2:
             # Whoever made the rows put the label at one place, from which no other can be dealt.
@@ -60,13 +79,8 @@ def _dealt_among(choices: Sequence[Sequence[str]], answers: Sequence[str], seed:
         places = _places(offered, held)
         if len(set(places)) < 2:
             raise ValueError(
-                "pairs: labels cannot be shuffled, as "
-                + (
-                    f"{held[0]!r} and all others of {number} choices stand at one place among "
-                    "their sorted choices"
-                    if len(group) > 1
-                    else f"only one row, with the label {held[0]!r}, has {number} choices"
-                )
+                f"pairs: labels cannot be shuffled, as {held[0]!r} and all others of {number} "
+                "choices stand at one place among their sorted choices"
             )
         for i, of, place in zip(group, offered, _deal(places, seed), strict=True):
             dealt[i] = of[places[place]]

@@ -91,6 +91,21 @@ class InterchangeInside:
             (*named, *controls, (_NONE, none)),
         )
 
+    def not_above(self, site: Site, subspace: Subspace) -> list[str]:
+        """The controls that a subspace at a site is not above, with what they give: its lower bound
+        is not above their upper bound (95 % Wilson intervals), of random subspaces the best draw's.
+        """
+        (found,) = self._scores(site, subspace)
+        controls = {
+            _NONE: self._scores(site, _NONE),
+            f"random subspaces of rank {subspace.rank}": self._scores(site, subspace.rank),
+        }
+        return [
+            f"{name} ({max(one.value for one in scores):.2f})"
+            for name, scores in controls.items()
+            if found.interval[0] <= max(one.interval[1] for one in scores)
+        ]
+
     def _scores(self, site: Site, what: Subspace | int | str) -> Scores:
         """Inside a subspace, inside random ones of a rank, or of a control by its name."""
         if site not in self._prepared:

@@ -17,7 +17,7 @@ from transformer_lens.model_bridge import TransformerBridge
 
 from reft_interp.causal import DASResult, interchange_rows
 from reft_interp.causal.rows import Pairs, listed_rows
-from reft_interp.evaluation import Comparison
+from reft_interp.evaluation import Accuracy, Comparison
 from reft_interp.models import identify
 from reft_interp.positions import PositionSelector, Span, indices
 from reft_interp.probing.effects import InterchangeInside, Removal
@@ -31,6 +31,8 @@ from reft_interp.runtime.intervened import common_model
 from reft_interp.sites import Site
 from reft_interp.subspace import Subspace
 from reft_interp.training import ReFTResult
+
+_FEW = 50  # below, an interval of a share is wider than a quarter
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,8 @@ class ProbeReport:
     name: str
     """Of the intervention."""
     notes: tuple[str, ...]
-    """What could not be asked, and why."""
+    """What could not be asked, and why; and what the answers do not show: where DAS itself is not
+    above its controls, rows are few, or a probe is not above the one of shuffled labels."""
     linear: pd.DataFrame = field(repr=False)
     """Linear probes: subspace, read (what is predicted), part, value, low, high, n."""
     tokens: pd.DataFrame = field(repr=False)
@@ -263,7 +266,7 @@ class _Questions:
         bar: "tqdm[Any]",
     ) -> ProbeReport:
         against, sought, seed = self.against, self.sought, self.seed
-        notes = [*notes, *self._never_edited(intervened)]
+        notes = [*notes, *self._never_edited(intervened), *self._few()]
         linear, tokens, angles, overlaps = [], [], [], []
         for one in found:
             at_variable, at_task = self.held(one.site)
@@ -281,6 +284,7 @@ class _Questions:
                     seed=seed,
                 )
                 linear.append(_labelled(frame, subspace=one.label, read=read))
+                notes += _no_better_than_shuffled(one.label, read, frame)
             if one.site.component not in ("z", "mlp_post"):
                 axes = principal_axes(one.subspace, at_variable)
                 tokens.append(_labelled(promoted_tokens(self.model, axes), subspace=one.label))
@@ -300,6 +304,7 @@ class _Questions:
         interchange = self.inside.compare(
             [("DAS", against.site, sought)] + [(p.label, p.site, p.subspace) for p in found]
         )
+        notes += self._das_failed()
         bar.update()
         removal = self.removal.compare(
             intervened, [(one.label, one.placement, one.subspace) for one in found]
@@ -330,6 +335,33 @@ class _Questions:
                 "seed": seed,
             },
         )
+
+    def _das_failed(self) -> list[str]:
+        """A note where the subspace that all is compared with was not shown to hold anything."""
+        if not (lacking := self.inside.not_above(self.against.site, self.sought)):
+            return []
+        return [
+            f"DAS itself is not above {' and '.join(lacking)} on these pairs (95 % intervals): its "
+            "subspace is not shown to carry the variable, and angles and overlaps with it say "
+            "nothing of the variable."
+        ]
+
+    def _few(self) -> list[str]:
+        """A note where answers rest on few rows."""
+        counts = {
+            "pairs": len(self.data),
+            "different bases": len(self.examples["rows"]),
+            "task rows": len(self.task["rows"]),
+        }
+        few = {name: n for name, n in counts.items() if n < _FEW}
+        if not few:
+            return []
+        low, high = Accuracy(min(few.values()) // 2, min(few.values())).interval
+        named = ", ".join(f"{n} {name}" for name, n in few.items())
+        return [
+            f"There are few rows ({named}): of {min(few.values())}, a share of a half has a 95 % "
+            f"interval of {low:.2f} to {high:.2f}."
+        ]
 
     def _never_edited(self, intervened: IntervenedModel) -> list[str]:
         """Notes on placements that edit other tokens than those that hold the variable."""
@@ -424,6 +456,18 @@ def _examples(data: Pairs, on: PositionSelector, variable: str | None) -> Mappin
             "says nothing of the variable: name it (variable=)"
         )
     return {"rows": rows, "labels": labels, "groups": groups}
+
+
+def _no_better_than_shuffled(label: str, read: str, frame: pd.DataFrame) -> list[str]:
+    """A note where a probe inside a subspace is no better than one of shuffled labels."""
+    value = dict(zip(frame["part"].tolist(), frame["value"].tolist(), strict=True))
+    inside, shuffled = value["inside"], value["shuffled labels"]
+    if inside > shuffled:
+        return []
+    return [
+        f"{label}: the probe of {read!r} ({inside:.2f}) is not above the same probe of shuffled "
+        f"labels ({shuffled:.2f}), so that nothing is read there."
+    ]
 
 
 def _labelled(frame: pd.DataFrame, **columns: str) -> pd.DataFrame:

@@ -23,6 +23,9 @@ Row = str | Mapping[str, Any]
 placements that have a name, which ones this row asks for), and (for encoders) `text_pair`: the text
 that makes a pair with the prompt."""
 Rows = Sequence[Row] | Dataset
+_ROW = '[{"prompt": "The key", "answer": " is"}]'
+_PAIR = '[{"base": "The key", "source": "The doors", "base_answer": " is", "label": " are"}]'
+_TAKE_PAIRS = "pairs are for fit_das, gather_evidence and interchange_accuracy"
 
 
 def check_several(rows: Any, argument: str = "rows") -> None:
@@ -50,12 +53,19 @@ def check_several(rows: Any, argument: str = "rows") -> None:
     if isinstance(rows, str | Mapping):
         raise TypeError(f"{argument} must be a list of rows, got one {type(rows).__name__}")
     if hasattr(rows, "train") and hasattr(rows, "test"):
-        name = type(rows).__name__
-        raise TypeError(f"{argument} must be rows, got {name}: give its .train or its .test")
+        raise TypeError(f"{argument} must be a list or a Dataset of rows, {_of_splits(rows)}")
     try:
         iter(rows)
     except TypeError:
         raise TypeError(f"{argument} must be a list of rows, got {rows!r}") from None
+
+
+def _of_splits(given: Any) -> str:
+    """What rows look like, and what to do with something that has splits of them instead."""
+    name = type(given).__name__
+    paired = "base" in getattr(given.train, "column_names", ())
+    told = f"; {_TAKE_PAIRS}" if paired else ""
+    return f"as {_PAIR if paired else _ROW}, got {name}: give its .train or its .test{told}"
 
 
 def as_list(rows: Rows, argument: str = "rows") -> list[Mapping[str, Any]]:
@@ -73,7 +83,8 @@ def as_list(rows: Rows, argument: str = "rows") -> list[Mapping[str, Any]]:
         if not isinstance(row, Mapping):
             raise TypeError(f"{argument}: row {i} must be a string or a mapping, got {row!r}")
         if "prompt" not in row:
-            raise ValueError(f"{argument}: row {i} has no 'prompt', only {sorted(row)}")
+            told = f"; it is a counterfactual pair: {_TAKE_PAIRS}" if "base" in row else ""
+            raise ValueError(f"{argument}: row {i} has no 'prompt', only {sorted(row)}{told}")
         if not isinstance(row["prompt"], str):
             raise TypeError(
                 f"{argument}: row {i} must have a text as its prompt, got {row['prompt']!r}"
@@ -82,6 +93,20 @@ def as_list(rows: Rows, argument: str = "rows") -> list[Mapping[str, Any]]:
     if not mappings:
         raise ValueError(f"{argument} must hold at least one row, got none")
     return mappings
+
+
+def warn_of_two_spaces(rows: Sequence[Mapping[str, Any]], argument: str = "rows") -> None:
+    """Warn where a prompt ends in a space and its answer begins with one, which models hardly ever
+    read, so that they give no such answer."""
+    for i, row in enumerate(rows):
+        answer = row.get("answer")
+        if isinstance(answer, str) and row["prompt"].endswith(" ") and answer.startswith(" "):
+            warnings.warn(
+                f"{argument}: in row {i} the prompt ends in a space and the answer begins with "
+                f"one, {row['prompt'][-20:] + answer[:20]!r}: take one of them off",
+                stacklevel=3,
+            )
+            return
 
 
 def choices_of(row: Mapping[str, Any], where: str) -> list[str]:

@@ -21,7 +21,7 @@ from reft_interp.probing.geometry import variance_inside
 from reft_interp.probing.linear import lacking_for_folds, read_inside
 from reft_interp.probing.tokens import principal_axes, promoted_tokens
 from reft_interp.runtime.activations import activations_each
-from reft_interp.runtime.batching import as_list
+from reft_interp.runtime.batching import as_list, choices_of
 from reft_interp.runtime.running import is_causal
 from reft_interp.subspace import Subspace
 from reft_interp.sweeps.label_subspaces import AtPlaces, Place
@@ -81,6 +81,10 @@ def hold_rows(
         places: where.
         seed: of the rows that are taken.
         max_length: tokens after which an encoder's texts are cut.
+
+    Raises:
+        TypeError: choices of a row are one text.
+        ValueError: a place's tokens are none in some row.
     """
     rows = asked_rows(suite, seed)
     labelled = _labelled(rows)
@@ -184,7 +188,7 @@ def _where(name: str, seed: int, place: Place) -> dict[str, Any]:
 def _labelled(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]] | None:
     """Rows whose answer is one of their choices and common enough to be learned; None where that
     leaves no two answers."""
-    asked = [row for row in rows if row.get("choices")]
+    asked = [row for i, row in enumerate(rows) if choices_of(row, f"suite: row {i}")]
     count = Counter(row["answer"] for row in asked)
     kept = [row for row in asked if count[row["answer"]] >= _ENOUGH]
     return kept if len({row["answer"] for row in kept}) > 1 else None
@@ -196,7 +200,11 @@ def _held(
     places: Sequence[Place],
     max_length: int | None,
 ) -> dict[Place, Float[Tensor, "rows d"]]:
-    """What the untouched model holds at the last of each place's tokens (an encoder: the first)."""
+    """What the untouched model holds at the last of each place's tokens (an encoder: the first).
+
+    Raises:
+        ValueError: a place's tokens are none in some row, as those of a pair that has one token.
+    """
     texts = texts_of(model, rows)
     asked = -1 if is_causal(model) else 0
     parts: dict[Place, list[Tensor]] = {place: [] for place in places}
@@ -205,5 +213,11 @@ def _held(
         part = texts[start : start + _AT_ONCE]
         some = activations_each(model, part, places, max_length=max_length)
         for place, each in zip(places, some, strict=True):
+            lacking = next((i for i, h in enumerate(each) if not len(h)), None)
+            if lacking is not None:
+                raise ValueError(
+                    f"suite: {str(place[1])!r} selects nothing in a test row, so that nothing can "
+                    f"be read there: {part[lacking]['prompt']!r}"
+                )
             parts[place] += [h[asked][None].float().cpu() for h in each]
     return {place: torch.cat(some) for place, some in parts.items()}

@@ -21,7 +21,7 @@ from reft_interp.causal import (
 from reft_interp.evaluation import Accuracy, accuracy, control_subspaces, predict_choices
 from reft_interp.interventions import DistributedInterchange, Interchange, Intervention
 from reft_interp.positions import PositionSelector
-from reft_interp.runtime.batching import as_list
+from reft_interp.runtime.batching import as_list, choices_of
 from reft_interp.sites import Site
 from reft_interp.subspace import Subspace
 from reft_interp.tasks.suites import Suite
@@ -147,8 +147,12 @@ def label_pairs(
         rows: with `prompt`, `answer` and `choices`; those without choices are passed over.
         count: pairs at most; fewer where there are not as many of both kinds.
         seed: of which rows meet.
+
+    Raises:
+        TypeError: choices of a row are one text.
     """
-    asked = [row for row in rows if row.get("choices")]
+    offered = [choices_of(row, f"rows: row {i}") for i, row in enumerate(rows)]
+    asked = [{**row, "choices": of} for row, of in zip(rows, offered, strict=True) if of]
     drawn = random.Random(f"label pairs {seed}").sample(asked, len(asked))[: 4 * count]
     if not drawn:
         return []
@@ -163,7 +167,7 @@ def label_pairs(
         others = [
             row
             for row in known[i + 1 :] + known[:i]
-            if list(row["choices"]) == list(base["choices"]) and row["prompt"] != base["prompt"]
+            if row["choices"] == base["choices"] and row["prompt"] != base["prompt"]
         ]
         for pairs, changes in ((changing, True), (staying, False)):
             source = next((o for o in others if (o["answer"] != base["answer"]) == changes), None)
@@ -171,7 +175,7 @@ def label_pairs(
                 pairs.append(
                     {"base": base["prompt"], "source": source["prompt"],
                      "label": source["answer"], "base_answer": base["answer"],
-                     "choices": list(base["choices"])}
+                     "choices": base["choices"]}
                 )  # fmt: skip
     each = min(len(changing), len(staying), (count + 1) // 2)
     # One of each kind after the other, so that whatever is cut off leaves halves.

@@ -139,6 +139,13 @@ class NumberAgreement:
 
         return CausalModel(domains, {"answer": agreeing})
 
+    def example(self) -> dict[str, Any]:
+        """A prompt with its spans, as those of pairs have them; no model is asked."""
+        phrase = split(self.nouns, self.templates, 0)[0].phrase(
+            random.Random(0), number="singular", other_attractor=True
+        )
+        return {"prompt": phrase.text, "spans": phrase.spans}
+
     def counterfactuals(
         self,
         model: TransformerBridge,

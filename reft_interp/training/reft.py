@@ -14,7 +14,7 @@ from reft_interp.evaluation import Comparison, accuracy, named_metric
 from reft_interp.interventions import Intervention
 from reft_interp.positions import PositionSelector
 from reft_interp.runtime import IntervenedModel, Placement
-from reft_interp.runtime.batching import Rows, as_list
+from reft_interp.runtime.batching import Rows, as_list, warn_of_two_spaces
 from reft_interp.runtime.planning import Engine
 from reft_interp.runtime.prepared import Over, PreparedRows
 from reft_interp.runtime.truncating import Side, truncate_prompts
@@ -182,7 +182,10 @@ def fit_reft(
     streamed = isinstance(rows, IterableDataset)
     if streamed and over != "vocabulary":
         raise ValueError(f'over must be "vocabulary" where rows are a stream, got {over!r}')
-    count = None if streamed else len(as_list(rows))
+    listed = None if streamed else as_list(rows)
+    if listed is not None:
+        warn_of_two_spaces(listed)
+    count = None if listed is None else len(listed)
     settings = trained_with | saved_settings(
         rows=count,
         shared=shared,

@@ -11,6 +11,7 @@ import torch
 
 import reft_interp as ri
 from reft_interp.causal.claim import CONTROLS
+from reft_interp.causal.claim_document import document
 from reft_interp.causal.readable_split import has_split
 from reft_interp.tasks import plantings
 
@@ -110,6 +111,8 @@ def test_effects_have_sizes(true):
     still = "KL where nothing should change (nats)"
     # The number alone moves little where it should not; the whole vector moves the mood too.
     assert 0 <= frame.loc[("DAS", still), "value"] < frame.loc[("whole vector", still), "value"]
+    for text in (str(true.effects), true.effects._repr_html_(), document(true).html()):
+        assert "among all tokens of the vocabulary, where accuracy compares a row" in text
 
 
 def test_what_another_method_found_is_a_page_without_an_interchange(true, tmp_path):
@@ -164,6 +167,10 @@ def test_flags_warn_of_what_the_claim_hides(true):
     worse = dict(true.hits) | {"DAS": (true.hits["no intervention"][0], true.hits["DAS"][1])}
     flags = " ".join(dataclasses.replace(true, hits=worse).flags)
     assert "changes of the same size" in flags and "seeds differ" in flags
+    only = {"placebo of the same size": (true.hits["DAS"][0],)}
+    as_placebo = dataclasses.replace(true, hits=dict(true.hits) | only)
+    assert as_placebo.holds and "placebo" not in as_placebo.failing
+    assert any("which `holds` does not count" in flag for flag in as_placebo.flags)
     assert "higher than on held-out pairs" in flags
     whole = dict(worse) | {"whole vector": (true.hits["DAS"][0],)}
     below, *others = dataclasses.replace(true, hits=whole).flags
@@ -211,6 +218,8 @@ def test_the_summary_says_what_was_run_again(true):
         ({"seeds": 0}, "seeds must be at least 1"),
         ({"resamples": -1}, "resamples must be at least 0"),
         ({"random_subspaces": 0}, "random_subspaces must be at least 1"),
+        ({"seed": -1}, "seed must be at least 0, got -1"),
+        ({"seed": -1, "method": ri.PCA()}, "seed must be at least 0, got -1"),
     ],
 )
 def test_no_control_is_refused(planted, arguments, match):

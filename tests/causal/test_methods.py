@@ -318,5 +318,5 @@ def test_multi_task_das_needs_pairs_to_isolate(planted):
 )  # fmt: skip
 def test_counterfactuals_are_no_rows(planted, method):
     one = planted["one layer"]
-    with pytest.raises(TypeError, match=r"pairs must be rows, got Counterfactuals: give its"):
+    with pytest.raises(TypeError, match=r'as .*"source": .* got Counterfactuals: give its \.tr'):
         method.fit(one.model, one.counterfactuals(24), "number", one.site, one.on)

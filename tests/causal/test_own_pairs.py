@@ -3,6 +3,7 @@
 from datetime import date, datetime
 from typing import Any
 
+import numpy as np
 import pytest
 from datasets import Dataset
 
@@ -110,6 +111,38 @@ def test_a_variable_that_never_varies_is_refused():
     same = [row | {"base_number": 1, "source_number": 1} for row in (*TRAIN, *TEST)]
     with pytest.raises(ValueError, match="'number' must vary, it is '1' in every base and source"):
         ri.Counterfactuals.from_rows(same[:-1], same[-1:], "number")
+
+
+def test_a_variable_that_rows_have_no_values_of_is_refused_where_they_have_others():
+    values = {"base_number": "one", "source_number": "many", "base_verb": "be", "source_verb": "be"}
+    rows = [row | values for row in (*TRAIN, *TEST)]
+    for wrong, named in (("numbr", "numbr"), ("number and verbs", "verbs")):
+        with pytest.raises(ValueError, match=rf"variable must .* are number, verb; got '{named}'"):
+            ri.Counterfactuals.from_rows(rows[:2], rows[2:], wrong)
+    for right in ("number", "number and verb"):
+        assert ri.Counterfactuals.from_rows(rows[:2], rows[2:], right).variable == right
+    # A name that no row says anything of is a name; what one side alone has is no value.
+    one_sided = [row | {"base_noun": "key"} for row in (*TRAIN, *TEST)]
+    assert ri.Counterfactuals.from_rows(one_sided[:2], one_sided[2:], "number").kept == 3
+
+
+def test_tokens_that_a_pair_lacks_are_told_of_before_the_model_is_asked(tiny, monkeypatch):
+    model, site = tiny("llama"), ri.Site("resid_post", 0)
+    spans: Any = {"base_spans": {"subject": [4, 7]}, "source_spans": {"subject": [4, 6]}}
+    made = ri.Counterfactuals.from_rows([row | spans for row in TRAIN], TEST, "number")
+    asked = []
+    monkeypatch.setattr(
+        "reft_interp.causal.task_done.task_accuracy", lambda *_: asked.append(1) or 1 / 0
+    )
+    for look in (
+        lambda on: ri.gather_evidence(model, made, site, on),
+        lambda on: ri.compare_methods(model, made, site, on, [ri.PCA()]),
+    ):
+        with pytest.raises(ValueError, match=r"train: no span 'subjcet' .*mean 'subject'\?"):
+            look("subjcet")
+        with pytest.raises(ValueError, match=r"test: no span 'subject' \(there are: none\)"):
+            look("subject")
+    assert not asked
 
 
 @pytest.mark.parametrize(
@@ -233,8 +266,27 @@ def test_answers_that_lack_their_space_may_be_why_a_model_gets_none_right(tiny):
         said = greedy(model, row["base"], ["is", "are"])
         row["base_answer"] = wrong if said == right else right
         row["label"] = right if said == right else wrong
-    with pytest.raises(ValueError, match=r"find in it\. \(The answers have no leading space"):
+    hint = r"\. \(The answer '(is|are)' follows 'The .*' without a space, .* says ' (is|are)'"
+    with pytest.raises(ValueError, match=rf"find in it{hint}"):
         ri.Counterfactuals.from_rows(bare[:2], bare[2:], "number", model=model)
+    with pytest.raises(ValueError, match=rf"(train|test) must have rows .* n=3\){hint}"):
+        ri.Counterfactuals.from_rows(
+            bare[:2], bare[2:], "number", model=model, minimum_accuracy=0.0
+        )
+
+
+def test_one_answer_that_lacks_its_space_is_named(tiny, monkeypatch):
+    monkeypatch.setattr(
+        "reft_interp.causal.own_pairs.answers_correctly",
+        lambda _, rows, **__: np.array([row["answer"].startswith(" ") for row in rows]),
+    )
+    test = [own("The dog", "The cats", "was", "are")]
+    with pytest.raises(
+        ValueError, match=r"test must .* \(The answer 'are' follows 'The dog' without"
+    ):
+        ri.Counterfactuals.from_rows(
+            [own("The key", "The doors", " have", " is")] * 3, test, "number", model=tiny("llama")
+        )
 
 
 @pytest.mark.usefixtures("no_type_checks")

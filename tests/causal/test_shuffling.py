@@ -97,16 +97,29 @@ def test_labels_of_rows_with_as_many_choices_are_dealt_among_them():
     assert met == {(one, other): n for of, n in ((two, 3), (four, 2)) for one in of for other in of}
 
 
+def test_a_row_with_as_many_choices_as_no_other_keeps_its_label():
+    two = [{"answer": answer, "choices": ["a", "b"]} for answer in "abab" * 3]
+    lone = {"answer": " is", "choices": [" is", " are", " was"]}
+    with pytest.warns(UserWarning, match=r"row 4 \(3 choices\): with shuffled labels the row keep"):
+        dealt = shuffled_labels([*two[:4], lone, *two[4:]], seed=0)
+    assert dealt.pop(4) == lone
+    assert dealt == shuffled_labels(two, seed=0)
+
+
 @pytest.mark.parametrize(
-    ("added", "message"),
+    ("rows", "message"),
     [
-        ([" is"], "only one row, with the label ' is', has 3 choices"),
-        ([" is", " is"], "' is' and all others of 3 choices stand at one place among"),
+        ([(" is", 3)], "no two rows have as many choices; row 0, with the label ' is', has 3"),
+        ([(" is", 3), (" is", 2)], "no two rows have as many choices; row 0"),
+        (
+            [(" is", 2), (" are", 2), (" is", 3), (" is", 3)],
+            "' is' and all others of 3 choices stand at one place among",
+        ),
     ],
 )
-def test_rows_whose_labels_cannot_be_dealt_among_them_are_told_of(added, message):
-    rows = [{"answer": answer, "choices": ["a", "b"]} for answer in "abab"]
-    rows += [{"answer": answer, "choices": [" is", " are", " was"]} for answer in added]
+def test_rows_whose_labels_cannot_be_dealt_among_them_are_told_of(rows, message):
+    choices = [" is", " are", " was"]
+    rows = [{"answer": answer, "choices": choices[:number]} for answer, number in rows]
     with pytest.raises(ValueError, match=f"pairs: labels cannot be shuffled, as {message}"):
         shuffled_labels(rows, seed=0)
 

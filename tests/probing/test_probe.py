@@ -14,6 +14,7 @@ from reft_interp.causal import PreparedPairs
 from reft_interp.evaluation import control_subspaces
 from reft_interp.probing.document import document
 from reft_interp.probing.geometry import random_angles
+from reft_interp.probing.probe import _no_better_than_shuffled
 from reft_interp.runtime import IntervenedModel, Placement
 from reft_interp.training import ReFTResult
 
@@ -92,7 +93,8 @@ def test_geometry_is_that_of_the_subspaces(report, fitted):
 
 def test_says_where_the_variable_is_probed_but_never_edited(report, fitted, pairs):
     # "f1+l1" of "The key of the man": neither is the noun.
-    (note,) = report.notes
+    note, *others = report.notes
+    assert not any("edits" in other for other in others)
     assert note.startswith("LoReFT edits f1+l1. That touches subject")
     assert f"in 0 of the {len(pairs)} prompts" in note
     assert note in str(report)
@@ -102,10 +104,35 @@ def test_says_where_the_variable_is_probed_but_never_edited(report, fitted, pair
         reft.intervened.model, task, ri.LoReFT(rank=3), SITE, "subject", epochs=1, progress=False
     )
     asked = {"against": das, "data": pairs, "draws": 1, "progress": False}
-    assert not ri.probe(on_noun, task=task, **asked).notes
+    assert not any("edits" in note for note in ri.probe(on_noun, task=task, **asked).notes)
     spanless = [{name: row[name] for name in row if name != "spans"} for row in task]
-    (note,) = ri.probe(reft, task=spanless, **asked).notes
+    note, *_ = ri.probe(reft, task=spanless, **asked).notes
     assert f"in 0 of the {len(pairs)} prompts" in note
+
+
+def test_says_where_das_itself_failed_and_where_rows_are_few(report, pairs):
+    (few,) = [note for note in report.notes if note.startswith("There are few rows")]
+    # Wilson's interval of 8 of 16, by its formula.
+    z2 = 1.959964**2
+    half = (z2 / (4 * 16) + z2**2 / (4 * 16**2)) ** 0.5 / (1 + z2 / 16)
+    assert "16 pairs" in few and f"{0.5 - half:.2f} to {0.5 + half:.2f}" in few
+    low = report.interchange["DAS"][0].interval[0]
+    none, random = (report.interchange[n] for n in ("no intervention", "random subspace, rank 2"))
+    failed = [note for note in report.notes if note.startswith("DAS itself is not above")]
+    beaten = [low <= max(one.interval[1] for one in scores) for scores in (none, random)]
+    # One epoch of 16 pairs finds nothing.
+    assert any(beaten) and len(failed) == 1
+    assert ["no intervention (" in failed[0], "random subspaces of rank 2 (" in failed[0]] == beaten
+    assert failed[0] in str(report)
+
+
+@pytest.mark.parametrize(("shuffled", "said"), [(0.49, 0), (0.5, 1), (0.62, 1)])
+def test_says_where_a_probe_is_not_above_that_of_shuffled_labels(shuffled, said):
+    frame = pd.DataFrame({"part": ["inside", "shuffled labels"], "value": [0.5, shuffled]})
+    notes = _no_better_than_shuffled("LoReFT, writes", "number, on subject", frame)
+    assert len(notes) == said
+    for note in notes:
+        assert note.startswith("LoReFT, writes: the probe of 'number, on subject' (0.50) is not ab")
 
 
 def test_interchange_inside_is_that_of_the_subspace(report, fitted, pairs):

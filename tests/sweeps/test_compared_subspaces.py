@@ -3,6 +3,7 @@
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -281,6 +282,11 @@ def test_pairs_have_one_set_of_choices_and_half_of_them_two_answers(tiny):
         assert answers[pair["base"]] == pair["base_answer"] and pair["base"] != pair["source"]
         assert answers[pair["source"]] == pair["label"]
     assert sum(pair["base_answer"] != pair["label"] for pair in pairs) == 15
+    # As a formatted Dataset or a DataFrame gives them.
+    arrays = [{**row, "choices": np.array(row["choices"])} for row in rows]
+    assert label_pairs(model, arrays, 30) == label_pairs(model, rows, 30)
+    with pytest.raises(TypeError, match="rows: row 1 must have a list of texts as its choices"):
+        label_pairs(model, [rows[0], {**rows[1], "choices": " is are"}], 30)
 
 
 def test_random_subspaces_are_of_each_rank_that_is_swapped(tiny, tmp_path):

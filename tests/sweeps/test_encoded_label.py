@@ -6,13 +6,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from datasets import Dataset
 from made_comparisons import CHOICES, PLACES, comparison, placed, suite
 
 from reft_interp.interventions import LoReFT
+from reft_interp.positions import parse_positions
 from reft_interp.runtime import activations
 from reft_interp.sites import Site
 from reft_interp.subspace import Subspace
 from reft_interp.sweeps import compare_subspaces
+from reft_interp.sweeps.encoded_label import hold_rows
 
 pytestmark = pytest.mark.usefixtures("long_training")
 LAST = PLACES[1][0]
@@ -129,3 +132,15 @@ def test_rows_are_read_at_the_last_of_the_edited_tokens(tiny, tmp_path):
     h = torch.cat(activations(model, rows, Site("resid_post", 1), "last"))
     expected = a.coordinates(h).var(0).sum() / h.var(0).sum()
     assert found.loc["ends", "variance"] == pytest.approx(float(expected), abs=1e-5)
+
+
+def test_rows_in_which_nothing_is_selected_are_told_of(tiny):
+    prompts = [
+        {"prompt": one, "answer": "a", "gold": "a", "choices": ["a", "b"]}
+        for one in ("The key", "x")
+    ]
+    some = replace(suite(tiny("llama")), tests={"own": Dataset.from_list(prompts)})
+    # Of a prompt of one token, the half at the start is empty.
+    place = LAST, parse_positions("f1 rounding=paired")
+    with pytest.raises(ValueError, match=r"'first rounding=paired' selects nothing .*: 'x'"):
+        hold_rows(tiny("gpt2"), some, [place], seed=0)

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -20,7 +20,9 @@ class Splits(list):
 
 
 def test_splits_are_no_rows(tiny):
-    with pytest.raises(TypeError, match=r"rows must be rows, got Splits: give its \.train"):
+    with pytest.raises(
+        TypeError, match=r'list or a Dataset of rows, as .*"prompt".* got Splits: give its \.tr'
+    ):
         ri.accuracy(tiny("llama"), Splits())
 
 
@@ -144,3 +146,25 @@ def test_the_best_of_no_checkpoints_is_told_of_before_rows_are_prepared(tiny, mo
     given: dict[str, Any] = {"evaluation": rows, "load_best_model_at_end": True}
     with pytest.raises(ValueError, match="load_best_model_at_end requires the save and eval"):
         ri.fit_reft(tiny("llama"), rows, ri.LoReFT(1), SITE, "last", **given)
+
+
+def test_two_spaces_between_prompt_and_answer_are_warned_of(tiny):
+    rows = [{"prompt": "The key", "answer": " is"}, {"prompt": "The keys ", "answer": " are"}]
+    with pytest.warns(UserWarning, match=r"rows: in row 1 the prompt ends .* 'The keys  are': tak"):
+        ri.fit_reft(
+            tiny("llama"), rows, ri.LoReFT(1), SITE, "last", epochs=1, batch_size=2, progress=False
+        )
+
+
+@pytest.mark.usefixtures("no_type_checks")
+def test_pairs_are_told_from_rows_by_who_takes_them(tiny):
+    model = tiny("llama")
+    pair = {"base": "The key", "source": "The doors", "base_answer": " is", "label": " are"}
+    made = ri.Counterfactuals.from_rows([pair], [pair | {"base": "The dog"}], "number")
+    reft: Any = ri.fit_reft
+    with pytest.raises(ValueError, match=r"row 0 has no 'prompt', .* pair: pairs are for fit_das"):
+        reft(model, made.train, ri.LoReFT(1), SITE, "last")
+    with pytest.raises(TypeError, match=r'"source": .* got Counterfactuals: .* are for fit_das'):
+        ri.accuracy(model, cast("Any", made))
+    with pytest.raises(ValueError, match=r"row 0 lacks .* rows with a prompt are for fit_reft"):
+        ri.fit_das(model, [{"prompt": "The key", "answer": " is"}], SITE, "last")
