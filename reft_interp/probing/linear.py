@@ -20,6 +20,9 @@ from reft_interp.subspace import Subspace
 
 _FOLDS = 5
 
+DRAWS = 20
+"""Random subspaces beside a probe. Their mean says little: some hold by chance far more than it."""
+
 
 def linear_probes(
     activations: Float[Tensor, "n d"],
@@ -27,7 +30,7 @@ def linear_probes(
     subspace: Subspace,
     *,
     groups: Sequence[str] | None = None,
-    draws: int = 5,
+    draws: int = DRAWS,
     seed: int = 0,
 ) -> pd.DataFrame:
     """Accuracy of logistic regression on parts of the activations, out of fold.
@@ -81,7 +84,7 @@ def read_inside(
     subspaces: Sequence[Subspace],
     *,
     groups: Sequence[str] | None = None,
-    draws: int = 5,
+    draws: int = DRAWS,
     seed: int = 0,
 ) -> pd.DataFrame:
     """As `linear_probes`, inside several subspaces of one space; their controls are shared.

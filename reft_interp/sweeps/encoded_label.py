@@ -18,7 +18,7 @@ from transformer_lens.model_bridge import TransformerBridge
 
 from reft_interp.evaluation import control_subspaces
 from reft_interp.probing.geometry import variance_inside
-from reft_interp.probing.linear import lacking_for_folds, read_inside
+from reft_interp.probing.linear import DRAWS, lacking_for_folds, read_inside
 from reft_interp.probing.tokens import principal_axes, promoted_tokens
 from reft_interp.runtime.activations import activations_each
 from reft_interp.runtime.batching import as_list, choices_of
@@ -104,7 +104,7 @@ def hold_rows(
 
 
 def find_encoded(
-    model: TransformerBridge, held: HeldRows, found: AtPlaces, *, draws: int, seed: int
+    model: TransformerBridge, held: HeldRows, found: AtPlaces, *, seed: int
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Ask what subspaces hold of rows.
 
@@ -112,7 +112,6 @@ def find_encoded(
         model: the untouched model.
         held: what it holds of them, at all places of the subspaces.
         found: the subspaces.
-        draws: random subspaces for each place and rank.
         seed: of the folds, the shuffle and the random subspaces.
 
     Returns:
@@ -124,12 +123,12 @@ def find_encoded(
     for place, h in held.states.items():
         here = [(name, of, at[place]) for (name, of), at in found.items() if place in at]
         controls = {
-            subspace.rank: control_subspaces(subspace.width, subspace.rank, draws, seed=seed)
+            subspace.rank: control_subspaces(subspace.width, subspace.rank, DRAWS, seed=seed)
             for _, _, subspace in here
         }
         varies = {rank: [variance_inside(one, h) for one in controls[rank]] for rank in controls}
         subspaces = [subspace for _, _, subspace in here]
-        read = _read(h, held, subspaces, draws=draws, seed=seed)
+        read = _read(h, held, subspaces, seed=seed)
         for (name, of, subspace), label in zip(here, read, strict=True):
             by_chance = varies[subspace.rank]
             encoded.append(
@@ -160,7 +159,6 @@ def _read(
     held: HeldRows,
     subspaces: Sequence[Subspace],
     *,
-    draws: int,
     seed: int,
 ) -> Sequence[Mapping[Any, Any]]:
     """What `read_inside` says of each subspace; nothing where there is no label."""
@@ -171,7 +169,6 @@ def _read(
         [row["answer"] for row in held.rows],
         subspaces,
         groups=_groups(held.rows),
-        draws=draws,
         seed=seed,
     ).to_dict("records")
 
