@@ -5,6 +5,7 @@ it lies to other subspaces (`geometry`), what it does (`effects`). `probe` asks 
 `probe_each` of several interventions at once.
 """
 
-from reft_interp.probing.probe import ProbeReport, probe, probe_each
+from reft_interp.probing.probe import probe, probe_each
+from reft_interp.probing.probe_report import ProbeReport
 
 __all__ = ["ProbeReport", "probe", "probe_each"]

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from reft_interp import plotting
-from reft_interp.probing.probe import ProbeReport
+from reft_interp.probing.probe_report import ProbeReport
 from reft_interp.report import Report
 
 INTERVALS = "95 % Wilson intervals; of random subspaces, mean and range of the draws."

@@ -31,6 +31,7 @@ def linear_probes(
     *,
     groups: Sequence[str] | None = None,
     draws: int = DRAWS,
+    at_random: dict[int, list[float]] | None = None,
     seed: int = 0,
 ) -> pd.DataFrame:
     """Accuracy of logistic regression on parts of the activations, out of fold.
@@ -42,6 +43,8 @@ def linear_probes(
         groups: examples of one group are never in training and test at once; every example is
             its own group by default.
         draws: random subspaces of the same rank.
+        at_random: what they hold, by their rank, of the same activations and labels; a rank that
+            is not there is added, for the next call.
         seed: of the folds, the random subspaces and the shuffle.
 
     Returns:
@@ -64,7 +67,10 @@ def linear_probes(
     if subspace.rank < subspace.width:
         parts["complement"] = (subspace.remove(h).numpy(), y)
     rows = [_row(part, _out_of_fold(x, target, each, seed)) for part, (x, target) in parts.items()]
-    read = _by_chance(subspace.rank, h, y, each, draws, seed)
+    at_random = {} if at_random is None else at_random
+    if subspace.rank not in at_random:
+        at_random[subspace.rank] = _by_chance(subspace.rank, h, y, each, draws, seed)
+    read = at_random[subspace.rank]
     rows.append(
         {
             "part": "random subspace",

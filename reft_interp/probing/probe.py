@@ -5,8 +5,6 @@ each placement, of what its intervention reads and of what it writes.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, cast
 
 import pandas as pd
@@ -17,99 +15,23 @@ from transformer_lens.model_bridge import TransformerBridge
 
 from reft_interp.causal import DASResult, interchange_rows
 from reft_interp.causal.rows import Pairs, listed_rows
-from reft_interp.evaluation import Accuracy, Comparison
+from reft_interp.evaluation import Accuracy
 from reft_interp.models import identify
 from reft_interp.positions import PositionSelector, Span, indices
 from reft_interp.probing.effects import InterchangeInside, Removal
 from reft_interp.probing.geometry import angles_between, overlap_beside_chance, random_angles
-from reft_interp.probing.linear import linear_probes
+from reft_interp.probing.linear import DRAWS, linear_probes
+from reft_interp.probing.probe_report import ProbeReport
+from reft_interp.probing.probed import Probed, subspaces_of
 from reft_interp.probing.tokens import principal_axes, promoted_tokens
 from reft_interp.runtime import IntervenedModel, Placement
 from reft_interp.runtime.activations import activations
 from reft_interp.runtime.batching import Rows, as_list, choices_of, encode
 from reft_interp.runtime.intervened import common_model
 from reft_interp.sites import Site
-from reft_interp.subspace import Subspace
 from reft_interp.training import ReFTResult
 
 _FEW = 50  # below, an interval of a share is wider than a quarter
-
-
-@dataclass(frozen=True)
-class Probed:
-    """A subspace that a placement reads or writes."""
-
-    label: str
-    placement: int
-    site: Site
-    subspace: Subspace
-
-
-@dataclass(frozen=True)
-class ProbeReport:
-    """What the subspaces of a trained ReFT encode, with the controls of each answer."""
-
-    name: str
-    """Of the intervention."""
-    notes: tuple[str, ...]
-    """What could not be asked, and why; and what the answers do not show: where DAS itself is not
-    above its controls, rows are few, or a probe is not above the one of shuffled labels."""
-    linear: pd.DataFrame = field(repr=False)
-    """Linear probes: subspace, read (what is predicted), part, value, low, high, n."""
-    tokens: pd.DataFrame = field(repr=False)
-    """Promoted tokens: subspace, direction, sign, tokens."""
-    angles: pd.DataFrame = field(repr=False)
-    """Principal angles to the DAS subspace: series, rank (of the subspace), index, angle."""
-    expected_angles: pd.DataFrame = field(repr=False)
-    """The same of random subspaces of each such rank: rank, index, angle, low, high."""
-    overlaps: pd.DataFrame = field(repr=False)
-    """Overlap with the DAS subspace: subspace, overlap, expected at random, and
-    the middle 95 % of random subspaces (random low, random high)."""
-    interchange: Comparison = field(repr=False)
-    """IIA of the causal variable inside each subspace."""
-    removal: pd.DataFrame = field(repr=False)
-    """Task accuracy without each subspace: model, removed, value, low, high, n."""
-    facts: Mapping[str, Any] = field(repr=False)
-    """What somebody needs to ask again: model, where DAS and the ReFT work and what they were
-    trained with, numbers of rows, random subspaces, seed."""
-
-    def tables(self) -> list[tuple[str, pd.DataFrame]]:
-        """What was asked, with what was found, narrow enough for a terminal."""
-        linear = [
-            (
-                f"What linear probes read: {read}",
-                frame.pivot(index="subspace", columns="part", values="value")
-                .reindex(index=frame["subspace"].unique(), columns=frame["part"].unique())
-                .reset_index(),
-            )
-            for read, frame in self.linear.groupby("read", sort=False)
-        ]
-        tokens = [("Which tokens the directions promote", self.tokens)] if len(self.tokens) else []
-        return [
-            *linear,
-            *tokens,
-            ("Overlap with the DAS subspace (mean squared cosine)", self.overlaps),
-            (self.interchange.metric, self.interchange.to_frame()),
-            ("Accuracy on the task without the subspace", self.removal),
-        ]
-
-    def __str__(self) -> str:
-        tables = [
-            f"{heading}\n{frame.to_string(index=False, float_format='{:.3f}'.format)}"
-            for heading, frame in self.tables()
-        ]
-        return "\n\n".join([f"What {self.name} encodes", *self.notes, *tables])
-
-    def _repr_html_(self) -> str:
-        from reft_interp.probing.document import document
-
-        return document([self]).html()
-
-    def save(self, folder: str | Path) -> Path:
-        """Write `report.html`, its figures as PNG and its tables as CSV; gives the page's path."""
-        from reft_interp.probing.document import document
-
-        return document([self]).save(folder)
 
 
 def probe(
@@ -137,7 +59,8 @@ def probe(
         variable: what linear probes read at the tokens of `against`: the column `base_<variable>`
             of `data`. By default the base's answer, by its place among the choices; that is the
             variable only where each of its values has one place.
-        draws: random subspaces for each comparison.
+        draws: random subspaces for each comparison that runs the model; linear probes, which do
+            not, have 20.
         seed: of the random subspaces, the folds and the shuffles.
         progress: show a progress bar.
 
@@ -198,7 +121,7 @@ def probe_each(
     if not every:
         raise ValueError("refts must hold at least one trained ReFT, got none")
     model = common_model("refts", every)
-    subspaces = [_subspaces(intervened) for intervened in every]
+    subspaces = [subspaces_of(intervened) for intervened in every]
     width = against.subspace.width
     for one in (one for found, _ in subspaces for one in found):
         if one.subspace.width != width:
@@ -245,6 +168,7 @@ class _Questions:
         self.inside = InterchangeInside(model, data, against.on, draws=draws, seed=seed)
         self.removal = Removal(model, task, draws=draws, seed=seed)
         self._held: dict[Site, tuple[Tensor, Tensor]] = {}
+        self._at_random: dict[tuple[Site, str], dict[int, list[float]]] = {}
 
     def held(self, site: Site) -> tuple[Tensor, Tensor]:
         """What the untouched model holds of the variable's tokens, and at the task's last ones."""
@@ -280,11 +204,11 @@ class _Questions:
                     of["labels"],
                     one.subspace,
                     groups=of.get("groups"),
-                    draws=self.draws,
+                    at_random=self._at_random.setdefault((one.site, read), {}),
                     seed=seed,
                 )
                 linear.append(_labelled(frame, subspace=one.label, read=read))
-                notes += _no_better_than_shuffled(one.label, read, frame)
+                notes += _no_better_than_controls(one.label, read, frame)
             if one.site.component not in ("z", "mlp_post"):
                 axes = principal_axes(one.subspace, at_variable)
                 tokens.append(_labelled(promoted_tokens(self.model, axes), subspace=one.label))
@@ -331,7 +255,7 @@ class _Questions:
                 name: _said(intervened.placements, settings),
                 "pairs": len(self.data),
                 "task rows": len(self.task["rows"]),
-                "random subspaces": self.draws,
+                "random subspaces": f"{self.draws}, beside linear probes {DRAWS}",
                 "seed": seed,
             },
         )
@@ -385,37 +309,6 @@ class _Questions:
         return notes
 
 
-def _subspaces(intervened: IntervenedModel) -> tuple[list[Probed], list[str]]:
-    found, notes = [], []
-    labels = _labels(intervened.placements)
-    for i, (placement, label) in enumerate(zip(intervened.placements, labels, strict=True)):
-        found.append(Probed(f"{label}, writes", i, placement.site, placement.intervention.subspace))
-        reads = placement.intervention.reads
-        if reads is None:
-            notes.append(f"{label} reads nothing: its edit is the same for every h.")
-        else:
-            found.append(Probed(f"{label}, reads", i, placement.site, reads))
-    return found, notes
-
-
-def _labels(placements: Sequence[Placement]) -> list[str]:
-    """What placements are called: with the site where there are several, with the tokens where a
-    site has several, and with a number where that is still one name for two."""
-    sites = [placement.site for placement in placements]
-    labels = []
-    for placement in placements:
-        label = type(placement.intervention).__name__
-        if len(sites) > 1:
-            label += f" at {placement.site}"
-        if sites.count(placement.site) > 1:
-            label += f" on {placement.on}"
-        labels.append(label)
-    return [
-        f"{label}, {labels[:i].count(label) + 1}" if labels.count(label) > 1 else label
-        for i, label in enumerate(labels)
-    ]
-
-
 def _said(placements: Sequence[Placement], settings: Mapping[str, Any]) -> str:
     """Where something works, and what it was trained with."""
     where = dict.fromkeys(f"{placed.site} on {placed.on}" for placed in placements)
@@ -458,16 +351,19 @@ def _examples(data: Pairs, on: PositionSelector, variable: str | None) -> Mappin
     return {"rows": rows, "labels": labels, "groups": groups}
 
 
-def _no_better_than_shuffled(label: str, read: str, frame: pd.DataFrame) -> list[str]:
-    """A note where a probe inside a subspace is no better than one of shuffled labels."""
-    value = dict(zip(frame["part"].tolist(), frame["value"].tolist(), strict=True))
-    inside, shuffled = value["inside"], value["shuffled labels"]
-    if inside > shuffled:
-        return []
-    return [
-        f"{label}: the probe of {read!r} ({inside:.2f}) is not above the same probe of shuffled "
-        f"labels ({shuffled:.2f}), so that nothing is read there."
-    ]
+def _no_better_than_controls(label: str, read: str, frame: pd.DataFrame) -> list[str]:
+    """A note where a probe inside a subspace is not above its controls."""
+    of = frame.set_index("part")
+    inside, shuffled = of.at["inside", "value"], of.at["shuffled labels", "value"]
+    begin = f"{label}: the probe of {read!r} ({inside:.2f}) is not above"
+    if inside <= shuffled:
+        return [
+            f"{begin} the same probe of shuffled labels ({shuffled:.2f}), so that nothing is read "
+            "there."
+        ]
+    if inside <= (best := of.at["random subspace", "high"]):
+        return [f"{begin} the best of {DRAWS} random subspaces ({best:.2f})."]
+    return []
 
 
 def _labelled(frame: pd.DataFrame, **columns: str) -> pd.DataFrame:

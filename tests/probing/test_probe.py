@@ -14,7 +14,7 @@ from reft_interp.causal import PreparedPairs
 from reft_interp.evaluation import control_subspaces
 from reft_interp.probing.document import document
 from reft_interp.probing.geometry import random_angles
-from reft_interp.probing.probe import _no_better_than_shuffled
+from reft_interp.probing.probe import _no_better_than_controls
 from reft_interp.runtime import IntervenedModel, Placement
 from reft_interp.training import ReFTResult
 
@@ -126,13 +126,29 @@ def test_says_where_das_itself_failed_and_where_rows_are_few(report, pairs):
     assert failed[0] in str(report)
 
 
-@pytest.mark.parametrize(("shuffled", "said"), [(0.49, 0), (0.5, 1), (0.62, 1)])
-def test_says_where_a_probe_is_not_above_that_of_shuffled_labels(shuffled, said):
-    frame = pd.DataFrame({"part": ["inside", "shuffled labels"], "value": [0.5, shuffled]})
-    notes = _no_better_than_shuffled("LoReFT, writes", "number, on subject", frame)
-    assert len(notes) == said
-    for note in notes:
+@pytest.mark.parametrize(
+    ("shuffled", "best", "said"),
+    [
+        (0.49, 0.49, []),
+        (0.5, 0.49, ["shuffled labels (0.50)"]),
+        (0.62, 0.7, ["shuffled labels (0.62)"]),
+        (0.49, 0.5, ["random subspaces (0.50)"]),
+    ],
+    ids=["above both", "as shuffled", "below shuffled", "as random"],
+)
+def test_says_where_a_probe_is_not_above_its_controls(shuffled, best, said):
+    frame = pd.DataFrame(
+        {
+            "part": ["inside", "shuffled labels", "random subspace"],
+            "value": [0.5, shuffled, 0.4],
+            "high": [0.6, 0.7, best],
+        }
+    )
+    notes = _no_better_than_controls("LoReFT, writes", "number, on subject", frame)
+    assert len(notes) == len(said)
+    for note, why in zip(notes, said, strict=True):
         assert note.startswith("LoReFT, writes: the probe of 'number, on subject' (0.50) is not ab")
+        assert why in note
 
 
 def test_interchange_inside_is_that_of_the_subspace(report, fitted, pairs):
