@@ -6,7 +6,7 @@ Imports are inside the commands, so that `--help` answers at once.
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -64,11 +64,19 @@ def demo(
 
 @app.command()
 def das(
-    layer: Annotated[int, typer.Option(min=0, help="Where to look, counted from 0.")],
+    layer: Annotated[int | None, typer.Option(min=0, help="Where to look, counted from 0.")] = None,
     on: Annotated[
         str, typer.Option(help='Which tokens: a span of the pairs, "last", "f3+l3", ...')
     ] = "subject",
     rank: Annotated[int, typer.Option(min=1, help="How many directions.")] = 1,
+    variable: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=LAYER,TOKENS,RANK",
+            help="Instead of these three, once for each of several variables that are searched "
+            "together: pairs with a source for each.",
+        ),
+    ] = None,
     component: Annotated[str, typer.Option(help="Of the model.")] = "resid_post",
     counterfactuals: Annotated[
         str,
@@ -103,27 +111,32 @@ def das(
     This takes some minutes.
 
     For example: reft-interp das --layer 12 --on subject --rank 4
-    """
-    from reft_interp.evidence_report import run_das
 
-    _or_exit(
-        lambda: run_das(
-            out,
-            model=model,
-            component=component,
-            layer=layer,
-            on=on,
-            rank=rank,
-            counterfactuals=counterfactuals,
-            pairs=pairs,
-            seed=seed,
-            seeds=seeds,
-            epochs=epochs,
-            learning_rate=learning_rate,
-            batch_size=batch_size,
-            minimum_accuracy=minimum_accuracy,
+    Of several variables (pairs made with `own_sources=True`):
+    reft-interp das --counterfactuals pairs --variable left=0,a,8 --variable right=0,b,8
+    """
+    from reft_interp.evidence_report import run_das, run_joint_das
+
+    if (layer is None) == (not variable):
+        raise typer.BadParameter(
+            "give --layer, or --variable for each of several variables"
+            + ("" if layer is None else ", not both")
         )
-    )
+    told: dict[str, Any] = {
+        "model": model,
+        "component": component,
+        "counterfactuals": counterfactuals,
+        "seed": seed,
+        "seeds": seeds,
+        "epochs": epochs,
+        "learning_rate": learning_rate,
+        "batch_size": batch_size,
+        "minimum_accuracy": minimum_accuracy,
+    }
+    if layer is None:
+        _or_exit(lambda: run_joint_das(out, places=variable or (), **told))
+    else:
+        _or_exit(lambda: run_das(out, layer=layer, on=on, rank=rank, pairs=pairs, **told))
 
 
 @app.command()

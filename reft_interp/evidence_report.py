@@ -1,11 +1,19 @@
-"""Evidence for one subspace as a report: what `reft-interp das` writes."""
+"""Evidence for one subspace, or for those of several variables, as a report: what `reft-interp das`
+writes."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, get_args
 
 from rich.console import Console
 
-from reft_interp.causal import Counterfactuals, Evidence, gather_evidence
+from reft_interp.causal import (
+    Counterfactuals,
+    Evidence,
+    JointEvidence,
+    gather_evidence,
+    gather_joint_evidence,
+)
 from reft_interp.models import load_model
 from reft_interp.positions import parse_positions
 from reft_interp.runtime.batching import encode
@@ -58,10 +66,7 @@ def run_das(
             pairs a step below 1, a learning rate that is none; as `gather_evidence`.
     """
     console = console or Console()
-    if component not in get_args(Component):
-        raise ValueError(
-            f"component must be one of {', '.join(get_args(Component))}, got {component!r}"
-        )
+    _check_component(component)
     check_arguments(epochs, {}, learning_rate=learning_rate, batch_size=batch_size, seed=seed)
     if seeds < 1:
         raise ValueError(f"seeds must be at least 1, got {seeds}")
@@ -93,8 +98,108 @@ def run_das(
         seed=seed,
         minimum_accuracy=minimum_accuracy,
     )
+    _show(evidence, out, data, console)
+    return evidence
+
+
+def run_joint_das(
+    out: Path,
+    *,
+    model: str,
+    component: Any,
+    places: Sequence[str],
+    counterfactuals: str,
+    seed: int,
+    seeds: int = 3,
+    epochs: int = 3,
+    learning_rate: float = 5e-3,
+    batch_size: int = 16,
+    minimum_accuracy: float = 0.7,
+    console: Console | None = None,
+) -> JointEvidence:
+    """Gather evidence for several variables at once, and write what `run_das` writes for one.
+
+    Args:
+        out: folder for the report; made if needed.
+        model: what `load_model` takes.
+        component: where in the model, as in "resid_post".
+        places: of each variable its layer, tokens and rank, as in "left=0,a,8".
+        counterfactuals: a folder that `Counterfactuals.save` wrote, of pairs with a source for each
+            variable.
+        seed: of the first search.
+        seeds: how many searches, with the true labels and with each control's.
+        epochs: passes over the pairs.
+        learning_rate: of AdamW.
+        batch_size: pairs a step.
+        minimum_accuracy: share of prompts that the model must get right without an intervention.
+        console: where the result is printed.
+
+    Raises:
+        ValueError: an unknown component, places that cannot be read, a folder without pairs; as
+            `gather_joint_evidence`.
+    """
+    console = console or Console()
+    _check_component(component)
+    where = read_places(places, component)
+    check_writable(out)
+    data = Counterfactuals.load(counterfactuals)
+    bridge = load_model(model)
+    console.print(str(data), highlight=False)
+    evidence = gather_joint_evidence(
+        bridge,
+        data,
+        where,
+        seeds=seeds,
+        epochs=epochs,
+        learning_rate=learning_rate,
+        batch_size=batch_size,
+        seed=seed,
+        minimum_accuracy=minimum_accuracy,
+    )
+    _show(evidence, out, data, console)
+    return evidence
+
+
+def read_places(texts: Sequence[str], component: Component) -> dict[str, tuple[Site, str, int]]:
+    """Of each variable its site, tokens and rank.
+
+    Args:
+        texts: as in "left=0,a,8"; tokens may have commas of their own.
+        component: of all sites.
+
+    Raises:
+        ValueError: a text that says something else, or a variable twice.
+    """
+    places: dict[str, tuple[Site, str, int]] = {}
+    for text in texts:
+        variable, _, where = text.partition("=")
+        layer, _, rest = where.partition(",")
+        tokens, _, rank = rest.rpartition(",")
+        numbers = [part.strip() for part in (layer, rank)]
+        if not (variable.strip() and tokens.strip() and all(map(str.isdecimal, numbers))):
+            raise ValueError(
+                f"variable must say its layer, tokens and rank, as left=0,subject,4, got {text!r}"
+            )
+        if variable.strip() in places:
+            raise ValueError(f"variable {variable.strip()!r} is there twice")
+        places[variable.strip()] = (
+            Site(component, int(numbers[0])), tokens.strip(), int(numbers[1]),
+        )  # fmt: skip
+    return places
+
+
+def _check_component(component: str) -> None:
+    if component not in get_args(Component):
+        raise ValueError(
+            f"component must be one of {', '.join(get_args(Component))}, got {component!r}"
+        )
+
+
+def _show(
+    evidence: Evidence | JointEvidence, out: Path, data: Counterfactuals, console: Console
+) -> None:
+    """Print what was found, and write the report."""
     console.print(str(evidence), highlight=False)
     console.print(f"\n{evidence.summary()}", highlight=False)
     page = evidence.save(out, data)
     console.print(f"\nThe report is in {page}")
-    return evidence
