@@ -124,3 +124,43 @@ def tiny_parts(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return model_class(config).eval(), tokenizer
+
+
+def tiny_that_sees(class_name: str) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
+    """A random model of two layers that reads images too, whose configuration has a part for text.
+
+    Args:
+        class_name: "Gemma3ForConditionalGeneration" or "LlavaForConditionalGeneration".
+    """
+    gemma = class_name.startswith("Gemma3")
+    tokenizer = tiny_tokenizer("gemma2" if gemma else "llama")
+    tokens = {
+        "vocab_size": len(tokenizer),
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+    }
+    vision = {
+        "hidden_size": 16,
+        "intermediate_size": 32,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "image_size": 28,
+        "patch_size": 14,
+    }
+    if gemma:
+        config: Any = transformers.Gemma3Config(
+            text_config=_GROUPED | tokens | {"head_dim": 8},
+            vision_config=vision,
+            mm_tokens_per_image=4,
+        )
+    else:
+        config = transformers.LlavaConfig(
+            text_config=transformers.LlamaConfig(**_GROUPED, **tokens),
+            vision_config=transformers.CLIPVisionConfig(**vision),
+            image_token_index=0,
+        )
+    config.architectures = [class_name]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return getattr(transformers, class_name)(config).eval(), tokenizer

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from transformer_lens.model_bridge import TransformerBridge
 
 from reft_interp.encoding import TokenizedBatch
+from reft_interp.interop.peft_weights import own_read
 from reft_interp.interop.plain_edits import blocks_of, edited
 from reft_interp.interop.plain_finetuning import REFT_FOLDER, copy_to_train, token_types
 from reft_interp.positions import Positions, PositionSelector
@@ -61,6 +62,7 @@ def adapted_states(
     if adapter is not None:
         from peft import PeftModel
 
+        own_read(base, adapter)
         plain = PeftModel.from_pretrained(base, str(adapter)).eval()  # pyright: ignore[reportArgumentType]
         if (beside := Path(adapter) / REFT_FOLDER).is_dir():
             placements = IntervenedModel.load(beside, model).placements

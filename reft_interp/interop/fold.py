@@ -65,7 +65,9 @@ def fold_into_weights(intervened: Trained, model: PreTrainedModel) -> PreTrained
     _check_model(intervened, model)
     outputs = {module: _output_layer(model, module) for module, _, _ in steps}
     generator = torch.Generator().manual_seed(0)
-    tokens = torch.randint(model.config.vocab_size, (2, 8), generator=generator).to(model.device)
+    # Of a model that sees images too, the text's part of the configuration.
+    vocabulary = model.config.get_text_config().vocab_size
+    tokens = torch.randint(vocabulary, (2, 8), generator=generator).to(model.device)
     with torch.no_grad():
         untouched = model(tokens).logits
         with Attached(model, _edits(intervened), "prompt"):
@@ -211,7 +213,7 @@ def _check_model(intervened: IntervenedModel, model: PreTrainedModel) -> None:
             "model must be a plain transformers model of its own, as from_pretrained gives it, got "
             f"the {type(model).__name__} that the interventions are placed in, which is hooked"
         )
-    config = model.config
+    config = model.config.get_text_config()
     found = type(model).__name__, config.num_hidden_layers, config.hidden_size
     if found != (known.architecture, known.n_layers, known.d_model):
         raise ValueError(
@@ -264,10 +266,10 @@ def _state_biases(model: PreTrainedModel, added: Iterable[str]) -> None:
 
 
 def _state_bias(model: PreTrainedModel, name: str, flag: str) -> bool:
-    if getattr(model.config, flag, None) is None:
+    if getattr(model.config.get_text_config(), flag, None) is None:
         return False
     config = copy.deepcopy(model.config)
-    setattr(config, flag, True)
+    setattr(config.get_text_config(), flag, True)
     with torch.device("meta"):
         twin = type(model)(config)
     shapes = {n: p.shape for n, p in twin.named_parameters()}
@@ -280,7 +282,7 @@ def _state_bias(model: PreTrainedModel, name: str, flag: str) -> bool:
         like = next(module.parameters())
         zeros = torch.zeros(shapes[missing], dtype=like.dtype, device=like.device)
         setattr(module, bias, nn.Parameter(zeros, requires_grad=like.requires_grad))
-    setattr(model.config, flag, True)
+    setattr(model.config.get_text_config(), flag, True)
     return True
 
 

@@ -17,6 +17,12 @@ from torch import nn
 from transformer_lens.model_bridge import TransformerBridge
 from transformers.pytorch_utils import Conv1D
 
+from reft_interp.interop.peft_weights import (
+    begins_in_weights,
+    own,
+    own_trained,
+    share_unchanged,
+)
 from reft_interp.interop.plain_edits import check_plain_placements
 from reft_interp.interop.plain_finetuning import PlainFinetuned, PlainMethod, copy_to_train
 from reft_interp.models import identify
@@ -67,7 +73,10 @@ class PEFT(PlainMethod):
         with warnings.catch_warnings():
             # gpt2's matrices lie the other way round, which peft sees and sets right.
             warnings.filterwarnings("ignore", "fan_in_fan_out is set to False")
+            shared = own(plain.parameters()) if begins_in_weights(config) else []
             adapted = _peft().get_peft_model(plain, config)
+        share_unchanged(shared)
+        own_trained(adapted, model)
         return PlainFinetuned(
             model,
             adapted,

@@ -7,6 +7,7 @@ computes.
 import json
 import warnings
 from collections import Counter
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,8 @@ from reft_interp.interventions import (
 from reft_interp.interventions.rows import OrthonormalRows, PartOfRows
 from reft_interp.interventions.values import Affine, Constant
 from reft_interp.models import identify
-from reft_interp.runtime import IntervenedModel
+from reft_interp.positions import FirstLast
+from reft_interp.runtime import IntervenedModel, Placement
 from reft_interp.runtime.trained import Trained, intervened_of
 from reft_interp.sites import Site
 from reft_interp.whole_files import replacing
@@ -45,6 +47,10 @@ def save_pyreft(intervened: Trained, folder: str | Path) -> None:
     The tensors of LoReFT, NoReFT and DiReFT are written as they are. The other classes save a
     rotation by the parameters behind it, of which many stand for the same one; what is written
     stands for ours to the last digit.
+
+    Where each place has an intervention for first tokens and one for last ones (an untied ReFT),
+    those for first tokens are written first, then the others: so pyreft's datasets tell them apart
+    (`share_weights=False`), and so does `load_pyreft(..., on="f3+l3")`.
 
     pyreft records neither the positions nor the activation function: say them again there (a
     warning reminds of the latter). Its own `load` makes every learned source bfloat16 and
@@ -70,7 +76,7 @@ def save_pyreft(intervened: Trained, folder: str | Path) -> None:
         "sorted_keys": [],
     }
     files: dict[str, dict[str, Tensor]] = {}
-    for placement in intervened.placements:
+    for placement in _halved(intervened.placements):
         if placement.name is not None:
             raise ValueError(
                 f"{placement}: pyreft does not record which rows an intervention edits; save the "
@@ -133,6 +139,19 @@ def revert(intervention: Intervention) -> tuple[str, dict[str, Tensor]]:
         free["proj_layer.bias"] = value.offset
     kind = "Noreft" if isinstance(intervention, NoReFT) else "Nodireft"
     return f"{kind}Intervention", _copied({**sizes, **free, **learned})
+
+
+def _halved(placements: Sequence[Placement]) -> list[Placement]:
+    """All that edit first tokens, then all that edit last ones, where each place has both: pyreft
+    gives the first tokens to the first half of a folder, and the last to the second."""
+    firsts = [p for p in placements if isinstance(p.on, FirstLast) and not p.on.last]
+    lasts = [p for p in placements if isinstance(p.on, FirstLast) and not p.on.first]
+    # The second half in the layers' order of the first.
+    order = {placement.site: number for number, placement in enumerate(firsts)}
+    paired = {p.site for p in lasts} == order.keys() and len(lasts) == len(firsts) == len(order)
+    if len(firsts) + len(lasts) < len(placements) or not paired:
+        return list(placements)
+    return [*firsts, *sorted(lasts, key=lambda placement: order[placement.site])]
 
 
 def _component(model: TransformerBridge, site: Site) -> str:

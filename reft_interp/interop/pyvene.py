@@ -223,11 +223,14 @@ def _masked(given: _Given) -> Intervention:
     _refuse(given.subspaces)
     saved, width = given.tensors, given.width
     rows = _rows(saved) if f"{_ROTATION}.original" in saved else torch.eye(width)
-    logits = saved["masks" if "masks" in saved else "mask"].float()
-    if logits.shape != (width,):
-        raise ValueError(f"its mask has shape {tuple(logits.shape)}, but the site is {width} wide")
-    soft = torch.sigmoid(logits / saved["temperature"].float())
-    _warn_if_soft(given.entry.kind, soft, logits > 0)
+    mask = saved["masks" if "masks" in saved else "mask"].float()
+    if mask.shape != (width,):
+        raise ValueError(f"its mask has shape {tuple(mask.shape)}, but the site is {width} wide")
+    # pyvene trains the temperature too, which may end below zero and turn the mask around.
+    logits = mask / saved["temperature"].float()
+    if not torch.isfinite(logits).all():
+        raise ValueError(f"its temperature is too near zero: {saved['temperature'].item()}")
+    _warn_if_soft(given.entry.kind, torch.sigmoid(logits), logits > 0)
     edit = MaskedInterchange(Subspace(rows))
     edit.load_state_dict(edit.state_dict() | {"value.mask.logits": logits})
     return edit

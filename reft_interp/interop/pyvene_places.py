@@ -18,7 +18,8 @@ COMPONENTS = {
 }
 _SAME_HOOK = {"attn_out": "attn.hook_out", "mlp_out": "mlp.hook_out"}
 # A module's path instead of a name, as in "model.layers[8].output".
-_PATH = re.compile(r"(?:\w+\.)*(?:layers?|h|blocks)\[(\d+)\]\.([\w.]+)")
+_PATH = re.compile(r"([\w.]+)\[(\d+)\]\.([\w.]+)")
+_PEFTS = "base_model.model."  # before all of a model that peft has wrapped
 _INSIDE = {
     "input": "block_input",
     "output": "block_output",
@@ -37,13 +38,15 @@ def site_of(entry: SavedIntervention, model: TransformerBridge) -> Site:
         ValueError: a component that is not known, or that the model does not have.
     """
     layer, component = entry.layer, entry.component
-    if path := _PATH.fullmatch(component):
-        layer, component = int(path[1]), _INSIDE.get(path[2], component)
+    blocks = str((model.adapter.component_mapping or {})["blocks"].name)
+    path = _PATH.fullmatch(component)
+    if path and _is_end(path[1].removeprefix(_PEFTS), blocks):
+        layer, component = int(path[2]), _INSIDE.get(path[3], component)
     if component not in COMPONENTS:
         raise ValueError(
             f"cannot place an intervention at {entry.component!r}; the known components are "
-            f"{', '.join(COMPONENTS)}, and paths of the same modules, as in "
-            "'model.layers[8].output'"
+            f"{', '.join(COMPONENTS)}, and paths of the same modules of {identify(model).name}, as "
+            f"in '{blocks}[1].output'"
         )
     site = Site(COMPONENTS[component], layer)
     try:
@@ -57,6 +60,12 @@ def site_of(entry: SavedIntervention, model: TransformerBridge) -> Site:
             "residual stream, and on this architecture the two differ"
         )
     return site
+
+
+def _is_end(written: str, name: str) -> bool:
+    """Whether a path is a module's, or what is left of it in a part of the model: an encoder of
+    images has layers too."""
+    return f".{name}".endswith(f".{written}")
 
 
 def is_same_place(model: TransformerBridge, site: Site) -> bool:

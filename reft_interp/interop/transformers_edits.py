@@ -403,7 +403,7 @@ def _within(tensors: dict[str, Tensor], part: str) -> dict[str, Tensor]:
 
 
 def _check(model: PreTrainedModel, trained_on: dict[str, Any]) -> None:
-    config = model.config
+    config = model.config.get_text_config()  # a part of that of a model that sees images too
     given = {
         "architecture": type(model).__name__,
         "n_layers": getattr(config, "num_hidden_layers", None),

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from tiny_models import tiny_that_sees
 from torch.testing import assert_close
 from trained import PROMPTS, RANK, SOURCELESS, trained
 from transformers import OPTConfig, OPTForCausalLM
@@ -76,6 +77,12 @@ def check(tmp_path, parts, intervened, sides=("left", "right")):
                 edited = model(**inputs).logits
             assert torch.equal(model(**inputs).logits, plain)  # they came off
         assert_same(edited, plain, inputs["attention_mask"], expected)
+
+
+def test_a_model_that_sees_images_too_takes_the_edits_of_its_text(tmp_path):
+    made = wrap_model(*tiny_that_sees("Gemma3ForConditionalGeneration"), name="tiny")
+    intervened = IntervenedModel(made, Placement(trained()["LoReFT"], POST, "f1+l2"))
+    check(tmp_path, tiny_that_sees("Gemma3ForConditionalGeneration"), intervened, sides=["right"])
 
 
 @pytest.mark.parametrize("architecture", ["gpt2", "llama"])

@@ -4,6 +4,7 @@ from functools import wraps
 
 import pytest
 import torch
+from tiny_models import tiny_that_sees
 from torch import nn
 from torch.testing import assert_close
 from trained import PROMPTS, RANK, SOURCELESS, trained
@@ -11,6 +12,7 @@ from transformers import AutoModelForCausalLM
 
 from reft_interp.interop import fold_into_weights
 from reft_interp.interventions import Interchange, LobiReFT
+from reft_interp.models import wrap_model
 from reft_interp.runtime import IntervenedModel, Placement
 from reft_interp.sites import Site
 
@@ -86,6 +88,19 @@ def test_a_saved_model_keeps_what_was_folded(tmp_path, tiny, tiny_parts, archite
     fold_into_weights(intervened, model).save_pretrained(tmp_path)
     again = AutoModelForCausalLM.from_pretrained(tmp_path).eval()
     folded, real = logits_of(again, tokenizer)
+    assert_close(folded[real], intervened.logits(PROMPTS)[real], **CLOSE)
+
+
+def test_a_model_that_sees_images_too_is_folded_and_saved(tmp_path):
+    name = "LlavaForConditionalGeneration"
+    made = wrap_model(*tiny_that_sees(name), name="tiny")
+    intervened = IntervenedModel(
+        made, Placement(trained()["LobiReFT"], Site("resid_post", 0), "every")
+    )
+    model, tokenizer = tiny_that_sees(name)
+    check((model, tokenizer), intervened)
+    model.save_pretrained(tmp_path)
+    folded, real = logits_of(type(model).from_pretrained(tmp_path).eval(), tokenizer)
     assert_close(folded[real], intervened.logits(PROMPTS)[real], **CLOSE)
 
 

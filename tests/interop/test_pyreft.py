@@ -338,6 +338,8 @@ def test_a_list_gives_each_intervention_its_own_selector(tmp_path, llama):
         ("llama", "model.layers[1].output", "model.layers.1", True),
         ("llama", "model.layers[1].self_attn.output", "model.layers.1.self_attn", True),
         ("llama", "model.layers[1].mlp.output", "model.layers.1.mlp", True),
+        ("llama", "layers[1].output", "model.layers.1", True),  # of a LlamaModel
+        ("llama", "base_model.model.model.layers[1].output", "model.layers.1", True),  # with LoRA
         ("gpt2", "block_output", "transformer.h.1", True),
         ("gpt2", "attention_output", "transformer.h.1.attn", True),
         ("gpt2", "transformer.h[1].mlp.output", "transformer.h.1.mlp", True),
@@ -527,7 +529,16 @@ def test_a_model_of_another_depth_is_refused(tmp_path, llama, loreft):
         load_pyreft(folder, llama, on="l1")
 
 
-@pytest.mark.parametrize("component", ["mlp_activation", "model.layers[1].mlp.input", "lm_head"])
+@pytest.mark.parametrize(
+    "component",
+    [
+        "mlp_activation",
+        "model.layers[1].mlp.input",
+        "lm_head",
+        "model.vision_tower.encoder.layers[1].output",
+        "transformer.h[1].output",
+    ],
+)
 def test_an_unknown_component_is_refused(tmp_path, llama, loreft, component):
     folder = write(tmp_path, ("LoreftIntervention", loreft), component=component)
     with pytest.raises(ValueError, match="known components are block_input, block_output"):

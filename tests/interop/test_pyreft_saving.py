@@ -3,6 +3,7 @@
 """
 
 import json
+from typing import Any
 
 import pytest
 import torch
@@ -16,8 +17,10 @@ from reft_interp.interventions import ConsReFT, DiReFT, LoReFT, orthogonal_parts
 from reft_interp.interventions.edits import Add, Set
 from reft_interp.interventions.rows import PartOfRows
 from reft_interp.runtime import IntervenedModel, Placement
+from reft_interp.runtime.batching import encode
 from reft_interp.sites import Site
 from reft_interp.subspace import Subspace
+from reft_interp.training.reft_method import ReFT
 
 POST = Site("resid_post", 1)
 # The classes that pyreft has, by the names in `trained`.
@@ -33,9 +36,13 @@ OURS = {
 ACTIVATION = {"NoReFT offset": lambda v: v.clip(0), "DiReFT orthonormal": lambda v: v.clip(0)}
 
 
+def config_of(folder) -> dict[str, Any]:
+    return json.loads((folder / "config.json").read_text())
+
+
 def read(folder) -> list[Saved]:
     """What the files hold, in the order of the configuration, as pyvene finds them."""
-    keys = json.loads((folder / "config.json").read_text())["sorted_keys"]
+    keys = config_of(folder)["sorted_keys"]
     return [torch.load(folder / f"intkey_{key}.bin", weights_only=True) for key in keys]
 
 
@@ -131,6 +138,39 @@ def test_placements_come_back_where_they_were(tmp_path, tiny):
     again = load_pyreft(tmp_path, tiny("llama"), on=["l1"] * len(placements))
     assert [p.site for p in again.placements] == [p.site for p in placements]
     # The rows go through their parametrization once more.
+    assert_close(again.logits(PROMPTS), intervened.logits(PROMPTS), atol=1e-5, rtol=0)
+
+
+def pyreft_locations(count: int, n: int, first: int, last: int) -> list[list[int]]:
+    """Of pyreft's get_intervention_locations with share_weights=False, what is no padding."""
+    prefix = list(range(min(n // 2, first)))
+    suffix = list(range(n - min(n // 2, last), n))
+    return [prefix] * (count // 2) + [suffix] * (count // 2)
+
+
+@pytest.mark.parametrize("by_layer", [True, False])
+def test_an_untied_reft_is_written_in_the_order_that_pyreft_expects(tmp_path, tiny, by_layer):
+    model = tiny("llama")
+    torch.manual_seed(0)
+    method = ReFT(LoReFT(rank=2), on="f3+l2 rounding=pyreft", tied=False)
+    placements = [one.built_for(model) for one in method.placements(model)]
+    for placement in placements:
+        placement.intervention.load_state_dict(
+            {n: t + torch.randn_like(t) for n, t in placement.intervention.state_dict().items()}
+        )
+    if not by_layer:
+        placements = [*placements[::2], *placements[:0:-2]]  # f f, then l l from the top
+    intervened = IntervenedModel(model, placements)
+    save_pyreft(intervened, tmp_path)
+    layers = [int(key.split("_")[1]) for key in config_of(tmp_path)["sorted_keys"]]
+    batch = encode(model, [{"prompt": PROMPTS[0]}])
+    locations = pyreft_locations(len(layers), len(batch.input_ids[0]), 3, 2)
+    assert len(layers) == len(placements) == 4
+    weights = [tensors["weight"] for tensors in read(tmp_path)]
+    for layer, where, weight in zip(layers, locations, weights, strict=True):
+        (ours,) = [p for p in placements if (p.intervention.value.weight == weight).all()]
+        assert ours.site.layer == layer and ours.on(batch).columns.tolist() == where
+    again = load_pyreft(tmp_path, model, on="f3+l2")
     assert_close(again.logits(PROMPTS), intervened.logits(PROMPTS), atol=1e-5, rtol=0)
 
 

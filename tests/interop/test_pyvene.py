@@ -176,6 +176,18 @@ def test_a_soft_mask_is_told(tmp_path, tiny, kind):
         load_pyvene(folder, tiny("llama"), on="last")
 
 
+@pytest.mark.parametrize("kind", [k for k in CLASSES if "Mask" in k])
+def test_a_temperature_that_was_trained_below_zero_turns_the_mask_around(tmp_path, tiny, kind):
+    tensors = saved(kind, temperature=-0.002)
+    (edit,) = load_pyvene(write(tmp_path, kind, tensors), tiny("llama"), on="last").interventions
+    h, s = torch.randn(2, 5, WIDTH)
+    expected = formula(kind, tensors, h.double(), s.double(), slice(None))
+    assert_close(edit(h, s).double(), expected, atol=5e-6, rtol=0)  # float32
+    with pytest.raises(ValueError, match="its temperature is too near zero: 0"):
+        folder = write(tmp_path, kind, saved(kind, temperature=0.0))
+        load_pyvene(folder, tiny("llama"), on="last")
+
+
 def test_what_was_read_runs_and_can_be_saved_as_ours(tmp_path, tiny):
     kind = "LowRankRotatedSpaceIntervention"
     folder = write(tmp_path / "pyvene", kind, saved(kind))
