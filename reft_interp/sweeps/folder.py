@@ -33,13 +33,19 @@ def claim(folder: Path, description: Mapping[str, Any], kind: str) -> None:
             return
     held = read_json(path)
     wanted = json.loads(json.dumps(description))
-    compared = [name for name in wanted if name in held or name not in _LATER]
-    other = [name for name in compared if held.get(name) != wanted[name]]
+    # What is held and not wanted, too: a setting that was left out is another one.
+    names = dict.fromkeys([*wanted, *held])
+    other = [name for name in names if not _same(held, wanted, name)]
     if other:
         raise ValueError(
             f"folder {str(folder)!r} holds another {kind}: {', '.join(other)} differ. Give a new "
             "folder, or what was given before"
         )
+
+
+def _same(held: Mapping[str, Any], wanted: Mapping[str, Any], name: str) -> bool:
+    """Whether an entry is the same in both, or one that the folder is too old to have."""
+    return held.get(name) == wanted.get(name) or (name in _LATER and name not in held)
 
 
 @contextmanager
