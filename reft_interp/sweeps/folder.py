@@ -10,8 +10,9 @@ from filelock import FileLock, Timeout
 
 from reft_interp.whole_files import write_whole
 
-_LATER = ("weights",)
-"""Entries that the descriptions of older folders lack: such a folder is taken without them."""
+_LATER = ("weights", "start")
+"""Entries that the descriptions of older folders, or of their methods, lack: such a folder is taken
+without them."""
 
 
 def claim(folder: Path, description: Mapping[str, Any], kind: str) -> None:
@@ -35,7 +36,7 @@ def claim(folder: Path, description: Mapping[str, Any], kind: str) -> None:
     wanted = json.loads(json.dumps(description))
     # What is held and not wanted, too: a setting that was left out is another one.
     names = dict.fromkeys([*wanted, *held])
-    other = [name for name in names if not _same(held, wanted, name)]
+    other = [name for name in names if not _same_entry(held, wanted, name)]
     if other:
         raise ValueError(
             f"folder {str(folder)!r} holds another {kind}: {', '.join(other)} differ. Give a new "
@@ -43,9 +44,19 @@ def claim(folder: Path, description: Mapping[str, Any], kind: str) -> None:
         )
 
 
-def _same(held: Mapping[str, Any], wanted: Mapping[str, Any], name: str) -> bool:
-    """Whether an entry is the same in both, or one that the folder is too old to have."""
-    return held.get(name) == wanted.get(name) or (name in _LATER and name not in held)
+def _same_entry(held: Mapping[str, Any], wanted: Mapping[str, Any], name: str) -> bool:
+    if name in _LATER and name not in held:
+        return True
+    return _same(held.get(name), wanted.get(name))
+
+
+def _same(held: Any, wanted: Any) -> bool:
+    """Whether both are one, but for what the folder is too old to have."""
+    if isinstance(held, dict) and isinstance(wanted, dict):
+        return all(_same_entry(held, wanted, name) for name in {*held, *wanted})
+    if isinstance(held, list) and isinstance(wanted, list):
+        return len(held) == len(wanted) and all(map(_same, held, wanted))
+    return held == wanted
 
 
 @contextmanager
