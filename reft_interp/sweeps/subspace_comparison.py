@@ -34,7 +34,8 @@ class SubspaceComparison:
     tokens, direction (by falling variance), sign, promotes; a random subspace among them."""
     overlaps: pd.DataFrame = field(repr=False)
     """Mean squared cosine of the principal angles, of different seeds (the same one starts all
-    trainings in one subspace): question, first, second, site, tokens,
+    trainings in one subspace; ReFTs with a start of their own are not compared with each other, as
+    any of their seeds does): question, first, second, site, tokens,
     overlap, expected at random, random low, random high (the middle 95 % of draws). ReFTs that
     share no tokens at a site are compared by the site; both tokens are named."""
     effects: pd.DataFrame = field(repr=False)
