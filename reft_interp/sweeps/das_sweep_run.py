@@ -127,7 +127,7 @@ class SweepRun:
         Keys are those of `Sweep.frame`, with `hits` in place of iia, low and high.
         """
         cells = [
-            {**_row(cell), **read_json(cell_files(self.folder, i)[0]), "method": "DAS"}
+            {**_described(cell), **read_json(cell_files(self.folder, i)[0]), "method": "DAS"}
             for i, cell in enumerate(self.cells)
         ]
         return [*cells, *read_json(self._baselines)[_WHOLE]]
