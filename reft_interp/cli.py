@@ -262,7 +262,7 @@ def compare(
     seeds: Annotated[int, typer.Option(min=1, help="Trainings of each method.")] = 3,
     rows: Annotated[int | None, typer.Option(min=1, help="Training rows at most.")] = None,
     test: Annotated[int | None, typer.Option(min=1, help="Rows of each test set at most.")] = None,
-    development: Annotated[int, typer.Option(min=1, help="Rows to tune on.")] = 200,
+    development: Annotated[int, typer.Option(min=1, help="Rows to tune on at most.")] = 200,
     max_length: Annotated[
         int | None, typer.Option(help="Tokens after which an encoder's texts are cut.")
     ] = None,
