@@ -21,6 +21,7 @@ from reft_interp.sites import Site
 from reft_interp.subspace import Subspace
 from reft_interp.sweeps import MethodComparison, compare_subspaces
 from reft_interp.sweeps.label_subspaces import label_pairs
+from reft_interp.sweeps.subspace_comparison import SubspaceComparison
 from reft_interp.training.finetuning import Schedule
 from reft_interp.training.reft_method import ReFT
 
@@ -281,6 +282,28 @@ def test_pairs_have_one_set_of_choices_and_half_of_them_two_answers(tiny):
         assert answers[pair["base"]] == pair["base_answer"] and pair["base"] != pair["source"]
         assert answers[pair["source"]] == pair["label"]
     assert sum(pair["base_answer"] != pair["label"] for pair in pairs) == 15
+
+
+def test_the_table_of_swaps_keeps_tokens_and_ranks_apart():
+    rows = [
+        ("no intervention", None, "everywhere", "", 0.5),
+        ("LoReFT", 2, "a", "first", 0.1),
+        ("LoReFT", 2, "a", "last", 0.9),
+        ("LoReFT", 2, "b", "last", 0.3),
+        ("random subspace", 1, "a", "last", 0.2),
+        ("random subspace", 2, "a", "last", 0.4),
+        ("random subspace", 2, "a", "last", 0.6),
+    ]
+    frame = pd.DataFrame(rows, columns=["subspace", "rank", "site", "tokens", "iia"])
+    nothing = pd.DataFrame()
+    encoded = pd.DataFrame({"subspace": ["x"], "site": ["a"], "tokens": ["last"], "n": [1]})
+    overlaps = pd.DataFrame({"question": []})
+    found = SubspaceComparison(encoded, nothing, overlaps, nothing, frame)
+    wide: Any = found.tables()[-1][1].set_index("subspace")
+    assert list(wide.columns) == ["everywhere", "a, first", "a, last", "b"]
+    assert wide.loc["LoReFT", ["a, first", "a, last", "b"]].tolist() == [0.1, 0.9, 0.3]
+    assert wide.loc["random subspace, rank 1", "a, last"] == 0.2
+    assert wide.loc["random subspace, rank 2", "a, last"] == 0.5
 
 
 def test_random_subspaces_are_of_each_rank_that_is_swapped(tiny, tmp_path):
