@@ -169,7 +169,7 @@ def sweep(
         given = plan.read_pairs()  # a bad folder is said before a model is loaded
         bridge = load_model(plan.model)
         pairs = given or plan.make_pairs(bridge)
-        cells = plan.screened_cells(bridge, pairs)
+        cells = plan.screened_cells(bridge, pairs, out)
         found = run_sweep(bridge, pairs, cells, out, minimum_accuracy=plan.minimum_accuracy)
         typer.echo(str(found))
         table, picture = found.save()

@@ -33,10 +33,35 @@ def claim(folder: Path, description: Mapping[str, Any], kind: str) -> None:
             write_json(path, description)
             return
     held = read_json(path)
-    wanted = json.loads(json.dumps(description))
     # What is held and not wanted, too: a setting that was left out is another one.
-    names = dict.fromkeys([*wanted, *held])
-    other = [name for name in names if not _same_entry(held, wanted, name)]
+    _check(folder, held, description, [*description, *held], kind)
+
+
+def check_holds(folder: Path, some: Mapping[str, Any], kind: str) -> None:
+    """See that a folder, if it holds a sweep, holds one of which this much is known.
+
+    Args:
+        folder: may be missing.
+        some: entries of its description.
+        kind: of sweep, for messages.
+
+    Raises:
+        ValueError: the folder holds another one (what differs is named).
+    """
+    path = folder / f"{kind}.json"
+    if path.is_file():
+        _check(folder, read_json(path), some, some, kind)
+
+
+def _check(
+    folder: Path,
+    held: Mapping[str, Any],
+    description: Mapping[str, Any],
+    names: Iterable[str],
+    kind: str,
+) -> None:
+    wanted = json.loads(json.dumps(description))
+    other = [name for name in dict.fromkeys(names) if not _same_entry(held, wanted, name)]
     if other:
         raise ValueError(
             f"folder {str(folder)!r} holds another {kind}: {', '.join(other)} differ. Give a new "
