@@ -182,7 +182,7 @@ def sweep(
         given = plan.read_pairs()  # a bad folder is said before a model is loaded
         bridge = load_model(plan.model)
         pairs = given or plan.make_pairs(bridge)
-        cells = plan.screened_cells(bridge, pairs)
+        cells = plan.screened_cells(bridge, pairs, out)
         found = run_sweep(bridge, pairs, cells, out, minimum_accuracy=plan.minimum_accuracy)
         typer.echo(str(found))
         table, picture = found.save()
@@ -275,7 +275,7 @@ def compare(
     seeds: Annotated[int, typer.Option(min=1, help="Trainings of each method.")] = 3,
     rows: Annotated[int | None, typer.Option(min=1, help="Training rows at most.")] = None,
     test: Annotated[int | None, typer.Option(min=1, help="Rows of each test set at most.")] = None,
-    development: Annotated[int, typer.Option(min=1, help="Rows to tune on.")] = 200,
+    development: Annotated[int, typer.Option(min=1, help="Rows to tune on at most.")] = 200,
     max_length: Annotated[
         int | None, typer.Option(help="Tokens after which an encoder's texts are cut.")
     ] = None,

@@ -127,6 +127,8 @@ def run_compare(
         n_development=None if held is None else min(development, held),
     )
     say(str(chosen))
+    if held is not None and held < development:
+        say(f"{chosen.name} has {held} rows to tune on, fewer than --development {development}")
     check_writable(out)
     bridge = load_model(model)
     found = compare(bridge, chosen, methods, budget=budget, folder=out, max_length=max_length)

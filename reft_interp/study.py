@@ -13,11 +13,12 @@ from typing import Any, get_args
 import yaml
 from transformer_lens.model_bridge import TransformerBridge
 
-from reft_interp.causal import Counterfactuals, DASCell, screen_cells
+from reft_interp.causal import Counterfactuals, DASCell
 from reft_interp.evaluation.minimum_accuracy import check_share
 from reft_interp.positions import PositionSelector, parse_positions
 from reft_interp.sites import Component, Site
 from reft_interp.sweeps import grid
+from reft_interp.sweeps.screened import screened_cells
 from reft_interp.tasks import NumberAgreement
 
 _NUMBERS = ("learning_rate", "screen", "minimum_accuracy")
@@ -195,14 +196,19 @@ class Study:
             batch_size=self.batch_size,
         )
 
-    def screened_cells(self, model: TransformerBridge, pairs: Counterfactuals) -> list[DASCell]:
-        """Those combinations that are searched: all, or what the screening leaves.
+    def screened_cells(
+        self, model: TransformerBridge, pairs: Counterfactuals, folder: Path
+    ) -> list[DASCell]:
+        """Those combinations that are searched: all, or what the screening leaves, which is kept
+        in the sweep's folder.
 
         Raises:
-            ValueError: as `cells`, and `screen_cells`.
+            ValueError: as `cells`, and `screen_cells`; or the folder holds another sweep.
         """
         cells = self.cells(model)
-        return cells if self.screen == 1 else screen_cells(model, pairs.train, cells, self.screen)
+        if self.screen == 1:
+            return cells
+        return screened_cells(model, pairs, cells, self.screen, folder)
 
 
 def _is_list(given: Any) -> bool:

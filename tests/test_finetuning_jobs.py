@@ -80,6 +80,18 @@ def test_a_comparison_writes_its_table(rows, tmp_path):
     assert list(table["method"]) == ["untouched", "linear head"] and set(table["n"]) == {10}
     assert (tmp_path / "c" / "parameters.png").is_file()
     assert not (tmp_path / "c" / "probe").exists()
+    assert "rows to tune on, fewer" in " ".join(said.output.split())
+
+
+@pytest.mark.parametrize(("asked", "told"), [(19, False), (20, False), (500, True)])
+def test_fewer_rows_to_tune_on_than_were_asked_for_are_told_of(rows, tmp_path, asked, told):
+    # Half of SST-2's development rows are tuned on.
+    words = ["glue/sst2", "--data", films(tmp_path / "glue", 40), "--out", tmp_path / "c"]
+    rest = ["--methods", "linear head", "--steps", 1, "--seeds", 1, "--trials", 1, "--test", 4]
+    said = run("compare", *words, *rest, "--development", asked)
+    assert said.exit_code == 0, said.output
+    text = " ".join(said.output.split())
+    assert (f"sst2 has 20 rows to tune on, fewer than --development {asked}" in text) == told
 
 
 def test_a_comparison_ends_in_a_probe(rows, tmp_path):

@@ -1,6 +1,6 @@
 """Study files: what they say, and what is wrong with them."""
 
-from dataclasses import fields
+from dataclasses import fields, replace
 
 import pytest
 
@@ -52,17 +52,41 @@ def test_a_number_without_a_dot_is_a_number(tmp_path):
     assert Study.read(write(tmp_path, "learning_rate: 5e-3")).learning_rate == 5e-3
 
 
-def test_a_screening_leaves_a_share_of_the_places(tiny):
+def test_a_screening_leaves_a_share_of_the_places(tmp_path):
     planting = plantings()[0]
     pairs = planting.counterfactuals(60)
     study = Study(layers="all", tokens=["last", "first"], ranks=[1, 2], screen=0.25)
     every = study.cells(planting.model)
-    some = study.screened_cells(planting.model, pairs)
+    some = study.screened_cells(planting.model, pairs, tmp_path)
     assert len(some) == len(every) // 4
     assert set(map(str, some)) < set(map(str, every))
-    assert Study(layers="all").screened_cells(planting.model, pairs) == Study().cells(
-        planting.model
-    )
+    whole = Study(layers="all").screened_cells(planting.model, pairs, tmp_path / "whole")
+    assert whole == Study().cells(planting.model)
+    assert not (tmp_path / "whole").exists()
+
+
+def test_a_folder_is_screened_once_and_only_for_its_own_sweep(tmp_path, monkeypatch):
+    planting = plantings()[0]
+    pairs, others = planting.counterfactuals(60), planting.counterfactuals(60, seed=1)
+    study = Study(layers="all", tokens=["last", "first"], screen=0.25, epochs=1)
+    some = study.screened_cells(planting.model, pairs, tmp_path / "s")
+    ri.sweep(planting.model, pairs, some, tmp_path / "s", progress=False)
+    ri.sweep(planting.model, others, some[:1], tmp_path / "other", progress=False)
+
+    def near_tie(model, pairs, cells, keep):
+        return cells[-len(some) :]
+
+    monkeypatch.setattr("reft_interp.sweeps.screened.screen_cells", near_tie)
+    assert study.screened_cells(planting.model, pairs, tmp_path / "s") == some
+    assert study.screened_cells(planting.model, pairs, tmp_path / "new") != some
+    wider = replace(study, screen=0.5)
+    with pytest.raises(ValueError, match="holds another screening: screen differ"):
+        wider.screened_cells(planting.model, pairs, tmp_path / "s")
+    # Whose folder it is is seen before anything is computed, or written there.
+    held = sorted(path.name for path in (tmp_path / "other").iterdir())
+    with pytest.raises(ValueError, match="holds another sweep: pairs differ"):
+        study.screened_cells(planting.model, pairs, tmp_path / "other")
+    assert sorted(path.name for path in (tmp_path / "other").iterdir()) == held
 
 
 def test_pairs_are_read_from_a_folder(tmp_path):

@@ -38,7 +38,8 @@ def plain_copy(model: TransformerBridge, *, dropout: bool = True) -> PreTrainedM
     config = copy.deepcopy(hooked.config)
     if not dropout:
         for name, value in vars(config).items():
-            if "dropout" in name and isinstance(value, float):
+            # "dropout", gpt2's "attn_pdrop", opt's "layerdrop", which leaves out whole layers.
+            if "drop" in name and isinstance(value, float):
                 setattr(config, name, 0.0)
     with init_empty_weights(include_buffers=False):
         plain = _make(type(hooked), config)

@@ -9,6 +9,7 @@ import pandas as pd
 
 from reft_interp.interventions import Intervention
 from reft_interp.positions import PositionSelector, parse_positions
+from reft_interp.subspace import Subspace
 from reft_interp.training.reft_method import ReFT
 
 Layers = Literal["all"] | Sequence[int]
@@ -32,16 +33,17 @@ def ablations(
     Args:
         reft: what is changed, as `ReFT(LoReFT(rank=4), on="f3+l3")`.
         interventions: kinds that are put in its place, with each of the changes; of its arguments
-            (rank, dropout, ...) they have all that they know.
-        ranks: other ranks.
+            (rank, dropout, ...) they have all that they know, and where it has a width, as
+            `LoReFT(start=subspace)`, its start.
+        ranks: other ranks; not of a ReFT that has a start.
         layers: other layers.
         on: other tokens.
         untied: an intervention for the first tokens and one for the last too; nothing is added
             where the ReFT has that already.
 
     Raises:
-        ValueError: an intervention without a rank; untied, where the ReFT's `on` has not both first
-            and last tokens.
+        ValueError: an intervention without a rank; other ranks or kinds that cannot begin where the
+            ReFT does; untied, where the ReFT's `on` has not both first and last tokens.
         TypeError: `reft` is no `ReFT`, or a single number or text stands where several should.
     """
     if not isinstance(reft, ReFT):
@@ -106,7 +108,8 @@ def settings(methods: Sequence[dict[str, Any]]) -> pd.DataFrame:
         for one in methods
         if "intervention" in one
     ]
-    return pd.DataFrame(rows, columns=["method", "intervention", *SETTINGS])
+    frame = pd.DataFrame(rows, columns=["method", "intervention", *SETTINGS])
+    return frame.astype({"rank": "Int64"})  # RED has none, which would make floats of the others
 
 
 def varied(settings: pd.DataFrame, setting: str) -> pd.DataFrame:
@@ -124,23 +127,38 @@ def varied(settings: pd.DataFrame, setting: str) -> pd.DataFrame:
     others = [name for name in SETTINGS if name != setting]
     parts = []
     for _, of_kind in settings.groupby("intervention", sort=False):
-        first = of_kind.iloc[0]
-        parts.append(of_kind[(of_kind[others] == first[others]).all(axis=1)])
-    found = pd.concat(parts) if parts else settings
+        said = of_kind[others].map(str)  # two that have no rank are alike, and no NaN is
+        parts.append(of_kind[(said == said.iloc[0]).all(axis=1)])
+    found = (pd.concat(parts) if parts else settings).dropna(subset=[setting])
     if len(set(found[setting])) < 2:
         raise ValueError(f"setting: {setting!r} is the same in all ReFTs here, or not alone varied")
     return found.sort_values(setting, kind="stable") if setting == "rank" else found
 
 
 def _ranked(kind: type[Intervention], rank: int, base: ReFT) -> Intervention:
-    """One of a kind and rank, with all other arguments of the base's that the kind knows."""
-    given = base.intervention.arguments() | {"rank": rank}
-    if kind is type(base.intervention):
-        return kind.from_arguments(given)
+    """One of a kind and rank, with all other arguments of the base's that the kind knows, and its
+    start."""
+    template = base.intervention
     known = inspect.signature(kind).parameters
     if "rank" not in known:
         raise ValueError(f"interventions: {kind.__name__} has no rank, as LoReFT(rank=4) has")
+    given = template.arguments() | {"rank": rank}
+    if template.width is not None:
+        # Built by its width alone it would begin at random, the same for all seeds and places.
+        given["start"] = _start(kind, rank, template)
+    if kind is type(template):
+        return kind.from_arguments(given)
     return kind.from_arguments({name: given[name] for name in given if name in known})
+
+
+def _start(kind: type[Intervention], rank: int, template: Intervention) -> Subspace:
+    start = template.subspace
+    if rank == start.rank and "start" in inspect.signature(kind).parameters:
+        return start
+    raise ValueError(
+        f"reft has a start of rank {start.rank}, where {kind.__name__} of rank {rank} cannot begin:"
+        f" give {type(template).__name__}(rank={start.rank}), whose seeds begin at random"
+    )
 
 
 def _changed(base: ReFT, what: str, **changes: Any) -> ReFT:

@@ -113,8 +113,10 @@ def compare_subspaces(
             model, suite, {**found, **read}, pairs=pairs, epochs=epochs,
             learning_rate=learning_rate, draws=draws, seed=seed,
         )  # fmt: skip
-    among, alone = overlaps.among_themselves(found)
-    between, apart = overlaps.between_tasks(found, comparison.suite, theirs)
+    started = _started(comparison)
+    among, alone = overlaps.among_themselves(found, started)
+    for_both = {other.suite: started & _started(other) for other in others}
+    between, apart = overlaps.between_tasks(found, comparison.suite, theirs, for_both)
     near_das = overlaps.with_das({**found, **read}, by_das)
     asked = {**found, **read, **({("DAS", seed): by_das} if by_das else {})}
     encoded, promoted = find_encoded(model, held, asked, seed=seed)
@@ -174,8 +176,23 @@ def _has_adapters(comparison: MethodComparison, method: str, seed: int) -> bool:
 
 def _max_length(comparison: MethodComparison) -> int | None:
     """Tokens after which the comparison cut an encoder's texts."""
+    return _settings(comparison).get("max_length")
+
+
+def _started(comparison: MethodComparison) -> set[str]:
+    """The ReFTs that had a width when they were given, and so one start for all seeds."""
+    described = _settings(comparison).get("methods", [])
+    refts = {one["name"]: one.get("reft") or one for one in described}
+    return {
+        name
+        for name, one in refts.items()
+        if "intervention" in one and one["intervention"][1]["width"] is not None
+    }
+
+
+def _settings(comparison: MethodComparison) -> dict[str, Any]:
     settings = comparison.folder / _SETTINGS
-    return read_json(settings).get("max_length") if settings.is_file() else None
+    return read_json(settings) if settings.is_file() else {}
 
 
 def _proper(at: Mapping[Place, Subspace | None]) -> dict[Place, Subspace]:

@@ -45,6 +45,9 @@ def compare(
     answer was found (`unparsed`), which is wrong, or a guess in a correlation. An error of one
     method is recorded in the table, and the others go on.
 
+    The dropout of the model's own configuration is off in all trainings, LoRA's and its like
+    included, as no ReFT is trained under it; a method's own, as `lora(dropout=0.05)`, is on.
+
     An encoder's answers are the rows' `choices`, the same in all of them, or scores where `label`
     is a float (STS-B); what is tuned by, and measured, is the cross-entropy of the classes in nats
     a row, or the squared error. In place of the untouched model, which says nothing without a head,

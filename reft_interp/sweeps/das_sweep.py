@@ -5,7 +5,7 @@ work, and the table is the same as that of one. Cells train together in the engi
 """
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from operator import index
 from pathlib import Path
@@ -20,7 +20,7 @@ from reft_interp.causal.counterfactuals import check_counterfactuals
 from reft_interp.causal.interchanges import On
 from reft_interp.causal.task_done import check_does_task
 from reft_interp.evaluation import Accuracy
-from reft_interp.positions import parse_positions
+from reft_interp.positions import PositionSelector, parse_positions
 from reft_interp.sites import Site
 from reft_interp.subspace import Subspace
 from reft_interp.sweeps.das_sweep_run import SweepRun, cell_files
@@ -28,6 +28,13 @@ from reft_interp.whole_files import write_whole
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+
+
+_SETTINGS = ["epochs", "learning rate", "batch size", "resampled pairs"]
+"""How a cell is trained: columns where cells differ in it."""
+_SCORES = ["iia", "low", "high"]
+_ERRORS = 3
+"""Of cells that failed, those that are printed."""
 
 
 def grid(
@@ -48,10 +55,12 @@ def grid(
         arguments: further arguments of `DASCell`, the same for all.
 
     Raises:
-        TypeError: one site in place of several; `rank` or `seed` in place of several.
+        TypeError: one site or selection in place of several; `rank` or `seed` in place of several.
     """
     if isinstance(sites, Site):
         raise TypeError(f"sites must be several, as [{sites!r}], got {sites!r}")
+    if isinstance(on, str | int | PositionSelector):
+        raise TypeError(f"on must be several, as [{on!r}], got {on!r}")
     for one in ("rank", "seed"):
         if one in arguments:
             raise TypeError(f"{one}: a grid has {one}s, as {one}s=({arguments[one]},)")
@@ -75,8 +84,9 @@ class Sweep:
     frame: pd.DataFrame = field(repr=False)
     """One row a cell, in the order of the cells, and one a site and selection for the whole
     vector: cell, method, site, component, layer, tokens, rank, seed, shuffled labels, iia (on
-    held-out pairs), low, high (95 %, Wilson), n, error. Of a cell that failed, the numbers are
-    NaN and `error` says why."""
+    held-out pairs), low, high (95 %, Wilson), n, error. Where cells differ in them also epochs,
+    learning rate, batch size, resampled pairs. Of a cell that failed, the numbers are NaN and
+    `error` says why."""
     no_intervention: Accuracy
     """What the model does without any interchange."""
 
@@ -95,8 +105,8 @@ class Sweep:
         """The share of this sweep's good places that a screening keeps.
 
         A place, a site with a selection of tokens, is good where a cell's IIA is at least the lower
-        bound of the best cell's. A screening that knows nothing keeps as large a share of them as
-        of all places.
+        bound of the best cell's; cells with shuffled labels or resampled pairs do not count. A
+        screening that knows nothing keeps as large a share of them as of all places.
 
         Args:
             kept: what `screen_cells` left of this sweep's cells.
@@ -105,8 +115,7 @@ class Sweep:
             ValueError: a cell at a place that the sweep has not, or a sweep all of whose cells
                 failed.
         """
-        some: Any = self.frame[self.frame["method"] == "DAS"]
-        some = some[~some["shuffled labels"].isin([True])]
+        some = _without_controls(self.frame[self.frame["method"] == "DAS"])
         known = set(zip(some["site"], some["tokens"], strict=True))
         places = {(str(cell.site), str(parse_positions(cell.on))) for cell in kept}
         if unknown := sorted(places - known):
@@ -129,23 +138,23 @@ class Sweep:
             method: "DAS" or "whole vector".
             ax: where to draw; a figure of its own by default.
             chosen: only cells with these values of columns, as `rank=1`. Cells with shuffled
-                labels are left out unless they are asked for, by
+                labels or resampled pairs are left out unless they are asked for, by
                 `**{"shuffled labels": True}`.
 
         Raises:
-            ValueError: an unknown column, or no such cells.
+            ValueError: an unknown column, no such cells, or some that were trained in different
+                ways (epochs, learning rate, batch size), of which one is to be chosen.
         """
         from reft_interp import plotting
 
-        some: Any = self.frame[self.frame["method"] == method]
-        if "shuffled labels" not in chosen:
-            some = some[~some["shuffled labels"].isin([True])]
+        some: Any = _without_controls(self.frame[self.frame["method"] == method], chosen)
         for column, value in chosen.items():
             if column not in some:
                 raise ValueError(f"{column!r} is no column of the sweep; it has {list(some)}")
             some = some[some[column] == value]
         if some.empty:
             raise ValueError(f"no cells of method {method!r} with {chosen}")
+        _check_trained_alike(some)
         several = (some.groupby("layer")["site"].nunique() > 1).any()
         row = "site" if several else "layer"
         drawn = some.groupby([row, "tokens"], sort=False).agg(
@@ -165,7 +174,12 @@ class Sweep:
         )
 
     def save(self) -> tuple[Path, Path]:
-        """Write the table and a heat map into the sweep's folder: `table.csv`, `iia.png`."""
+        """Write the table and a heat map into the sweep's folder: `table.csv`, `iia.png`.
+
+        Raises:
+            ValueError: cells were trained in different ways, of which `plot` draws one; the table
+                is written.
+        """
         from reft_interp import plotting
 
         table, picture = self.folder / "table.csv", self.folder / "iia.png"
@@ -178,13 +192,25 @@ class Sweep:
         best = finished.sort_values("iia", ascending=False).head(5)
         count = len(self.frame) - len(finished)
         failed = f", {count} failed" if count else ""
-        shown = best[["method", "site", "tokens", "rank", "seed", "iia", "low", "high", "n"]]
-        return (
+        varied = [name for name in _SETTINGS if name in best]
+        shown = best[
+            ["method", "site", "tokens", "rank", "seed", *varied, "iia", "low", "high", "n"]
+        ]
+        lines = [
             f"{len(self.frame)} rows in {self.folder}{failed}; no intervention "
-            f"{self.no_intervention}\n{shown.to_string(index=False, float_format='{:.3f}'.format)}"
-            "\nThe best of many are best by luck, too, and an interval does not know that it was "
-            "chosen:\na claim about one needs pairs that the sweep has not seen"
-        )
+            f"{self.no_intervention}",
+            shown.to_string(index=False, formatters=dict.fromkeys(_SCORES, "{:.3f}".format)),
+            "The best of many are best by luck, too, and an interval does not know that it was "
+            "chosen:\na claim about one needs pairs that the sweep has not seen",
+        ]
+        errors: Any = self.frame[self.frame["error"].notna()]
+        lines += [
+            f"{one['method']} at {one['site']}, {one['tokens']}: {one['error']}"
+            for _, one in errors.head(_ERRORS).iterrows()
+        ]
+        if count > _ERRORS:
+            lines.append(f"and {count - _ERRORS} more, in the column error")
+        return "\n".join(lines)
 
     def __repr__(self) -> str:
         return str(self)
@@ -245,7 +271,8 @@ def _frame(rows: list[dict[str, Any]]) -> pd.DataFrame:
     frame.insert(0, "method", frame.pop("method"))
     frame.insert(0, "cell", frame.pop("cell").astype("Int64"))
     # The whole vector has neither: as NaN it would make floats of the others.
-    frame = frame.astype({"rank": "Int64", "seed": "Int64"})
+    whole = ["rank", "seed", "epochs", "batch size", "resampled pairs"]
+    frame = frame.astype(dict.fromkeys(whole, "Int64"))
     scores = [
         Accuracy(int(hits), int(n)) if pd.notna(hits) else None
         for hits, n in zip(frame.pop("hits"), frame["n"], strict=True)
@@ -256,4 +283,31 @@ def _frame(rows: list[dict[str, Any]]) -> pd.DataFrame:
     frame.insert(at, "iia", [one.value if one else float("nan") for one in scores])
     frame.insert(at + 1, "low", [low for low, _ in bounds])
     frame.insert(at + 2, "high", [high for _, high in bounds])
-    return frame
+    searched = frame[frame["method"] == "DAS"]
+    alike = [name for name in _SETTINGS if searched[name].nunique(dropna=False) == 1]
+    return frame.drop(columns=alike)
+
+
+def _without_controls(rows: Any, chosen: Mapping[str, Any] | None = None) -> Any:
+    """Without cells of shuffled labels or resampled pairs, but for those that are chosen."""
+    chosen = chosen or {}
+    if "shuffled labels" not in chosen:
+        rows = rows[~rows["shuffled labels"].isin([True])]
+    if "resampled pairs" in rows and "resampled pairs" not in chosen:
+        rows = rows[rows["resampled pairs"].isna()]
+    return rows
+
+
+def _check_trained_alike(rows: Any) -> None:
+    """Raise rather than average over cells that were trained in different ways.
+
+    Raises:
+        ValueError: they differ in a setting.
+    """
+    for name in _SETTINGS[:3]:
+        values = rows[name].dropna().unique() if name in rows else []
+        if len(values) > 1:
+            raise ValueError(
+                f"cells differ in {name} ({', '.join(f'{one:g}' for one in sorted(values))}), over "
+                f"which no mean is drawn: choose one, as by plot(**{{{name!r}: {max(values):g}}})"
+            )

@@ -71,13 +71,9 @@ class SweepRun:
             [cell.site.layer for cell in cells], [cell.batch_size for cell in cells], rows_at_once
         )
         self.description = {
-            "format": FORMAT_VERSION,
-            "model": asdict(identify(model)),
-            "weights": fingerprint(model),
-            "pairs": pairs.hash,
-            "variable": pairs.variable,
+            **described_data(model, pairs),
             "rows at once": rows_at_once,
-            "cells": [_described(cell) for cell in cells],
+            "cells": [described_cell(cell) for cell in cells],
         }
 
     def claim(self) -> None:
@@ -127,7 +123,7 @@ class SweepRun:
         Keys are those of `Sweep.frame`, with `hits` in place of iia, low and high.
         """
         cells = [
-            {**_row(cell), **read_json(cell_files(self.folder, i)[0]), "method": "DAS"}
+            {**described_cell(cell), **read_json(cell_files(self.folder, i)[0]), "method": "DAS"}
             for i, cell in enumerate(self.cells)
         ]
         return [*cells, *read_json(self._baselines)[_WHOLE]]
@@ -301,7 +297,18 @@ def _said(error: Exception) -> str:
     return f"{type(error).__name__}: {error}"
 
 
-def _described(cell: DASCell) -> dict[str, Any]:
+def described_data(model: TransformerBridge, pairs: Counterfactuals) -> dict[str, Any]:
+    """What is searched, as JSON: the model and the pairs."""
+    return {
+        "format": FORMAT_VERSION,
+        "model": asdict(identify(model)),
+        "weights": fingerprint(model),
+        "pairs": pairs.hash,
+        "variable": pairs.variable,
+    }
+
+
+def described_cell(cell: DASCell) -> dict[str, Any]:
     """A cell as JSON: what makes it another one."""
     return {
         **_row(cell),

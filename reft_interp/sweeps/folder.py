@@ -10,8 +10,9 @@ from filelock import FileLock, Timeout
 
 from reft_interp.whole_files import write_whole
 
-_LATER = ("weights",)
-"""Entries that the descriptions of older folders lack: such a folder is taken without them."""
+_LATER = ("weights", "start")
+"""Entries that the descriptions of older folders, or of their methods, lack: such a folder is taken
+without them."""
 
 
 def claim(folder: Path, description: Mapping[str, Any], kind: str) -> None:
@@ -32,14 +33,55 @@ def claim(folder: Path, description: Mapping[str, Any], kind: str) -> None:
             write_json(path, description)
             return
     held = read_json(path)
+    # What is held and not wanted, too: a setting that was left out is another one.
+    _check(folder, held, description, [*description, *held], kind)
+
+
+def check_holds(folder: Path, some: Mapping[str, Any], kind: str) -> None:
+    """See that a folder, if it holds a sweep, holds one of which this much is known.
+
+    Args:
+        folder: may be missing.
+        some: entries of its description.
+        kind: of sweep, for messages.
+
+    Raises:
+        ValueError: the folder holds another one (what differs is named).
+    """
+    path = folder / f"{kind}.json"
+    if path.is_file():
+        _check(folder, read_json(path), some, some, kind)
+
+
+def _check(
+    folder: Path,
+    held: Mapping[str, Any],
+    description: Mapping[str, Any],
+    names: Iterable[str],
+    kind: str,
+) -> None:
     wanted = json.loads(json.dumps(description))
-    compared = [name for name in wanted if name in held or name not in _LATER]
-    other = [name for name in compared if held.get(name) != wanted[name]]
+    other = [name for name in dict.fromkeys(names) if not _same_entry(held, wanted, name)]
     if other:
         raise ValueError(
             f"folder {str(folder)!r} holds another {kind}: {', '.join(other)} differ. Give a new "
             "folder, or what was given before"
         )
+
+
+def _same_entry(held: Mapping[str, Any], wanted: Mapping[str, Any], name: str) -> bool:
+    if name in _LATER and name not in held:
+        return True
+    return _same(held.get(name), wanted.get(name))
+
+
+def _same(held: Any, wanted: Any) -> bool:
+    """Whether both are one, but for what the folder is too old to have."""
+    if isinstance(held, dict) and isinstance(wanted, dict):
+        return all(_same_entry(held, wanted, name) for name in {*held, *wanted})
+    if isinstance(held, list) and isinstance(wanted, list):
+        return len(held) == len(wanted) and all(map(_same, held, wanted))
+    return held == wanted
 
 
 @contextmanager

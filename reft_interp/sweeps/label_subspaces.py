@@ -6,6 +6,7 @@ the model give one answer rather than the other, and nothing else, as the others
 
 import random
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 from datasets import Dataset
@@ -21,7 +22,9 @@ from reft_interp.causal import (
 from reft_interp.evaluation import Accuracy, accuracy, control_subspaces, predict_choices
 from reft_interp.interventions import DistributedInterchange, Interchange, Intervention
 from reft_interp.positions import PositionSelector
-from reft_interp.runtime.batching import as_list, choices_of
+from reft_interp.runtime import IntervenedModel, Placement
+from reft_interp.runtime.batching import as_list, choices_of, encode
+from reft_interp.runtime.prepared import preparation_errors
 from reft_interp.sites import Site
 from reft_interp.subspace import Subspace
 from reft_interp.tasks.suites import Suite
@@ -58,16 +61,23 @@ def find_label_subspaces(
 
     Returns:
         What DAS found; rows of `SubspaceComparison.interchanges`; and a note in place of both
-        where there are too few pairs.
+        where there are too few pairs, or of places where they cannot be swapped.
     """
-    splits = _splits(model, suite, pairs, seed)
+    asked = list(dict.fromkeys(place for at in found.values() for place in at))
+    splits = _splits(model, suite, pairs, seed, asked)
     if isinstance(splits, str):
         return {}, [], splits
     train, held_out = splits
+    # Before anything is trained: at one place it would end the search at all of them.
+    errors = _errors(model, splits, asked)
+    note = _left_out(errors)
+    if len(errors) == len(asked):
+        return {}, [], note
     here: dict[Place, list[tuple[str, int | None, Subspace]]] = {}
     for (name, of), at in found.items():
         for place, subspace in at.items():
-            here.setdefault(place, []).append((name, of, subspace))
+            if place not in errors:
+                here.setdefault(place, []).append((name, of, subspace))
     places = list(here)
     cells = [
         DASCell(*place, here[place][0][2].rank, seed, epochs=epochs, learning_rate=learning_rate)
@@ -97,7 +107,27 @@ def find_label_subspaces(
         _iia(name, of, None if subspace is None else subspace.rank, place, score)
         for (place, name, of, subspace), score in zip(edits, scores, strict=True)
     ]
-    return by_das, rows, None
+    return by_das, rows, note
+
+
+def _errors(
+    model: TransformerBridge, splits: Sequence[Dataset], places: Sequence[Place]
+) -> dict[Place, ValueError]:
+    """Of places whose tokens cannot be swapped in the pairs, why."""
+    placed = [IntervenedModel(model, Placement(Interchange(), *place)) for place in places]
+    errors: dict[Place, ValueError] = {}
+    for bases, sources in map(interchange_rows, splits):
+        found = preparation_errors([(one, bases, sources) for one in placed])
+        errors |= {p: e for p, e in zip(places, found, strict=True) if e is not None}
+    return errors
+
+
+def _left_out(errors: Mapping[Place, ValueError]) -> str | None:
+    if not errors:
+        return None
+    at = ", ".join(dict.fromkeys(f"{site} on {on}" for site, on in errors))
+    why = str(next(iter(errors.values()))).splitlines()[0]
+    return f"DAS was not asked at {at}, where the tokens of pairs cannot be swapped: {why}"
 
 
 def _swap(subspace: Subspace | None) -> Intervention:
@@ -105,7 +135,11 @@ def _swap(subspace: Subspace | None) -> Intervention:
 
 
 def _splits(
-    model: TransformerBridge, suite: Suite, pairs: int | Counterfactuals, seed: int
+    model: TransformerBridge,
+    suite: Suite,
+    pairs: int | Counterfactuals,
+    seed: int,
+    places: Sequence[Place],
 ) -> tuple[Dataset, Dataset] | str:
     """Pairs to train DAS on and pairs to test it on, or why there are none."""
     if isinstance(pairs, Counterfactuals):
@@ -113,8 +147,9 @@ def _splits(
     test = as_list(next(iter(suite.tests.values())))
     asked = {row["prompt"] for row in test}
     seen = [] if suite.train is None else as_list(suite.train)
-    train = label_pairs(model, [r for r in seen if r["prompt"] not in asked], pairs, seed=seed)
-    held_out = label_pairs(model, test, pairs, seed=seed)
+    unseen = [row for row in seen if row["prompt"] not in asked]
+    train = label_pairs(model, unseen, pairs, seed=seed, places=places)
+    held_out = label_pairs(model, test, pairs, seed=seed, places=places)
     fewest = min(len(train), len(held_out))
     if fewest < _ENOUGH:
         return (
@@ -135,7 +170,12 @@ def _iia(
 
 
 def label_pairs(
-    model: TransformerBridge, rows: Sequence[Mapping[str, Any]], count: int, *, seed: int = 0
+    model: TransformerBridge,
+    rows: Sequence[Mapping[str, Any]],
+    count: int,
+    *,
+    seed: int = 0,
+    places: Sequence[Place] = (),
 ) -> list[dict[str, Any]]:
     """Counterfactual pairs for the label: rows with the same choices, half of the pairs with
     different answers and half with the same one, which should stay.
@@ -147,6 +187,8 @@ def label_pairs(
         rows: with `prompt`, `answer` and `choices`; those without choices are passed over.
         count: pairs at most; fewer where there are not as many of both kinds.
         seed: of which rows meet.
+        places: rows meet that have as many tokens at each, which can be swapped one for one; any
+            rows, where those are too few.
 
     Raises:
         TypeError: choices of a row are one text.
@@ -162,12 +204,40 @@ def label_pairs(
         for row, choice in zip(drawn, said, strict=True)
         if row["choices"][choice] == row["answer"]
     ]
-    changing, staying = [], []
+    alike = _paired(known, _tokens_at(model, known, places), count)
+    return alike if len(alike) >= _ENOUGH else _paired(known, [()] * len(known), count)
+
+
+def _tokens_at(
+    model: TransformerBridge, rows: Sequence[Mapping[str, Any]], places: Sequence[Place]
+) -> list[tuple[int, ...]]:
+    """Of each row, what a source must have as many of: tokens at the places, or of the prompt."""
+    if not rows:
+        return []
+    batch = encode(model, rows)
+    columns: list[list[int]] = []
+    for on in dict.fromkeys(on for _, on in places):
+        if on.counts_from_start:
+            columns.append([len(tokens) for tokens in batch.offsets])
+            continue
+        with suppress(ValueError):  # a row without such tokens: there DAS is left out
+            columns.append(on(batch).counts(batch).tolist())
+    return list(zip(*columns, strict=True)) if columns else [()] * len(rows)
+
+
+def _paired(
+    known: Sequence[Mapping[str, Any]], tokens: Sequence[tuple[int, ...]], count: int
+) -> list[dict[str, Any]]:
+    """Each row as a base of a pair that changes and one that stays, as far as there are sources."""
+    changing: list[dict[str, Any]] = []
+    staying: list[dict[str, Any]] = []
     for i, base in enumerate(known):
         others = [
-            row
-            for row in known[i + 1 :] + known[:i]
-            if row["choices"] == base["choices"] and row["prompt"] != base["prompt"]
+            known[j]
+            for j in (*range(i + 1, len(known)), *range(i))
+            if tokens[j] == tokens[i]
+            and known[j]["choices"] == base["choices"]
+            and known[j]["prompt"] != base["prompt"]
         ]
         for pairs, changes in ((changing, True), (staying, False)):
             source = next((o for o in others if (o["answer"] != base["answer"]) == changes), None)
@@ -175,9 +245,15 @@ def label_pairs(
                 pairs.append(
                     {"base": base["prompt"], "source": source["prompt"],
                      "label": source["answer"], "base_answer": base["answer"],
-                     "choices": base["choices"]}
+                     "choices": base["choices"], **_spans(base, source)}
                 )  # fmt: skip
     each = min(len(changing), len(staying), (count + 1) // 2)
     # One of each kind after the other, so that whatever is cut off leaves halves.
     both = [pair for two in zip(changing[:each], staying[:each], strict=True) for pair in two]
     return both[:count]
+
+
+def _spans(base: Mapping[str, Any], source: Mapping[str, Any]) -> dict[str, Any]:
+    if not base.get("spans") or not source.get("spans"):
+        return {}
+    return {"base_spans": base["spans"], "source_spans": source["spans"]}

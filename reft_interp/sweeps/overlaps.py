@@ -1,11 +1,12 @@
 """How the subspaces that ReFTs write lie to each other, and to DAS's, each beside chance.
 
 The same seed starts all trainings in one subspace, which would count as agreement: only different
-seeds are compared. Next door: `compared_subspaces` asks.
+seeds are compared, and of methods that have a start of their own none. Next door:
+`compared_subspaces` asks.
 """
 
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 from reft_interp.probing.geometry import overlap_beside_chance
@@ -21,12 +22,22 @@ _One = tuple[str, Mapping[Place, Subspace]]
 """A name, and its subspaces."""
 
 
-def among_themselves(found: AtPlaces) -> tuple[Rows, list[str]]:
-    """Overlaps of seeds and of methods, and which methods could not be compared."""
+def among_themselves(found: AtPlaces, started: Collection[str] = ()) -> tuple[Rows, list[str]]:
+    """Overlaps of seeds and of methods, and which methods could not be compared.
+
+    Args:
+        found: what is written.
+        started: methods all of whose seeds begin in a subspace of their own.
+    """
     rows: Rows = []
     notes: list[str] = []
     methods = _methods(found)
     for one, other in (*zip(methods, methods, strict=True), *itertools.combinations(methods, 2)):
+        if one in started and other in started:
+            if one != other or len(_trainings(found, one)) > 1:
+                both = f"seeds of {one}" if one == other else f"{one} and {other}"
+                notes.append(_started(f"what {both} write"))
+            continue
         pairs = [
             (f"{one} {seed}", at, f"{other} {another}", there)
             for (seed, at), (another, there) in itertools.product(
@@ -44,7 +55,10 @@ def among_themselves(found: AtPlaces) -> tuple[Rows, list[str]]:
 
 
 def between_tasks(
-    found: AtPlaces, task: str, others: Mapping[str, AtPlaces]
+    found: AtPlaces,
+    task: str,
+    others: Mapping[str, AtPlaces],
+    started: Mapping[str, Collection[str]] | None = None,
 ) -> tuple[Rows, list[str]]:
     """Overlaps of what one method writes for different tasks.
 
@@ -52,6 +66,7 @@ def between_tasks(
         found: what is written for a task.
         task: its name.
         others: what is written for other tasks, by their names.
+        started: by the other task, methods that begin in a subspace of their own for both.
     """
     rows: Rows = []
     notes: list[str] = []
@@ -60,6 +75,9 @@ def between_tasks(
         if not both:
             notes.append(f"{task} and {other} were not compared: no ReFT has one name in both")
         for method in both:
+            if started and method in started.get(other, ()):
+                notes.append(_started(f"what {method} writes for {task} and {other}"))
+                continue
             pairs = [
                 (f"{method} {seed}", at, f"{method} {another} of {other}", there)
                 for (seed, at), (another, there) in itertools.product(
@@ -134,4 +152,12 @@ def _note(what: str, had_seeds: bool) -> str:
         if had_seeds
         else "one seed starts both in one subspace, and there are no two different ones"
     )
+    return _not_compared(what, why)
+
+
+def _started(what: str) -> str:
+    return _not_compared(what, "it began where a start that was given says, whatever the seed")
+
+
+def _not_compared(what: str, why: str) -> str:
     return f"{what[0].upper()}{what[1:]} was not compared: {why}"

@@ -34,7 +34,8 @@ class SubspaceComparison:
     tokens, direction (by falling variance), sign, promotes; a random subspace among them."""
     overlaps: pd.DataFrame = field(repr=False)
     """Mean squared cosine of the principal angles, of different seeds (the same one starts all
-    trainings in one subspace): question, first, second, site, tokens,
+    trainings in one subspace; ReFTs with a start of their own are not compared with each other, as
+    any of their seeds does): question, first, second, site, tokens,
     overlap, expected at random, random low, random high (the middle 95 % of draws). ReFTs that
     share no tokens at a site are compared by the site; both tokens are named."""
     effects: pd.DataFrame = field(repr=False)
@@ -150,9 +151,9 @@ class SubspaceComparison:
                 )
             )
         if len(self.interchanges):
-            wide = self.interchanges.pivot_table(index="subspace", columns="site", values="iia",
-                                                 sort=False).reset_index()  # fmt: skip
-            tables.append(("IIA of the label, swapped inside each subspace", wide))
+            tables.append(
+                ("IIA of the label, swapped inside each subspace", _wide(self.interchanges))
+            )
         return tables
 
     def __str__(self) -> str:
@@ -279,3 +280,21 @@ def _named(effects: pd.DataFrame) -> pd.DataFrame:
 def _means(effects: pd.DataFrame) -> pd.DataFrame:
     means: Any = _named(effects).groupby(["effect of", "subspace", "site", "tokens"], sort=False)
     return means[["share", "random", "random high"]].mean().reset_index()
+
+
+def _wide(interchanges: pd.DataFrame) -> pd.DataFrame:
+    """IIA by subspace and site; ranks and tokens stand beside them where there are several."""
+    ranks: Any = interchanges.groupby("subspace")["rank"].transform("nunique")
+    tokens: Any = interchanges.groupby("site")["tokens"].transform("nunique")
+    named: Any = interchanges.assign(
+        subspace=[
+            f"{one['subspace']}, rank {one['rank']:.0f}" if several > 1 else one["subspace"]
+            for several, (_, one) in zip(ranks, interchanges.iterrows(), strict=True)
+        ],
+        site=[
+            f"{one['site']}, {one['tokens']}" if several > 1 else one["site"]
+            for several, (_, one) in zip(tokens, interchanges.iterrows(), strict=True)
+        ],
+    )
+    wide = named.pivot_table(index="subspace", columns="site", values="iia", sort=False)
+    return wide.reset_index()

@@ -4,8 +4,10 @@ import copy
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from hashlib import sha256
 from typing import Any, Literal, SupportsIndex
 
+import torch
 from transformer_lens.model_bridge import TransformerBridge
 
 from reft_interp.encoding import IGNORED
@@ -168,6 +170,7 @@ class ReFT(FinetuningMethod):
             "tied": self.tied,
             "component": self.component,
             **self._own_schedule,
+            **_start(self.intervention),
         }
 
     @property
@@ -185,6 +188,18 @@ class ReFT(FinetuningMethod):
                 f'tied=False needs first and last tokens, as on="f3+l3", got {str(on)!r}'
             )
         return list(on.ends())
+
+
+def _start(template: Intervention) -> dict[str, str]:
+    """A hash of what every training begins with; nothing where each seed draws its own."""
+    if template.width is None:
+        return {}
+    found = sha256()
+    for name, tensor in sorted(template.state_dict().items()):
+        found.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}\n".encode())
+        numbers = tensor.detach().reshape(-1).cpu().contiguous()
+        found.update(numbers.view(torch.uint8).numpy().tobytes())
+    return {"start": found.hexdigest()}
 
 
 def _numbers(layers: SupportsIndex | Iterable[SupportsIndex]) -> tuple[int, ...]:

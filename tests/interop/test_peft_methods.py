@@ -96,6 +96,34 @@ def test_an_architecture_that_peft_does_not_know_is_adapted_at_the_usual_layers(
     assert method.config.target_modules is None  # another model may have other layers
 
 
+@pytest.mark.parametrize(
+    "method", [lora(2), dora(2), prompt_tuning(2), BitFit()], ids=lambda method: method.name
+)
+def test_a_decoders_own_dropout_is_off_where_a_plain_copy_is_trained(tiny, method):
+    model = tiny("gpt2")
+    assert model.original_model.config.resid_pdrop > 0
+    adapted = method.adapt(model)
+    batch = encode(model, ROWS, answers=True)
+    adapted.train()
+    once, again = (float(adapted(batch, batch.labels)["loss"].detach()) for _ in range(2))
+    assert once == again
+    adapted.eval()
+    assert float(adapted(batch, batch.labels)["loss"].detach()) == once
+
+
+def test_dropout_of_adapters_is_on_when_they_are_trained(tiny):
+    adapted = lora(2, dropout=0.5).adapt(tiny("gpt2"))
+    with torch.no_grad():
+        for name, parameter in adapted.named_parameters():
+            if "lora_B" in name:
+                parameter.fill_(1.0)
+    batch = encode(tiny("gpt2"), ROWS, answers=True)
+    adapted.train()
+    with torch.random.fork_rng():
+        once, again = (float(adapted(batch, batch.labels)["loss"].detach()) for _ in range(2))
+    assert once != again
+
+
 def adapted_layers(adapted: Any) -> set[str]:
     names = [n for n, p in adapted.adapted.named_parameters() if p.requires_grad]
     return {part for name in names for part in name.split(".") if part.endswith("_proj")}

@@ -13,6 +13,7 @@ from reft_interp.models import identify, wrap_model
 from reft_interp.models.plain import plain_copy
 from reft_interp.runtime.batching import encode
 
+DROPOUT = {"bert": "hidden_dropout_prob", "gpt2": "resid_pdrop"}
 PROMPTS = ["The key near the doors is", "Paris is a city in", "No"]
 
 
@@ -56,15 +57,17 @@ def test_there_is_none_of_quantized_weights(tiny_parts):
     BitFit().check_model(wrap_model(*tiny_parts("gpt2"), name="whole"))
 
 
-def test_its_dropout_is_that_of_the_configuration_or_none(tiny):
-    bridge = tiny("bert")
+@pytest.mark.parametrize("architecture", ["bert", "gpt2"])
+def test_its_dropout_is_that_of_the_configuration_or_none(tiny, architecture):
+    bridge = tiny(architecture)
     batch = encode(bridge, PROMPTS)
     with torch.random.fork_rng():
         for dropout in (True, False):
             plain = plain_copy(bridge, dropout=dropout).train()
             one, other = (plain(input_ids=batch.input_ids).logits for _ in range(2))
             assert torch.equal(one, other) is not dropout
-    assert bridge.original_model.config.hidden_dropout_prob > 0
+    # The bridge's own is left as it was.
+    assert getattr(bridge.original_model.config, DROPOUT[architecture]) > 0
 
 
 def test_it_generates_by_the_settings_that_were_loaded_with_the_model(tiny):

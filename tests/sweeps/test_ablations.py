@@ -7,8 +7,10 @@ import torch
 from datasets import Dataset
 
 from reft_interp.evaluation.metrics import exact_match
-from reft_interp.interventions import RED, ConsReFT, DiReFT, LoReFT
+from reft_interp.interventions import RED, ConsReFT, DiReFT, LoReFT, NonlinearInterchange
+from reft_interp.subspace import Subspace
 from reft_interp.sweeps import Budget, ablations, compare
+from reft_interp.sweeps.ablations import settings, varied
 from reft_interp.tasks.suites import Suite, paper_recipe
 from reft_interp.training.reft_method import ReFT
 
@@ -75,6 +77,38 @@ def test_what_has_no_rank_is_refused():
         ablations(BASE, interventions=[RED])
     with pytest.raises(ValueError, match="reft: RED has no rank"):
         ablations(ReFT(RED(), component="mlp_out"))
+
+
+def test_another_kind_begins_where_the_reft_does(tiny):
+    start = Subspace.random(32, 2, seed=3)
+    base = ReFT(LoReFT(start=start), (0,), "l1")
+    for one in ablations(base, interventions=[DiReFT], layers=[(1,)]):
+        (placement,) = one.placements(tiny("llama"))
+        assert placement.intervention.subspace.overlap(start) == pytest.approx(1.0)
+    told = "reft has a start of rank 2, where {} of rank {} cannot begin: give LoReFT"
+    with pytest.raises(ValueError, match=told.format("LoReFT", 4)):
+        ablations(base, ranks=(2, 4))
+    with pytest.raises(ValueError, match=told.format("NonlinearInterchange", 2)):
+        ablations(base, interventions=[NonlinearInterchange])
+    assert [one.name for one in ablations(base, ranks=(2,))] == ["LoReFT"]
+
+
+def test_what_has_no_rank_is_shown_by_its_other_settings():
+    refts = [
+        ReFT(RED(), (0,), "l1", name="RED"),
+        ReFT(RED(), (0, 1), "l1", name="RED, more"),
+        ReFT(LoReFT(4), (0,), "l1"),
+        ReFT(LoReFT(4), (0, 1), "l1", name="LoReFT, more"),
+        ReFT(LoReFT(8), (0,), "l1", name="LoReFT, wide"),
+    ]
+    found = settings([one.describe() for one in refts])
+    by_layers: Any = varied(found, "layers")
+    assert list(by_layers["method"]) == ["RED", "RED, more", "LoReFT", "LoReFT, more"]
+    by_rank: Any = varied(found, "rank")
+    assert list(by_rank["method"]) == ["LoReFT", "LoReFT, wide"]
+    assert [str(rank) for rank in by_rank["rank"]] == ["4", "8"]
+    alone: Any = varied(found[:2], "layers")
+    assert list(alone["method"]) == ["RED", "RED, more"]
 
 
 def test_untied_is_asked_where_there_are_two_ends_and_adds_nothing_twice():

@@ -22,6 +22,7 @@ from reft_interp.sites import Site
 from reft_interp.subspace import Subspace
 from reft_interp.sweeps import MethodComparison, compare_subspaces
 from reft_interp.sweeps.label_subspaces import label_pairs
+from reft_interp.sweeps.subspace_comparison import SubspaceComparison
 from reft_interp.training.finetuning import Schedule
 from reft_interp.training.reft_method import ReFT
 
@@ -287,6 +288,90 @@ def test_pairs_have_one_set_of_choices_and_half_of_them_two_answers(tiny):
     assert label_pairs(model, arrays, 30) == label_pairs(model, rows, 30)
     with pytest.raises(TypeError, match="rows: row 1 must have a list of texts as its choices"):
         label_pairs(model, [rows[0], {**rows[1], "choices": " is are"}], 30)
+
+
+def test_pairs_have_as_many_tokens_where_they_are_swapped(tiny):
+    model = tiny("llama")
+    rows: list[Any] = list(suite(model).tests["own"])
+    last, every = ((Site("resid_post", 1), parse_positions(on)) for on in ("last", "every"))
+
+    def lengths(pairs):
+        texts = ([pair[side] for pair in pairs] for side in ("base", "source"))
+        return list(zip(*([len(model.tokenizer(t).input_ids) for t in x] for x in texts),
+                        strict=True))  # fmt: skip
+
+    assert any(one != other for one, other in lengths(label_pairs(model, rows, 30)))
+    assert label_pairs(model, rows, 30, places=[last]) == label_pairs(model, rows, 30)
+    pairs = label_pairs(model, rows, 30, places=[last, every])
+    assert len(pairs) >= 20
+    assert all(one == other for one, other in lengths(pairs))
+    assert 2 * sum(pair["base_answer"] != pair["label"] for pair in pairs) == len(pairs)
+    # Too few of them: others do, and what is swapped at "last" is asked all the same.
+    assert label_pairs(model, rows[:12], 30, places=[every]) == label_pairs(model, rows[:12], 30)
+
+
+@pytest.mark.parametrize("on", ["every", "indices:2"])
+def test_das_is_asked_where_whole_prompts_are_edited(tiny, tmp_path, on):
+    model = tiny("llama")
+    a = Subspace.random(32, 2, seed=0)
+    places = [(Site("resid_post", 1), on)]
+    made = comparison(model, tmp_path, {"LoReFT": {0: placed(model, LoReFT, (a,), places)}})
+    found: Any = compare_subspaces(made, model, suite(model), pairs=40, epochs=1, draws=1)
+    assert found.notes == () and "DAS" in set(found.interchanges["subspace"])
+
+
+def test_where_tokens_cannot_be_swapped_das_is_left_out_and_nothing_else(tiny, tmp_path):
+    model, known = tiny("llama"), suite(tiny("llama"))
+    a = Subspace.random(32, 2, seed=0)
+    site = Site("resid_post", 1)
+    refts = {
+        "LoReFT": {0: placed(model, LoReFT, (a,), [(site, "every")])},
+        "DiReFT": {0: placed(model, DiReFT, (a,), [(site, "last")])},
+    }
+    made = comparison(model, tmp_path, refts)
+
+    splits: list[Any] = [known.train, known.tests["own"]]
+    train, test = (
+        Dataset.from_list(
+            [
+                {**pair, "source_answer": pair["label"], "base_spans": {}, "source_spans": {}}
+                for pair in label_pairs(model, list(split), 40)
+            ]
+        )
+        for split in splits
+    )
+    given = Counterfactuals(train, test, "answer", seed=0, generated=80, kept=80)
+    found: Any = compare_subspaces(made, model, known, pairs=given, epochs=1, draws=1)
+    (note,) = (note for note in found.notes if note.startswith("DAS"))
+    assert note.startswith(f"DAS was not asked at {site} on every, where the tokens of pairs cann")
+    assert "\n" not in note
+    assert set(found.interchanges["tokens"]) == {"", "last"}
+    assert set(found.encoded["subspace"]) == {"LoReFT", "DiReFT", "DAS"}
+    alone = comparison(model, tmp_path / "alone", {"LoReFT": refts["LoReFT"]})
+    found = compare_subspaces(alone, model, known, pairs=given, epochs=1, draws=1)
+    assert len(found.interchanges) == 0 and len(found.encoded) == 1
+
+
+def test_the_table_of_swaps_keeps_tokens_and_ranks_apart():
+    rows = [
+        ("no intervention", None, "everywhere", "", 0.5),
+        ("LoReFT", 2, "a", "first", 0.1),
+        ("LoReFT", 2, "a", "last", 0.9),
+        ("LoReFT", 2, "b", "last", 0.3),
+        ("random subspace", 1, "a", "last", 0.2),
+        ("random subspace", 2, "a", "last", 0.4),
+        ("random subspace", 2, "a", "last", 0.6),
+    ]
+    frame = pd.DataFrame(rows, columns=["subspace", "rank", "site", "tokens", "iia"])
+    nothing = pd.DataFrame()
+    encoded = pd.DataFrame({"subspace": ["x"], "site": ["a"], "tokens": ["last"], "n": [1]})
+    overlaps = pd.DataFrame({"question": []})
+    found = SubspaceComparison(encoded, nothing, overlaps, nothing, frame)
+    wide: Any = found.tables()[-1][1].set_index("subspace")
+    assert list(wide.columns) == ["everywhere", "a, first", "a, last", "b"]
+    assert wide.loc["LoReFT", ["a, first", "a, last", "b"]].tolist() == [0.1, 0.9, 0.3]
+    assert wide.loc["random subspace, rank 1", "a, last"] == 0.2
+    assert wide.loc["random subspace, rank 2", "a, last"] == 0.5
 
 
 def test_random_subspaces_are_of_each_rank_that_is_swapped(tiny, tmp_path):

@@ -16,10 +16,11 @@ from datasets import Dataset
 from scipy.stats import binomtest
 
 from reft_interp.evaluation.metrics import Metric, exact_match, f1, matthews, mean_of_rows
-from reft_interp.interop.peft_methods import lora
+from reft_interp.interop.peft_methods import PEFT, lora
 from reft_interp.interventions import DiReFT, LoReFT
 from reft_interp.runtime import IntervenedModel
 from reft_interp.runtime.prepared import PreparedRows
+from reft_interp.subspace import Subspace
 from reft_interp.sweeps import Budget, compare
 from reft_interp.sweeps.comparison import mean_score
 from reft_interp.sweeps.named_methods import NAMES, named_method
@@ -161,6 +162,30 @@ def test_another_model_of_the_same_name_is_another_comparison(make_tiny, tmp_pat
     compare(make_tiny("llama"), suite(), [], **options)
     with pytest.raises(ValueError, match="holds another comparison: weights differ"):
         compare(make_tiny("llama", seed=1), suite(), [], **options)
+
+
+@pytest.mark.parametrize("beside", [False, True])
+def test_a_reft_that_starts_elsewhere_is_another_comparison(tiny, tmp_path, beside):
+    def go(seed):
+        start = Subspace.random(32, 2, seed=seed)
+        reft = ReFT(LoReFT(start=start), layers=(0,), on="l1", candidates=(1e-2,), name="r")
+        method = PEFT(lora(2).config, "r", (1e-2,), reft=reft) if beside else reft
+        return compare(
+            tiny("llama"), suite(), [method], budget=Budget(1, 4, trials=1, seeds=(0,)),
+            folder=tmp_path, progress=False,
+        )  # fmt: skip
+
+    whole = go(0)
+    assert list(whole.frame["error"]) == [None, None] and str(go(0)) == str(whole)
+    with pytest.raises(ValueError, match="holds another comparison: methods differ"):
+        go(7)
+    # A folder that is too old to say where it started.
+    path = tmp_path / "comparison.json"
+    older = json.loads(path.read_text())
+    described = older["methods"][1]
+    del (described["reft"] if beside else described)["start"]
+    path.write_text(json.dumps(older))
+    assert str(go(0)) == str(whole)
 
 
 def test_no_method_tries_more_values_than_another(tiny, tmp_path):

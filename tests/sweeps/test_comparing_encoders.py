@@ -357,3 +357,14 @@ def test_what_is_no_method_or_no_budget_is_told_of(bert, small):
     wrong = 2
     with pytest.raises(TypeError, match=r"budget must be a Budget, as .* got 2"):
         compare(bert, small, ["LoReFT"], budget=wrong, progress=False)
+
+
+def test_a_folder_of_texts_that_were_cut_is_not_read_for_whole_ones(bert, small, tmp_path):
+    methods = [replace(HeadAlone(), candidates=(1e-2,))]
+    compare(bert, small, methods, budget=ONE, folder=tmp_path, max_length=6, progress=False)
+    for other in (None, 7):
+        with pytest.raises(ValueError, match="holds another comparison: max_length differ"):
+            compare(
+                bert, small, methods, budget=ONE, folder=tmp_path, max_length=other, progress=False
+            )
+    compare(bert, small, methods, budget=ONE, folder=tmp_path, max_length=6, progress=False)

@@ -154,7 +154,11 @@ def test_a_cell_that_fails_is_recorded_and_the_others_go_on(planted, pairs, tmp_
     assert pd.isna(frame["iia"].iloc[0])
     with pytest.raises(FileNotFoundError, match="cell 0 has no subspace"):
         found.subspace(0)
-    assert "failed" in str(found)
+    assert "5 failed" in str(found)
+    # The first errors are printed, and how many more there are.
+    told = str(found).splitlines()
+    assert f"DAS at blocks.7.hook_resid_post, last: {frame['error'].iloc[0]}" in told
+    assert told[-1] == "and 2 more, in the column error"
 
 
 @pytest.mark.parametrize("step", ["prepare_das", "train_prepared"])
@@ -341,6 +345,45 @@ def test_the_heat_map_keeps_apart_what_is_not_alike(undisturbed):
     assert [text.get_text() for text in shuffled.texts] == ["0.10\n[0.00, 0.20]"]
 
 
+def test_cells_that_differ_in_their_training_are_told_apart(planted, pairs, tmp_path):
+    site = ri.Site("resid_post", 2)
+    ways = [{}, {"epochs": 1}, {"learning_rate": 1e-6}, {"resampled_pairs": 0}]
+    cells = [ri.DASCell(site, "last", **(SETTINGS | way)) for way in ways]
+    found = run(planted, pairs, cells, tmp_path)
+    frame: Any = found.frame[found.frame["method"] == "DAS"]
+    assert frame["epochs"].tolist() == [4, 1, 4, 4]
+    assert frame["learning rate"].tolist() == [2e-2, 2e-2, 1e-6, 2e-2]
+    assert frame["resampled pairs"].isna().tolist() == [True, True, True, False]
+    assert "batch size" not in frame  # alike in all
+    assert "0.000001" in str(found)
+    told = r"cells differ in epochs \(1, 4\), over which no mean is drawn: choose one, as by plot"
+    with pytest.raises(ValueError, match=told):
+        found.plot()
+    with pytest.raises(ValueError, match=r"cells differ in learning rate \(1e-06, 0.02\)"):
+        found.plot(epochs=4)
+    with pytest.raises(ValueError, match="cells differ in epochs"):
+        found.save()
+    assert len(pd.read_csv(tmp_path / "table.csv")) == 5
+    drawn = found.plot(epochs=4, **{"learning rate": 2e-2})
+    assert [text.get_text()[:4] for text in drawn.texts] == [f"{frame['iia'].iloc[0]:.2f}"]
+    assert found.plot(method="whole vector").texts
+
+
+def test_cells_on_resampled_pairs_count_neither_in_the_heat_map_nor_in_recall(undisturbed):
+    frame = undisturbed.frame[undisturbed.frame["method"] == "DAS"].iloc[[0, 0]].copy()
+    sites = [ri.Site("resid_post", layer) for layer in (0, 2)]
+    frame["site"], frame["layer"] = [str(site) for site in sites], [0, 2]
+    frame["iia"], frame["low"], frame["high"] = [0.5, 0.9], [0.4, 0.8], [0.6, 1.0]
+    frame["resampled pairs"] = pd.array([None, 0], dtype="Int64")
+    some = dataclasses.replace(undisturbed, frame=frame)
+    assert [text.get_text()[:4] for text in some.plot().texts] == ["0.50"]
+    both = some.plot(**{"resampled pairs": 0})
+    assert [text.get_text()[:4] for text in both.texts] == ["0.90"]
+    assert some.recall([ri.DASCell(sites[0], "last")]) == 1
+    with pytest.raises(ValueError, match="kept must be cells of this sweep"):
+        some.recall([ri.DASCell(sites[1], "last")])
+
+
 def test_a_folder_holds_one_sweep(planted, pairs, cells, undisturbed):
     with pytest.raises(ValueError, match="holds another sweep: cells differ"):
         run(planted, pairs, cells[:3], undisturbed.folder)
@@ -405,5 +448,8 @@ def test_a_grid_of_one_is_told_how_to_be_one():
     site: Any = ri.Site("resid_post", 0)
     with pytest.raises(TypeError, match="sites must be several"):
         ri.grid(site, ["last"])
+    for on in ("last", -1, ri.last(2)):
+        with pytest.raises(TypeError, match=r"on must be several, as \[.*\], got "):
+            ri.grid([site], on)
     with pytest.raises(TypeError, match=r"rank: a grid has ranks, as ranks=\(4,\)"):
         ri.grid([site], ["last"], rank=4)

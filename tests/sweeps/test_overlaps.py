@@ -5,12 +5,14 @@ from typing import Any
 import pytest
 from made_comparisons import comparison, placed, suite
 
+from reft_interp.interop.peft_methods import PEFT, lora
 from reft_interp.interventions import LoReFT
 from reft_interp.positions import parse_positions
 from reft_interp.sites import Site
 from reft_interp.subspace import Subspace
-from reft_interp.sweeps import compare_subspaces
+from reft_interp.sweeps import Budget, compare, compare_subspaces
 from reft_interp.sweeps.overlaps import among_themselves, between_tasks, with_das
+from reft_interp.training.reft_method import ReFT
 
 A, B, C = (Subspace.random(32, 2, seed=seed) for seed in range(3))
 
@@ -48,6 +50,39 @@ def test_what_is_not_compared_is_said():
     rows, notes = among_themselves({("a", 0): at(l1_last=A), ("b", 1): at(l2_last=B)})
     assert rows == []
     assert notes == ["What a and b write was not compared: they have no site in common"]
+
+
+def test_what_began_in_a_start_that_was_given_is_not_compared():
+    found = {
+        (name, seed): at(l1_last=one)
+        for name, one in (("a", A), ("b", B), ("c", C))
+        for seed in (0, 1)
+    }
+    rows, notes = among_themselves(found, {"a", "b"})
+    assert {row["question"] for row in rows} == {"c: two seeds", "a and c", "b and c"}
+    why = "was not compared: it began where a start that was given says, whatever the seed"
+    assert notes == [f"What {what} write {why}" for what in ("seeds of a", "seeds of b", "a and b")]
+    rows, notes = between_tasks(found, "sst2", {"rte": found}, {"rte": {"a", "b"}})
+    assert {row["question"] for row in rows} == {"c: sst2 and rte"}
+    assert notes == [f"What {name} writes for sst2 and rte {why}" for name in ("a", "b")]
+
+
+def test_a_start_that_a_comparison_was_given_is_told_of(tiny, tmp_path):
+    model = tiny("llama")
+    known = suite(model)
+    given = LoReFT(start=A)
+    refts = [
+        ReFT(given, (0,), "last", name="given"),
+        ReFT(LoReFT(rank=2), (0,), "last", name="drawn"),
+        PEFT(lora(2).config, reft=ReFT(given, (0,), "last"), name="beside"),
+    ]
+    budget = Budget(1, 8, trials=1, seeds=(0, 1))
+    made = compare(model, known, refts, budget=budget, folder=tmp_path, progress=False)
+    assert not any(made.frame["error"])
+    found = compare_subspaces(made, model, known, pairs=1, draws=1)
+    asked = set(found.overlaps["question"])
+    assert asked == {"drawn: two seeds", "given and drawn", "drawn and beside"}
+    assert sum("began where a start that was given" in note for note in found.notes) == 3
 
 
 def test_tasks_are_compared_by_method_and_different_seeds():
