@@ -283,7 +283,7 @@ def _frame(rows: list[dict[str, Any]]) -> pd.DataFrame:
     frame.insert(at, "iia", [one.value if one else float("nan") for one in scores])
     frame.insert(at + 1, "low", [low for low, _ in bounds])
     frame.insert(at + 2, "high", [high for _, high in bounds])
-    searched = frame[frame["method"] == "DAS"]
+    searched: Any = frame[frame["method"] == "DAS"]
     alike = [name for name in _SETTINGS if searched[name].nunique(dropna=False) == 1]
     return frame.drop(columns=alike)
 

@@ -101,7 +101,7 @@ def test_what_has_no_rank_is_shown_by_its_other_settings():
         ReFT(LoReFT(4), (0, 1), "l1", name="LoReFT, more"),
         ReFT(LoReFT(8), (0,), "l1", name="LoReFT, wide"),
     ]
-    found = settings([one.describe() for one in refts])
+    found: Any = settings([one.describe() for one in refts])
     by_layers: Any = varied(found, "layers")
     assert list(by_layers["method"]) == ["RED", "RED, more", "LoReFT", "LoReFT, more"]
     by_rank: Any = varied(found, "rank")

@@ -364,7 +364,8 @@ def test_cells_that_differ_in_their_training_are_told_apart(planted, pairs, tmp_
     with pytest.raises(ValueError, match="cells differ in epochs"):
         found.save()
     assert len(pd.read_csv(tmp_path / "table.csv")) == 5
-    drawn = found.plot(epochs=4, **{"learning rate": 2e-2})
+    chosen: Any = {"epochs": 4, "learning rate": 2e-2}
+    drawn = found.plot(**chosen)
     assert [text.get_text()[:4] for text in drawn.texts] == [f"{frame['iia'].iloc[0]:.2f}"]
     assert found.plot(method="whole vector").texts
 
@@ -448,7 +449,8 @@ def test_a_grid_of_one_is_told_how_to_be_one():
     site: Any = ri.Site("resid_post", 0)
     with pytest.raises(TypeError, match="sites must be several"):
         ri.grid(site, ["last"])
-    for on in ("last", -1, ri.last(2)):
+    single: list[Any] = ["last", -1, ri.last(2)]
+    for on in single:
         with pytest.raises(TypeError, match=r"on must be several, as \[.*\], got "):
             ri.grid([site], on)
     with pytest.raises(TypeError, match=r"rank: a grid has ranks, as ranks=\(4,\)"):
