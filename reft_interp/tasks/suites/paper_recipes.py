@@ -15,6 +15,11 @@ from reft_interp.tasks.suites.recipe import Decoding, Method, Recipe
 
 _PYREFT = "stanfordnlp/pyreft examples/loreft"
 
+_CUT = (
+    "rows of more than max length lose the end of their answer, where the repository's tokenizer "
+    'cuts them: fit_reft(truncate="answer")'
+)
+
 _COMMONSENSE = Recipe(
     suite="commonsense",
     method="LoReFT",
@@ -38,6 +43,7 @@ _COMMONSENSE = Recipe(
         "for the other models",
         "weight decay is not in the command: it is the script's default",
         "appendix D.3 also reports 3 epochs with batch size 16",
+        _CUT,
     ),
 )
 
@@ -85,6 +91,7 @@ _INSTRUCTIONS = Recipe(
         "2,048 are new tokens in the paper, and tokens of prompt and output together in the "
         "repository's task_config.py",
         "seeds: two runs, which are not stated",
+        _CUT,
     ),
 )
 
