@@ -81,7 +81,7 @@ class InterventionTrainer(FolderTrainer):
             callbacks=callbacks,
         )
         self._intervened = intervened
-        self.fingerprint = identify_training(train_rows, args)
+        self.fingerprint = identify_training(train_rows, evaluation_rows, args)
         self._recompute = recompute
         self._position = StreamPosition() if isinstance(train_rows, StreamedRows) else None
         if self._position is not None:
