@@ -164,6 +164,12 @@ def fit_classifier(
         caller=fit_classifier,
     )
     check_warmup_and_decay(warmup_ratio=warmup_ratio, weight_decay=weight_decay)
+    for name in ("activation_checkpointing", "gradient_checkpointing"):
+        if arguments.get(name):
+            raise ValueError(
+                f"{name}: blocks run again for interventions alone (fit_reft). For less memory "
+                "give a smaller per_device_train_batch_size, and gradient_accumulation_steps"
+            )
     told = trained_with | saved_settings(
         warmup_ratio=warmup_ratio,
         weight_decay=weight_decay,
@@ -191,7 +197,8 @@ def fit_classifier(
     given = _of_trainer(told, arguments, development is not None, checkpoints)
     check_training_arguments(
         given,
-        device=device_of(model),
+        model,
+        batch_size=None if "per_device_train_batch_size" in arguments else batch_size,
         evaluates=development is not None,
         checkpoints=checkpoints,
     )

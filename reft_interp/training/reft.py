@@ -214,7 +214,9 @@ def fit_reft(
     )
     intervened = place_reft(model, intervention, site, on, shared=shared, seed=trained_with["seed"])
     check_checkpoints(intervened, checkpoints, resume)
-    check_trainer(model, trained_with, evaluates=evaluation is not None, checkpoints=checkpoints)
+    check_trainer(
+        intervened, trained_with, evaluates=evaluation is not None, checkpoints=checkpoints
+    )
 
     def fitting(given: Rows, name: str) -> Rows:
         if max_length is None:
