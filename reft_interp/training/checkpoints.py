@@ -140,16 +140,16 @@ def identify_training(
     that the steps before and after are of one training. Epochs and learning rate may change, and so
     may evaluation rows that nothing is chosen by."""
     held = isinstance(rows, PreparedRows)
-    chooses = evaluation_rows is not None and args.metric_for_best_model is not None
+    choosing = None if args.metric_for_best_model is None else evaluation_rows
     return {
         "rows": hash_of(rows.rows) if held else None,
         "sources": hash_of(_described(rows.sources)) if held else None,
         "over=": rows.over if held else "vocabulary",
         "rows a step": rows_a_step(args),
         "seed": args.seed,
-        CHOOSING: hash_of([evaluation_rows.rows, _described(evaluation_rows.sources)])
-        if chooses
-        else None,
+        CHOOSING: None
+        if choosing is None
+        else hash_of([choosing.rows, _described(choosing.sources)]),
     }
 
 

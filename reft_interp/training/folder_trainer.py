@@ -25,7 +25,7 @@ from torch import nn
 from torch.utils.data import Dataset, Sampler
 from transformer_lens.model_bridge import TransformerBridge
 from transformers import Trainer, TrainerCallback, TrainingArguments
-from transformers.integrations import get_reporting_integration_callbacks
+from transformers.integrations.integration_utils import get_reporting_integration_callbacks
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from transformers.trainer_utils import IntervalStrategy
 
