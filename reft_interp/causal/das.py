@@ -164,7 +164,7 @@ def fit_das(
     interchange = DistributedInterchange(start, trainable=True)
     intervened = IntervenedModel(model, Placement(interchange, site, parse_positions(on)))
     check_checkpoints(intervened, checkpoints, resume)
-    check_trainer(model, trained_with, checkpoints=checkpoints)
+    check_trainer(intervened, trained_with, checkpoints=checkpoints)
     settings = trained_with | saved_settings(
         rank=start.rank, start=begins, pairs=len(bases), engine=engine, over=over
     )

@@ -199,6 +199,7 @@ class _Edit(Intervention):
             raise ValueError(f"dropout must be at least 0 and below 1, got {dropout}")
         check_activation(arguments.get("activation", "linear"))
         super().__init__(None if rows is None else rows.matrix.shape[1], arguments)
+        # On the edit alone: pyreft's falls on all of the edited h, and zeroes the model's own too.
         self.dropout = nn.Dropout(dropout)
         if rows is not None and value is not None:
             self.rows = rows

@@ -58,7 +58,8 @@ class LoReFT(Set):
         width: d, the width of the activations; without it a template.
         start: the subspace that R starts from.
         activation: of Wh + b, a name in transformers' `ACT2FN`; the paper's is linear.
-        dropout: probability with which a component of the edit is dropped in training.
+        dropout: probability with which a component of the edit is dropped in training (pyreft
+            drops those of the whole edited h).
         dtype: of the parameters.
     """
 
@@ -94,7 +95,8 @@ class NoReFT(Set):
         activation: of W₁h + b.
         offset: subtract a learned c beside W₂h, as pyreft does with the bias of its
             projection. With a linear activation it says nothing that b does not.
-        dropout: probability with which a component of the edit is dropped in training.
+        dropout: probability with which a component of the edit is dropped in training (pyreft
+            drops those of the whole edited h).
         dtype: of the parameters.
     """
 
@@ -165,7 +167,8 @@ class DiReFT(Add):
         start: the subspace that W₂ starts from; W₁ starts at zero.
         orthonormal: keep the rows of W₂ orthonormal.
         activation: of W₁h + b.
-        dropout: probability with which a component of the edit is dropped in training.
+        dropout: probability with which a component of the edit is dropped in training (pyreft
+            drops those of the whole edited h).
         dtype: of the parameters.
     """
 
@@ -215,7 +218,8 @@ class LobiReFT(Add):
         rank: r, how many directions are learned.
         width: d, the width of the activations; without it a template.
         start: the subspace that R starts from.
-        dropout: probability with which a component of the edit is dropped in training.
+        dropout: probability with which a component of the edit is dropped in training (pyreft
+            drops those of the whole edited h).
         dtype: of the parameters.
     """
 

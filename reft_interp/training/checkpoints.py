@@ -33,6 +33,9 @@ from reft_interp.training.streaming import StreamedRows
 FINGERPRINT = "training that goes on"
 """Where the notes of a checkpoint say what it can be gone on with."""
 
+CHOOSING = "rows to choose an epoch on"
+"""What a fingerprint calls the rows whose scores, or losses, the best epoch is told by."""
+
 _RANDOM = "rng_state*.pth"
 """The states of the random number generators, a file for each process."""
 
@@ -128,16 +131,25 @@ def last_whole(folder: str | Path, tensors: Sequence[str] = (TENSORS,)) -> Path 
     return next((one for one in _checkpoints(folder) if _fault(one, tensors) is None), None)
 
 
-def identify_training(rows: PreparedRows | StreamedRows, args: TrainingArguments) -> dict[str, Any]:
+def identify_training(
+    rows: PreparedRows | StreamedRows,
+    evaluation_rows: PreparedRows | None,
+    args: TrainingArguments,
+) -> dict[str, Any]:
     """What a training that goes on has to have in common with the one that wrote a checkpoint, so
-    that the steps before and after are of one training. Epochs and learning rate may change."""
+    that the steps before and after are of one training. Epochs and learning rate may change, and so
+    may evaluation rows that nothing is chosen by."""
     held = isinstance(rows, PreparedRows)
+    choosing = None if args.metric_for_best_model is None else evaluation_rows
     return {
         "rows": hash_of(rows.rows) if held else None,
         "sources": hash_of(_described(rows.sources)) if held else None,
         "over=": rows.over if held else "vocabulary",
         "rows a step": rows_a_step(args),
         "seed": args.seed,
+        CHOOSING: None
+        if choosing is None
+        else hash_of([choosing.rows, _described(choosing.sources)]),
     }
 
 
@@ -179,7 +191,8 @@ def _described(sources: Sources | None) -> Any:
 def check_same_training(
     checkpoint: Path, here: Mapping[str, Any], notes: Mapping[str, Any] | None = None
 ) -> None:
-    """Raise where a checkpoint is of a training on other rows, in other steps or another order.
+    """Raise where a checkpoint is of a training on other rows, in other steps or another order;
+    warn of what it does not say, having been written before that was kept.
 
     Args:
         checkpoint: what would be gone on from.
@@ -196,6 +209,13 @@ def check_same_training(
                 f"resume=True: {checkpoint} was written by a training with other {name} "
                 f"({saved[name]}, here {value}), so it cannot go on as if never interrupted"
             )
+    unknown = [name for name, value in here.items() if value is not None and name not in saved]
+    if unknown:
+        warn(
+            f"{checkpoint} was written by an earlier version, which did not keep its "
+            f"{', '.join(unknown)}: taken to be the same as here",
+            stacklevel=4,
+        )
 
 
 def begin_anew(checkpoint: Path) -> None:

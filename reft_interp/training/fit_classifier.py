@@ -22,6 +22,8 @@ from reft_interp.runtime.batching import Row, Rows
 from reft_interp.runtime.planning import Engine
 from reft_interp.sites import Site
 from reft_interp.training.checkpoints import (
+    CHOOSING,
+    FINGERPRINT,
     check_folder,
     check_same_training,
     hash_of,
@@ -137,7 +139,7 @@ def fit_classifier(
         progress: show a progress bar.
         checkpoints: a folder for checkpoints, one an epoch; a temporary one by default.
         resume: go on from the newest whole checkpoint there, which must be of a training of the
-            same interventions, rows, labels, rows a step and seed.
+            same interventions, rows, labels, metric, max_length, rows a step and seed.
         engine: "full" forces the plain run; see `PreparedRows`.
         memory_budget: bytes that constants of the rows may take; see `PreparedRows`.
         callbacks: transformers' callbacks, for instance EarlyStoppingCallback.
@@ -162,6 +164,12 @@ def fit_classifier(
         caller=fit_classifier,
     )
     check_warmup_and_decay(warmup_ratio=warmup_ratio, weight_decay=weight_decay)
+    for name in ("activation_checkpointing", "gradient_checkpointing"):
+        if arguments.get(name):
+            raise ValueError(
+                f"{name}: blocks run again for interventions alone (fit_reft). For less memory "
+                "give a smaller per_device_train_batch_size, and gradient_accumulation_steps"
+            )
     told = trained_with | saved_settings(
         warmup_ratio=warmup_ratio,
         weight_decay=weight_decay,
@@ -189,7 +197,8 @@ def fit_classifier(
     given = _of_trainer(told, arguments, development is not None, checkpoints)
     check_training_arguments(
         given,
-        device=device_of(model),
+        model,
+        batch_size=None if "per_device_train_batch_size" in arguments else batch_size,
         evaluates=development is not None,
         checkpoints=checkpoints,
     )
@@ -223,9 +232,9 @@ def fit_classifier(
         here = {
             "interventions": _places(classifier),
             "rows": _hash(train, labels[0]),
-            "rows to choose an epoch on": None
-            if development is None
-            else _hash(development, labels[1]),
+            CHOOSING: None if development is None else _hash(development, labels[1]),
+            "metric": None if development is None else chosen.name,
+            "max_length": classifier.max_length,
             "rows a step": rows_a_step(of_trainer),
             "seed": seed,
         }
@@ -235,7 +244,7 @@ def fit_classifier(
         start = None
         if resume and checkpoints is not None:
             start = newest_whole(checkpoints, weight_files(classifier))
-            check_same_training(start, here, read_config(start)["notes"])
+            check_same_training(start, here, _notes_of(start))
         losses = trainer.fit(objective, resume=False if start is None else str(start))
     found = None
     if test is not None:
@@ -300,6 +309,13 @@ def _begin(
 def _places(classifier: Classifier) -> list[str]:
     intervened = classifier.intervened
     return [] if intervened is None else [str(placement) for placement in intervened.placements]
+
+
+def _notes_of(checkpoint: Path) -> dict[str, Any]:
+    """The notes of a checkpoint; `max_length` is told of all of them, at least beside the notes."""
+    config = read_config(checkpoint)
+    saved = {"max_length": config["max_length"], **config["notes"].get(FINGERPRINT, {})}
+    return {**config["notes"], FINGERPRINT: saved}
 
 
 def _hash(rows: Rows, labels: Sequence[int | float]) -> str:

@@ -7,11 +7,12 @@ classifier.
 """
 
 import copy
+import os
 import shutil
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -23,18 +24,32 @@ from safetensors import SafetensorError
 from torch import nn
 from torch.utils.data import Dataset, Sampler
 from transformer_lens.model_bridge import TransformerBridge
-from transformers import TrainerCallback, TrainingArguments
+from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers.integrations.integration_utils import get_reporting_integration_callbacks
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from transformers.trainer_utils import IntervalStrategy
 
+from reft_interp.models.devices import device_of
 from reft_interp.runtime.saving import TENSORS
 from reft_interp.training.checkpoints import begin_anew, last_whole
 from reft_interp.training.collating import check_precision
-from reft_interp.training.processes import even_sampler
+from reft_interp.training.processes import check_processes, even_sampler, share_of
 from reft_interp.training.stopping_trainer import StoppingTrainer
 
 _TEMPORARY = "reft-interp-training-"
 """How the name of a temporary folder for checkpoints begins."""
+
+_WITHOUT = {
+    # Their queue would be waited at for ever: a batch goes with its model, which none takes.
+    "dataloader_num_workers": "batches are made of rows that are prepared beside the model, which "
+    "other processes cannot do",
+    "label_smoothing_factor": "what is trained computes its own loss, and smooths no labels",
+    "neftune_noise_alpha": "the model is frozen, and what lies below the edits is computed once, "
+    "so that its embeddings can have no noise",
+    "use_liger_kernel": "what is trained is no model of transformers, whose parts the kernels "
+    "would replace",
+}
+"""Arguments of transformers' that no training here can have, and why."""
 
 
 class FolderTrainer(StoppingTrainer):
@@ -217,7 +232,8 @@ def training_arguments(
         checkpoints: a folder for checkpoints, one an epoch.
 
     Raises:
-        ValueError: transformers takes no such arguments; batches that other processes should make.
+        ValueError: transformers takes no such arguments, or no training here can have them; the
+            best of no evaluations.
     """
     with tempfile.TemporaryDirectory(prefix=_TEMPORARY) as temporary:
         made = _made(arguments, device, evaluates, progress, checkpoints, temporary)
@@ -231,8 +247,9 @@ def training_arguments(
 
 def check_training_arguments(
     arguments: Mapping[str, Any],
+    model: TransformerBridge,
     *,
-    device: torch.device,
+    batch_size: int | None,
     evaluates: bool,
     checkpoints: str | Path | None,
 ) -> None:
@@ -241,27 +258,45 @@ def check_training_arguments(
 
     Args:
         arguments: of transformers' TrainingArguments.
-        device: where the model is.
+        model: the frozen one.
+        batch_size: rows of a step over all processes, where each takes its share.
         evaluates: whether there is something to evaluate each epoch.
         checkpoints: a folder for checkpoints.
 
     Raises:
-        ValueError: transformers takes no such arguments; an evaluation of nothing; batches that
-            other processes should make.
+        ValueError: as `training_arguments`, `check_processes` and `share_of`; mixed precision; an
+            evaluation of nothing; what transformers cannot report to.
+        ImportError: an optimiser whose package is missing.
+        RuntimeError: one to report to is missing.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of what is deprecated, which the training itself says
         made = _made(
             copy.deepcopy(dict(arguments)),
-            device,
+            device_of(model),
             evaluates,
             False,
             checkpoints,
             tempfile.gettempdir(),
         )
+        _check_packages(made)
+    check_processes(model, made)
+    if batch_size is not None:
+        share_of(batch_size, made.world_size)
+    # Set by `accelerate config`, for what `accelerate launch` starts.
+    check_precision(os.environ.get("ACCELERATE_MIXED_PRECISION", "no").lower(), made.device)
     asked = IntervalStrategy(made.eval_strategy)
     if not evaluates and asked != IntervalStrategy.NO:
         raise ValueError(f"eval_strategy is {asked.value!r}, but there are no rows to evaluate on")
+
+
+def _check_packages(args: TrainingArguments) -> None:
+    """Let transformers raise where the optimiser, or what is reported to, needs a package that is
+    missing, as it would when the training begins."""
+    with suppress(ValueError):  # some ask for the model, which they get in the training
+        Trainer.get_optimizer_cls_and_kwargs(args)
+    for callback in get_reporting_integration_callbacks(args.report_to):
+        callback()
 
 
 def _made(
@@ -272,11 +307,18 @@ def _made(
     checkpoints: str | Path | None,
     temporary: str,
 ) -> TrainingArguments:
-    if arguments.get("dataloader_num_workers"):
-        # Their queue would be waited at for ever: a batch goes with its model, which none takes.
+    for name, reason in _WITHOUT.items():
+        if arguments.get(name):
+            raise ValueError(f"{name}: {reason}: leave it out")
+    if arguments.get("train_sampling_strategy") == "group_by_length":
         raise ValueError(
-            "dataloader_num_workers: batches are made of rows that are prepared beside the model, "
-            "which other processes cannot do: leave it out"
+            'train_sampling_strategy="group_by_length": rows come by their numbers, so that '
+            "transformers cannot know their lengths: leave it out"
+        )
+    if arguments.get("load_best_model_at_end") and not evaluates:
+        raise ValueError(
+            "load_best_model_at_end: there are no rows to evaluate on, by which the best would be "
+            "told: give some, or leave it out"
         )
     given: dict[str, Any] = {
         "output_dir": str(checkpoints or temporary),

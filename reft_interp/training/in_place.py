@@ -12,7 +12,6 @@ from typing import Any
 
 import pandas as pd
 from datasets import IterableDataset
-from transformer_lens.model_bridge import TransformerBridge
 from transformers import TrainerCallback, TrainingArguments
 
 from reft_interp.interventions.rows import PartOfRows
@@ -27,7 +26,7 @@ from reft_interp.training.checkpoints import (
     last_whole,
     newest_checkpoint,
 )
-from reft_interp.training.collating import check_precision
+from reft_interp.training.collating import check_precision, check_trainable
 from reft_interp.training.folder_trainer import check_training_arguments, training_arguments
 from reft_interp.training.hyperparameters import check_hyperparameters, plain_values
 from reft_interp.training.processes import check_processes, share_of
@@ -109,7 +108,7 @@ def checked_settings(
 
 
 def check_trainer(
-    model: TransformerBridge,
+    intervened: IntervenedModel,
     trained_with: Mapping[str, Any],
     *,
     evaluates: bool = False,
@@ -118,19 +117,24 @@ def check_trainer(
     """Raise, before rows are prepared, where transformers' Trainer could not train so.
 
     Args:
-        model: says on which device.
+        intervened: what would be trained.
         trained_with: as `checked_settings` gives it.
         evaluates: whether there are rows to evaluate on.
         checkpoints: a folder for checkpoints.
 
     Raises:
-        ValueError: as `check_training_arguments`.
+        ValueError: nothing to train; as `check_training_arguments`, as are the others.
+        ImportError: an optimiser whose package is missing.
+        RuntimeError: one to report to is missing.
     """
+    check_trainable(intervened)
     given = dict(trained_with)
     own = {name: given.pop(name) for name in ("epochs", "learning_rate", "batch_size", "seed")}
+    shared = not {"per_device_train_batch_size", "per_device_eval_batch_size"} <= given.keys()
     check_training_arguments(
         _of_trainer(**own, arguments=given),
-        device=device_of(model),
+        intervened.model,
+        batch_size=own["batch_size"] if shared else None,
         evaluates=evaluates,
         checkpoints=checkpoints,
     )
@@ -228,6 +232,7 @@ def train(
         torch.OutOfMemoryError: with the number of rows a step that would fit.
     """
     check_arguments(epochs, arguments, learning_rate=learning_rate, batch_size=batch_size)
+    check_trainable(intervened)
     check_checkpoints(intervened, checkpoints, resume)
 
     def prepared(given: PreparedRows | Rows) -> PreparedRows:

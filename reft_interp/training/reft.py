@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from warnings import warn
 
 from datasets import IterableDataset
 from transformer_lens.model_bridge import TransformerBridge
@@ -17,7 +18,7 @@ from reft_interp.runtime import IntervenedModel, Placement
 from reft_interp.runtime.batching import Rows, as_list, warn_of_two_spaces
 from reft_interp.runtime.planning import Engine
 from reft_interp.runtime.prepared import Over, PreparedRows
-from reft_interp.runtime.truncating import Side, truncate_prompts
+from reft_interp.runtime.truncating import Part, Side, truncate_answers, truncate_prompts
 from reft_interp.sites import Site
 from reft_interp.subspace import Subspace
 from reft_interp.training.in_place import (
@@ -29,6 +30,9 @@ from reft_interp.training.in_place import (
 from reft_interp.training.processes import check_devices
 from reft_interp.training.results import TrainingResult, saved_settings
 from reft_interp.training.seeding import seeded
+
+_STREAM = "a stream of rows"
+_ENDS: dict[Side, str] = {"left": "beginning", "right": "end"}
 
 
 @dataclass(frozen=True)
@@ -113,6 +117,7 @@ def fit_reft(
     *,
     shared: bool = False,
     max_length: int | None = None,
+    truncate: Part = "prompt",
     truncation_side: Side = "right",
     epochs: int | float = 3,
     learning_rate: float = 4e-3,
@@ -142,9 +147,11 @@ def fit_reft(
         site: where; one or several.
         on: which tokens of the prompt are edited.
         shared: one module for all sites, rather than one for each.
-        max_length: prompts are cut until they have this many tokens together with their answer,
-            which is never cut; without it a row that the model cannot read as a whole is an
-            error. `truncate_prompts` does the same to rows that are scored.
+        max_length: rows are cut until prompt and answer have this many tokens together, and a
+            warning counts them; without it a row that the model cannot read as a whole is an error.
+        truncate: "prompt" cuts prompts and never an answer, as `truncate_prompts` does to rows
+            that are scored; "answer" cuts the ends of answers and never a prompt, which is what
+            the paper's code does: its `max_length` (see `Recipe`) is meant with it.
         truncation_side: which end of a prompt is cut.
         epochs: passes over the rows.
         learning_rate: of AdamW, falling linearly to zero.
@@ -179,6 +186,13 @@ def fit_reft(
         seed=seed,
         caller=fit_reft,
     )
+    if truncate not in ("prompt", "answer"):
+        raise ValueError(f'truncate must be "prompt" or "answer", got {truncate!r}')
+    if truncate == "answer" and truncation_side != "right":
+        raise ValueError(
+            f'truncate="answer" cuts the ends of answers and no prompt, so truncation_side must be '
+            f"left out, got {truncation_side!r}"
+        )
     streamed = isinstance(rows, IterableDataset)
     if streamed and over != "vocabulary":
         raise ValueError(f'over must be "vocabulary" where rows are a stream, got {over!r}')
@@ -194,27 +208,38 @@ def fit_reft(
         **(
             {}
             if max_length is None
-            else {"max_length": max_length, "truncation_side": truncation_side}
+            else {
+                "max_length": max_length,
+                "truncate": truncate,
+                "truncation_side": truncation_side,
+            }
         ),
     )
     intervened = place_reft(model, intervention, site, on, shared=shared, seed=trained_with["seed"])
     check_checkpoints(intervened, checkpoints, resume)
-    check_trainer(model, trained_with, evaluates=evaluation is not None, checkpoints=checkpoints)
+    check_trainer(
+        intervened, trained_with, evaluates=evaluation is not None, checkpoints=checkpoints
+    )
 
-    def fitting(given: Rows) -> Rows:
+    def fitting(given: Rows, name: str) -> Rows:
         if max_length is None:
             return given
-        return truncate_prompts(model, given, max_length, truncation_side=truncation_side)
+        if truncate == "answer":
+            cut = truncate_answers(model, given, max_length)
+        else:
+            cut = truncate_prompts(model, given, max_length, truncation_side=truncation_side)
+        _tell_of_cuts(given, cut, name, max_length, truncate, truncation_side)
+        return cut
 
-    def prepare(given: Rows) -> PreparedRows:
+    def prepare(given: Rows, name: str) -> PreparedRows:
         return PreparedRows(
-            intervened, fitting(given), engine=engine, memory_budget=memory_budget, over=over
+            intervened, fitting(given, name), engine=engine, memory_budget=memory_budget, over=over
         )
 
     losses = train(
         intervened,
-        rows.map(lambda row: fitting([row])[0]) if streamed else prepare(rows),
-        None if evaluation is None else prepare(evaluation),
+        rows.map(lambda row: fitting([row], _STREAM)[0]) if streamed else prepare(rows, "rows"),
+        None if evaluation is None else prepare(evaluation, "evaluation"),
         progress=progress,
         checkpoints=checkpoints,
         resume=resume,
@@ -222,3 +247,19 @@ def fit_reft(
         **trained_with,
     )
     return ReFTResult(intervened.eval(), losses, settings)
+
+
+def _tell_of_cuts(
+    given: Rows, cut: Rows, name: str, max_length: int, part: Part, side: Side
+) -> None:
+    """Warn where rows lost something, and of how many did."""
+    pairs = list(zip(as_list(given), as_list(cut), strict=True))
+    count = sum(before[part] != after[part] for before, after in pairs)
+    if not count:
+        return
+    # The rows of a stream pass one by one: of each the same, which Python says once.
+    many = f"some {part}s" if name == _STREAM else f"{count} of {len(pairs)} {part}s"
+    told = f"{name}: max_length={max_length} cut the {_ENDS[side]} of {many}"
+    if part == "prompt":
+        told += '. No answer was cut; truncate="answer" cuts the ends of answers and no prompt'
+    warn(told, stacklevel=5)

@@ -81,7 +81,7 @@ class InterventionTrainer(FolderTrainer):
             callbacks=callbacks,
         )
         self._intervened = intervened
-        self.fingerprint = identify_training(train_rows, args)
+        self.fingerprint = identify_training(train_rows, evaluation_rows, args)
         self._recompute = recompute
         self._position = StreamPosition() if isinstance(train_rows, StreamedRows) else None
         if self._position is not None:
@@ -142,11 +142,13 @@ class InterventionTrainer(FolderTrainer):
         except torch.OutOfMemoryError as error:
             if self.args.auto_find_batch_size or is_sharded(self._bridge):
                 raise  # the other processes do not run what advice would have to try
-            inputs.clear()
-            advice = memory_advice(self._intervened, chosen, self.args, recompute=self._recompute)
-            raise torch.OutOfMemoryError(
-                f"no memory for a step of {len(chosen.numbers)} rows: {advice}. ({error})"
-            ) from None
+            said = str(error)
+        # Not in the except clause: there the error still holds the memory of the failed step.
+        inputs.clear()
+        advice = memory_advice(self._intervened, chosen, self.args, recompute=self._recompute)
+        raise torch.OutOfMemoryError(
+            f"no memory for a step of {len(chosen.numbers)} rows: {advice}. ({said})"
+        )
 
     def compute_loss(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any):
         """The Trainer's, with blocks that run again in the backward pass where that was asked."""

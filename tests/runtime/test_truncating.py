@@ -1,12 +1,16 @@
-"""Long prompts: an error that names the row, or a cut on the side that was asked for."""
+"""Long rows: an error that names the row, or a cut of what was asked for."""
+
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from reft_interp.encoding import IGNORED
 from reft_interp.evaluation import accuracy
 from reft_interp.interventions import LoReFT
-from reft_interp.runtime import truncate_prompts
+from reft_interp.runtime import IntervenedModel, truncate_prompts
+from reft_interp.runtime.truncating import truncate_answers
 from reft_interp.sites import Site
 from reft_interp.training import fit_reft
 
@@ -34,17 +38,9 @@ def test_a_row_that_the_model_cannot_read_is_named_with_both_numbers(tiny):
         fit_reft(model, ROWS, LoReFT(2), site, "l1", progress=False)
     with pytest.raises(ValueError, match=told):
         accuracy(model, ROWS)
-    fit_reft(
-        model,
-        ROWS,
-        LoReFT(2),
-        site,
-        "l1",
-        progress=False,
-        max_length=128,
-        truncation_side="left",
-        epochs=1,
-    )
+    cut: dict[str, Any] = {"max_length": 128, "truncation_side": "left", "epochs": 1}
+    with pytest.warns(UserWarning, match="rows: max_length=128 cut the beginning of 1 of 2 prom"):
+        fit_reft(model, ROWS, LoReFT(2), site, "l1", progress=False, **cut)
 
 
 @pytest.mark.parametrize("architecture", ["llama", "gpt2", "bert"])
@@ -88,6 +84,82 @@ def test_an_answer_is_never_cut(tiny):
     rows = [{"prompt": "The key", "answer": SENTENCE}]
     with pytest.raises(ValueError, match="row 0: max_length is 8, of which the answer"):
         truncate_prompts(tiny("llama"), rows, 8)
+
+
+@pytest.mark.parametrize("architecture", ["llama", "gpt2"])
+@pytest.mark.parametrize("most", [40, 34, 28])
+def test_cut_answers_are_what_a_tokenizer_leaves_of_prompt_and_answer_as_one_text(
+    tiny, architecture, most
+):
+    """As pyreft cuts rows, by transformers' own truncation."""
+    model, prompt = tiny(architecture), SENTENCE * 2 + "\n"
+    row = {"prompt": prompt, "answer": SENTENCE * 2, "spans": {"key": [4, 7]}}
+    whole = model.tokenizer(prompt + row["answer"])["input_ids"]
+    kept = model.tokenizer(prompt + row["answer"], truncation=True, max_length=most)["input_ids"]
+    assert len(kept) == most < len(whole)
+    short, cut = truncate_answers(model, [ROWS[0], row], most)
+    assert short == ROWS[0]
+    assert cut == row | {"answer": cut["answer"]}
+    assert row["answer"].startswith(cut["answer"])
+    assert model.tokenizer(cut["prompt"] + cut["answer"])["input_ids"] == kept
+
+
+def test_a_prompt_that_leaves_no_room_for_its_answer_is_named(tiny):
+    model = tiny("llama")
+    of_prompt = len(model.tokenizer(SENTENCE)["input_ids"])
+    rows = [ROWS[0], {"prompt": SENTENCE, "answer": " is here"}]
+    told = f"row 1: max_length is {of_prompt}, of which the prompt's {of_prompt} tokens leave no r"
+    with pytest.raises(ValueError, match=told):
+        truncate_answers(model, rows, of_prompt)
+    _, cut = truncate_answers(model, rows, of_prompt + 1)
+    assert tokens(model, cut) == of_prompt + 1
+    # What the message says to do leaves what fits.
+    left = [row for row in rows if len(model.tokenizer(row["prompt"])["input_ids"]) < of_prompt]
+    assert truncate_answers(model, left, of_prompt) == [ROWS[0]]
+
+
+def test_a_training_cuts_the_answers_where_that_is_asked(tiny, monkeypatch):
+    """Beside it what it does by default, which takes away what is asked."""
+    model, seen = tiny("llama"), []
+    plain = IntervenedModel.forward
+
+    def forward(self, batch, **inputs):
+        ids, read = batch.input_ids[0], batch.labels[0] == IGNORED
+        seen.append(tuple(model.tokenizer.decode(ids[k]) for k in (read, ~read)))
+        return plain(self, batch, **inputs)
+
+    monkeypatch.setattr(IntervenedModel, "forward", forward)
+    rows = [{"prompt": SENTENCE + "Response:", "answer": " " + SENTENCE * 2}] * 2
+    whole = len(model.tokenizer(rows[0]["prompt"] + rows[0]["answer"])["input_ids"])
+    options: dict[str, Any] = {"max_length": whole - 4, "epochs": 1, "engine": "full"}
+
+    def fit(**asked: Any):
+        site = Site("resid_post", 0)
+        return fit_reft(model, rows, LoReFT(2), site, "l1", progress=False, **options, **asked)
+
+    with pytest.warns(
+        UserWarning, match=r"rows: max_length=\d+ cut the end of 2 of 2 prompts\. No"
+    ):
+        fit()
+    read, answer = seen[0]
+    assert "Response:" not in read
+    assert "table" in answer[-10:]
+    seen.clear()
+    with pytest.warns(UserWarning, match=r"rows: max_length=\d+ cut the end of 2 of 2 answers$"):
+        found = fit(truncate="answer")
+    read, answer = seen[0]
+    assert read.endswith("Response:")
+    assert "table" not in answer[-10:]
+    assert found.settings["truncate"] == "answer"
+    with pytest.raises(ValueError, match="so truncation_side must be left out, got 'left'"):
+        fit(truncate="answer", truncation_side="left")
+
+
+@pytest.mark.usefixtures("no_type_checks")
+def test_what_is_neither_prompt_nor_answer_is_not_cut(tiny):
+    wrong: dict[str, Any] = {"truncate": "both", "max_length": 8}
+    with pytest.raises(ValueError, match='truncate must be "prompt" or "answer", got \'both\''):
+        fit_reft(tiny("llama"), ROWS, LoReFT(2), Site("resid_post", 0), "l1", **wrong)
 
 
 @settings(max_examples=40, deadline=None)

@@ -118,6 +118,20 @@ def test_a_training_goes_on_with_its_own_rows_steps_and_seed_alone(tiny, tmp_pat
     assert len(fit(model, rows, epochs=2, checkpoints=tmp_path, resume=True).losses) == 2
 
 
+@pytest.mark.parametrize("chooses", [True, False])
+def test_epochs_are_chosen_by_the_losses_of_the_same_rows(tiny, tmp_path, chooses):
+    """Losses of other rows are no better or worse; where nothing is chosen by them, they may be."""
+    model, options = tiny("llama"), {"checkpoints": tmp_path, "load_best_model_at_end": chooses}
+    fit(model, evaluation=GOOD, **options)
+    again = {"epochs": 2, "resume": True, **options}
+    if chooses:
+        with pytest.raises(ValueError, match=r"by a .* with other rows to choose an epoch on \("):
+            fit(model, evaluation=GOOD[:1], **again)
+    else:
+        fit(model, evaluation=GOOD[:1], **again)
+    assert len(fit(model, evaluation=GOOD, **again).losses) == 2
+
+
 def test_a_training_goes_on_with_its_own_sources_alone(tiny, tmp_path):
     model = tiny("llama")
     edit = DistributedInterchange(Subspace.random(32, 2, seed=0), trainable=True)

@@ -5,6 +5,7 @@ from functools import partial
 from typing import Any, cast
 
 import pytest
+from transformers import TrainingArguments
 
 import reft_interp as ri
 from reft_interp.runtime import prepared
@@ -116,6 +117,13 @@ def test_a_folder_that_cannot_be_used_is_told_of_before_rows_are_prepared(
         ({"save_strategy": "step"}, "step is not a valid IntervalStrategy|valid SaveStrategy"),
         ({"dataloader_num_workers": 1}, "dataloader_num_workers: batches are made of rows"),
         ({"eval_strategy": "epoch"}, "eval_strategy is 'epoch', but there are no rows"),
+        ({"label_smoothing_factor": 0.1}, "label_smoothing_factor: .* smooths no labels: leave it"),
+        ({"neftune_noise_alpha": 5}, "neftune_noise_alpha: the model is frozen"),
+        ({"use_liger_kernel": True}, "use_liger_kernel: what is trained is no model of"),
+        ({"train_sampling_strategy": "group_by_length"}, 'strategy="group_by_length": rows come'),
+        ({"load_best_model_at_end": True}, "load_best_model_at_end: there are no rows to evaluate"),
+        ({"fsdp": "full_shard"}, "fsdp: the base model is frozen"),
+        ({"report_to": "odd"}, "odd is not supported, only azure_ml"),
     ],
 )
 def test_what_transformers_refuses_is_told_of_before_rows_are_prepared(
@@ -135,6 +143,63 @@ def test_what_transformers_refuses_is_told_of_before_rows_are_prepared(
         fit_classifier(model, rows, ri.LoReFT(1), SITE, "last", **given)
     with pytest.raises(ValueError, match=told):
         ri.fit_das(model, pairs, SITE, "last", **given)
+
+
+@pytest.fixture
+def unprepared_fits(tiny, monkeypatch):
+    """Trainings that must not come as far as their rows."""
+
+    def prepare(*args, **options):
+        raise AssertionError("rows were prepared")
+
+    monkeypatch.setattr(prepared, "_fill", prepare)
+    monkeypatch.setattr(prepared_labels, "PreparedRows", prepare)
+    rows = [{"prompt": "The key", "answer": " is", "label": i % 2} for i in range(2)]
+    pairs = [{"base": "The key", "source": "The keys", "label": " are"}]
+    loreft, model = ri.LoReFT(1), tiny("llama")
+    return [
+        partial(ri.fit_reft, model, rows, loreft, SITE, "last", progress=False),
+        partial(fit_classifier, model, rows, loreft, SITE, "last", progress=False),
+        partial(ri.fit_das, model, pairs, SITE, "last", progress=False),
+    ]
+
+
+def test_mixed_precision_of_the_launcher_is_told_of_before_rows_are_prepared(
+    unprepared_fits, monkeypatch
+):
+    """As `accelerate config` sets it."""
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
+    for fit in unprepared_fits:
+        with pytest.raises(ValueError, match="bf16: mixed precision"):
+            fit()
+
+
+def test_rows_that_processes_cannot_share_are_told_of_before_rows_are_prepared(
+    unprepared_fits, monkeypatch
+):
+    monkeypatch.setattr(TrainingArguments, "world_size", 2)
+    for fit in unprepared_fits:
+        with pytest.raises(ValueError, match="a multiple of their number, 2, got 3"):
+            fit(batch_size=3)
+
+
+def test_a_missing_package_is_told_of_before_rows_are_prepared(unprepared_fits):
+    """Packages that nobody here has installed."""
+    for fit in unprepared_fits:
+        with pytest.raises(ImportError, match="install `lomo_optim`"):
+            fit(optim="lomo")
+        with pytest.raises(RuntimeError, match="requires dvclive to be installed"):
+            fit(report_to="dvclive")
+
+
+def test_what_cannot_train_is_told_of_before_rows_are_prepared(unprepared_fits, tiny):
+    rows = [{"prompt": "The key", "answer": " is"}]
+    fixed = ri.ZeroAblation(ri.Subspace.random(32, 1, seed=0))
+    with pytest.raises(ValueError, match="nothing to train"):
+        ri.fit_reft(tiny("llama"), rows, fixed, SITE, "last")
+    _, of_classes, _ = unprepared_fits
+    with pytest.raises(ValueError, match="gradient_checkpointing: blocks run again for interv"):
+        of_classes(gradient_checkpointing=True)
 
 
 def test_the_best_of_no_checkpoints_is_told_of_before_rows_are_prepared(tiny, monkeypatch):

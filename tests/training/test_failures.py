@@ -1,6 +1,7 @@
 """Steps that fail name their rows and leave the last good weights, or say what would fit."""
 
 import copy
+import gc
 from collections.abc import Callable
 from typing import Any
 
@@ -9,7 +10,7 @@ import torch
 from transformers import TrainerCallback
 
 from reft_interp.interventions import DiReFT, Intervention, LoReFT
-from reft_interp.runtime import IntervenedModel, Placement
+from reft_interp.runtime import IntervenedModel, Placement, answer_loss
 from reft_interp.runtime.planning import Engine
 from reft_interp.runtime.prepared import PreparedRows
 from reft_interp.sites import Site
@@ -22,6 +23,7 @@ from reft_interp.training import (
     fit_classifier,
     train,
     train_cells,
+    trainer,
 )
 
 ROWS = [
@@ -238,6 +240,33 @@ def test_where_not_even_one_row_fits_it_says_so(tiny, small_gpu, monkeypatch):
     monkeypatch.setattr(failures, "peak_memory", peak_memory)
     with pytest.raises(torch.OutOfMemoryError, match=r"not even one row of .* fits. Shorten"):
         fit(placed(tiny("llama")), batch_size=16)
+
+
+@pytest.mark.parametrize("engine", ["full", "auto"])
+def test_advice_is_measured_when_the_memory_of_the_failed_step_is_free(tiny, monkeypatch, engine):
+    held: list[int] = []
+
+    def count() -> int:
+        gc.collect()
+        every = (one for one in gc.get_objects() if type(one) is torch.Tensor)
+        return sum(one.grad_fn is not None for one in every)
+
+    def fail(*args, **options):
+        held.append(count())
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    def advice(*args, **options):
+        held.append(count())
+        return "advice"
+
+    before = count()  # what other tests may have kept
+    monkeypatch.setattr(answer_loss, "cross_entropy", fail)
+    monkeypatch.setattr(trainer, "memory_advice", advice)
+    with pytest.raises(torch.OutOfMemoryError, match=r"16 rows: advice. \(CUDA out of memory\)"):
+        fit(placed(tiny("llama")), batch_size=16, engine=engine)
+    failed, advised = held
+    assert failed > before
+    assert advised <= before
 
 
 def test_mixed_precision_is_refused_and_a_bfloat16_model_trains(tiny, make_tiny):

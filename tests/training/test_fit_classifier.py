@@ -1,5 +1,6 @@
 """A head and interventions that are trained together, on labels that were planted."""
 
+import json
 import math
 from typing import Any
 
@@ -12,11 +13,12 @@ from torch.nn.functional import cross_entropy
 from torch.testing import assert_close
 from transformers import TrainerCallback
 
-from reft_interp.evaluation.metrics import f1, label_accuracy
+from reft_interp.evaluation.metrics import f1, label_accuracy, matthews
 from reft_interp.interventions import DiReFT, LoReFT
 from reft_interp.runtime import IntervenedModel
 from reft_interp.sites import Site
 from reft_interp.training import Classifier, ClassifierResult, fit_classifier
+from reft_interp.training.checkpoints import FINGERPRINT
 from reft_interp.training.labelled_rows import halve
 from reft_interp.training.prepared_labels import PreparedLabels
 
@@ -260,6 +262,11 @@ def test_only_the_same_training_goes_on_from_a_checkpoint(hooked, tmp_path):
     turned = [row | {"label": 1 - row["label"]} for row in rows[:40]]
     with pytest.raises(ValueError, match="a training with other rows "):
         fit_classifier(model, turned, loreft, SITES, **options)
+    # A score of the epochs before, by another metric or of other tokens, is no better or worse.
+    with pytest.raises(ValueError, match=r"a training with other metric \(accuracy, here Matthews"):
+        fit_classifier(model, rows[:40], loreft, SITES, metric=matthews(["0", "1"]), **options)
+    with pytest.raises(ValueError, match=r"a training with other max_length \(None, here 4\)"):
+        fit_classifier(model, rows[:40], loreft, SITES, max_length=4, **options)
     # Another seed halves the validation rows in another way.
     with pytest.raises(ValueError, match="with other rows to choose an epoch on"):
         fit_classifier(model, rows[:40], loreft, SITES, **{**options, "seed": 2})
@@ -268,6 +275,24 @@ def test_only_the_same_training_goes_on_from_a_checkpoint(hooked, tmp_path):
     with pytest.warns(UserWarning, match=r"going on from .*checkpoint-2, as checkpoint-4 cannot"):
         again = fit_classifier(model, rows[:40], loreft, SITES, **options)
     assert_close(weights(again), weights(whole), atol=0, rtol=0)
+
+
+def test_an_older_checkpoint_does_not_say_by_which_metric_it_was_chosen(hooked, tmp_path):
+    """Its max_length has always been told, beside the notes."""
+    model, rows = hooked("bert"), planted(hooked("bert"), 80)
+    options: Any = {"validation": rows[40:], "epochs": 1, "batch_size": 20, "max_length": 20}
+    options |= {"checkpoints": tmp_path}
+    fit(model, rows[:40], **options)
+    file = tmp_path / "checkpoint-2" / "config.json"
+    config = json.loads(file.read_text(encoding="utf-8"))
+    for name in ("metric", "max_length"):
+        del config["notes"][FINGERPRINT][name]
+    file.write_text(json.dumps(config), encoding="utf-8")
+    options |= {"resume": True, "epochs": 2}
+    with pytest.raises(ValueError, match=r"other max_length \(20, here 4\)"):
+        fit(model, rows[:40], **options | {"max_length": 4})
+    with pytest.warns(UserWarning, match="did not keep its metric: taken to be the same as here"):
+        fit(model, rows[:40], **options)
 
 
 def test_a_saved_result_predicts_the_same_and_says_how_it_was_trained(hooked, tmp_path):

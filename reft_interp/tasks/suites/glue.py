@@ -81,7 +81,8 @@ def glue(
     GLUE's test labels are not published. The validation rows are halved by the seed: one half is
     `development` (the paper picks the epoch that is best on it), the other is the test set. Of
     MNLI, QNLI and QQP, whose validation sets are large, 1,000 rows are enough for development.
-    Texts that a later split has, too, are left out of the earlier ones, and counted in `notes`.
+    Texts that a later split has, too, are left out of the earlier ones, and counted in `notes`; so
+    are training rows without one of their texts (QQP has two, on which the paper's code trains).
 
     The metric is the one that the paper reports: accuracy, Matthews' correlation for CoLA,
     Pearson's for STS-B. `scores` adds what GLUE has besides: F1 for MRPC and QQP, Spearman's

@@ -78,6 +78,10 @@ _BEGINNINGS = {
 _EXPECTED = "NAME.train*, NAME.dev* (tsv, json or jsonl)"
 
 
+_Placed = tuple[str, Record]
+"""Where a row stands, for messages, and the row as it was read."""
+
+
 @dataclass(frozen=True)
 class GlueRows:
     """Rows of `text_a`, `text_b` (None where there is one text) and `label`."""
@@ -90,6 +94,9 @@ class GlueRows:
 def read_glue(task: str, path_or_hub_id: Any) -> GlueRows:
     """The training and validation rows of one task.
 
+    Training rows without one of their texts, as two of the hub's QQP are, are left out, and
+    counted in `notes`.
+
     Raises:
         ValueError: no such folder or dataset, a file of a split missing, or a bad row (file,
             row number and columns are named).
@@ -98,8 +105,8 @@ def read_glue(task: str, path_or_hub_id: Any) -> GlueRows:
     place = locate(path_or_hub_id, expected)
     if isinstance(place, str):
         return _read_hub(task, place, expected)
-    rows: dict[str, list[Record]] = {}
-    notes = []
+    rows: dict[str, list[_Placed]] = {}
+    notes: list[str] = []
     for split, beginnings in _BEGINNINGS.items():
         files = [
             file
@@ -116,7 +123,7 @@ def read_glue(task: str, path_or_hub_id: Any) -> GlueRows:
         files = [file for file in files if "mismatched" not in file.stem] or files
         rows[split] = [row for file in files for row in _read_file(task, file)]
         notes.append(f"{split} rows are those of {', '.join(file.name for file in files)}")
-    return GlueRows(rows["train"], rows["validation"], tuple(notes))
+    return _checked(task, rows["train"], rows["validation"], notes)
 
 
 def _read_hub(task: str, name: str, expected: str) -> GlueRows:
@@ -130,21 +137,30 @@ def _read_hub(task: str, name: str, expected: str) -> GlueRows:
             f"{', '.join(splits)}"
         )
     train, held_out = (
-        [
-            _row(task, f"{name} {split} row {i}", row)
-            for i, row in enumerate(splits[split].to_list())
-        ]
+        [(f"{name} {split} row {i}", row) for i, row in enumerate(splits[split].to_list())]
         for split in ("train", validation)
     )
-    return GlueRows(train, held_out, ())
+    return _checked(task, train, held_out, [])
 
 
-def _read_file(task: str, file: Path) -> list[Record]:
+def _read_file(task: str, file: Path) -> list[_Placed]:
     if file.suffix in (".tsv", ".txt"):
         records = read_tsv(task, file)
     else:
         records = read_json(file, ())
-    return [_row(task, f"{file} row {i}", record) for i, record in enumerate(records)]
+    return [(f"{file} row {i}", record) for i, record in enumerate(records)]
+
+
+def _checked(
+    task: str, train: list[_Placed], validation: list[_Placed], notes: list[str]
+) -> GlueRows:
+    """Rows by our names; those that are trained on have all of their texts."""
+    read = [_row(task, where, record, trained_on=True) for where, record in train]
+    whole = [row for row in read if row is not None]
+    if count := len(read) - len(whole):
+        notes = [*notes, f"left out: {count:,} training rows without one of their texts"]
+    held_out = [_row(task, where, record) for where, record in validation]
+    return GlueRows(whole, [row for row in held_out if row is not None], tuple(notes))
 
 
 def read_tsv(task: str, file: Path) -> list[Record]:
@@ -175,7 +191,8 @@ def read_tsv(task: str, file: Path) -> list[Record]:
     return rows
 
 
-def _row(task: str, where: str, record: Record) -> Record:
+def _row(task: str, where: str, record: Record, *, trained_on: bool = False) -> Record | None:
+    """A row by our names; None where it lacks a text and is only trained on."""
     layout = LAYOUTS[task]
     record = {_OTHER_NAMES.get(name, name): value for name, value in record.items()}
     # The benchmark's own MNLI has sentence1 and sentence2; sampled copies have our names.
@@ -189,6 +206,8 @@ def _row(task: str, where: str, record: Record) -> Record:
     texts = check_record(where, record, list(columns.values()))
     for column in ("text_a", "text_b"):
         if column in columns and not texts[columns[column]].strip():
+            if trained_on:
+                return None
             raise ValueError(f"{where}: {columns[column]} must not be empty in {record}")
     return {
         "text_a": texts[columns["text_a"]],

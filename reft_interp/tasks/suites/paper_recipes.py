@@ -15,6 +15,15 @@ from reft_interp.tasks.suites.recipe import Decoding, Method, Recipe
 
 _PYREFT = "stanfordnlp/pyreft examples/loreft"
 
+_DROPOUT = (
+    "dropout was of another kind: the repository drops components of the edited hidden state, the "
+    "model's own with the edit's, and here those of the edit alone are dropped"
+)
+_CUT = (
+    "rows of more than max length lose the end of their answer, where the repository's tokenizer "
+    'cuts them: fit_reft(truncate="answer")'
+)
+
 _COMMONSENSE = Recipe(
     suite="commonsense",
     method="LoReFT",
@@ -38,6 +47,7 @@ _COMMONSENSE = Recipe(
         "for the other models",
         "weight decay is not in the command: it is the script's default",
         "appendix D.3 also reports 3 epochs with batch size 16",
+        _CUT,
     ),
 )
 
@@ -85,6 +95,7 @@ _INSTRUCTIONS = Recipe(
         "2,048 are new tokens in the paper, and tokens of prompt and output together in the "
         "repository's task_config.py",
         "seeds: two runs, which are not stated",
+        _CUT,
     ),
 )
 
@@ -207,6 +218,7 @@ def _recipes() -> Iterator[Recipe]:
             remarks=(
                 *(r for r in lo_reft.remarks if not r.startswith(("weight decay", "appendix D.3"))),
                 *_DIREFT_REMARKS,
+                _DROPOUT,
             ),
         )
         for model in models:
@@ -220,6 +232,8 @@ def _recipes() -> Iterator[Recipe]:
             remarks: list[str] = [*_GLUE_REMARKS]
             if task in ("rte", "cola"):
                 remarks.append(_REPLACED_SEEDS)
+            if settings["dropout"]:
+                remarks.append(_DROPOUT)
             remarks += [
                 f"{name.replace('_', ' ')} {value:g} is not among the values searched (table 8)"
                 for name, value in _NOT_SEARCHED.items()

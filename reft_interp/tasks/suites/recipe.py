@@ -67,7 +67,8 @@ class Recipe:
     weight_decay: float
     dropout: float
     max_length: int
-    """Tokens of prompt and answer after which training rows are cut."""
+    """Tokens of prompt and answer after which training rows are cut, and so the end of the answer:
+    `fit_reft(max_length=..., truncate="answer")`."""
     seeds: tuple[int, ...]
     """Seeds that the reported scores are means over."""
     source: str

@@ -192,6 +192,22 @@ def test_a_bad_line_is_named(tmp_path, write, line, message):
         glue("sst2", tmp_path)
 
 
+def test_training_rows_without_one_of_their_texts_are_left_out_and_counted(tmp_path, write):
+    """The hub's QQP has two of them; a row that is scored must be whole."""
+    header = "id\tqid1\tqid2\tquestion1\tquestion2\tis_duplicate\n"
+    lines = [f"{i}\t1\t2\tWhat is {i}?\tWhat's {i}?\t{i % 2}\n" for i in range(20)]
+    alone = "20\t1\t2\tHow can I develop android app?\t\t0\n"
+    write("qqp.train.tsv", header + "".join([*lines[:5], alone, *lines[5:10]]))
+    write("qqp.dev.tsv", header + "".join(lines[10:]))
+    suite = glue("qqp", tmp_path)
+    assert suite.train is not None
+    assert suite.train["text_a"] == [f"What is {i}?" for i in range(10)]
+    assert suite.notes[-1] == "left out: 1 training rows without one of their texts"
+    write("qqp.dev.tsv", header + "".join([*lines[10:], alone]))
+    with pytest.raises(ValueError, match=r"qqp\.dev\.tsv row 10: question2 must not be empty"):
+        glue("qqp", tmp_path)
+
+
 def test_a_bad_score_and_a_missing_column_are_named(tmp_path, write):
     row = "0\tg\tf\ty\t0\tn\tn\ta\tb\t"
     write("stsb.train.tsv", f"{STSB_HEADER}\n{row}5.1\n")

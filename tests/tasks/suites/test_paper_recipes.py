@@ -132,6 +132,14 @@ def test_a_recipe_prints_every_setting():
         assert line in text
 
 
+@pytest.mark.parametrize("recipe", PAPER_RECIPES, ids=lambda recipe: recipe.title)
+def test_a_recipe_says_what_of_it_is_done_otherwise_here(recipe):
+    text = str(recipe)
+    assert (recipe.dropout > 0) == ("those of the edit alone are dropped" in text)
+    # What a classifier reads has no answer that could lose its end.
+    assert (recipe.decoding is not None) == ('fit_reft(truncate="answer")' in text)
+
+
 def test_a_glue_recipe_generates_nothing():
     assert paper_recipe("glue/mnli").decoding is None
     assert "none: a classification head" in str(paper_recipe("glue/mnli"))
