@@ -1,8 +1,9 @@
 """Read the folders that pyreft saves: `config.json` and one `intkey_*.bin` an intervention.
 
-Next door: `pyreft_saving` writes them, `pyvene_folder` reads what both pyreft and pyvene write,
-`pyvene_places` knows the places in the model, `pyreft_classes` what the tensors mean. Here:
-which tokens. pyreft itself is not needed. `benchmarks/parity.py` compares with it.
+Next door: `pyreft_saving` writes them, `pyreft_classifier` reads those with a classification head,
+`pyvene_folder` reads what both pyreft and pyvene write, `pyvene_places` knows the places in the
+model, `pyreft_classes` what the tensors mean. Here: which tokens. pyreft itself is not needed.
+`benchmarks/parity.py` compares with it.
 """
 
 from collections.abc import Mapping, Sequence
@@ -29,6 +30,11 @@ from reft_interp.sites import Site
 # pyreft's notebook on composition defines it, and those who compose copy it: it is LoReFT on some
 # of its rows, which every example names.
 _COMPOSED = "SubloreftIntervention"
+
+HEAD_TENSORS = {
+    f"classifier.{layer}.{part}" for layer in ("dense", "out_proj") for part in ("weight", "bias")
+}
+"""What pyreft saves of RoBERTa's classification head, where it is trained too."""
 
 Subspaces = Sequence[int] | Mapping[str, Sequence[int]]
 
@@ -176,6 +182,11 @@ def _check_model_weights(folder: Path, ignore: bool) -> None:
         weights = read_tensors(file)
     except ValueError as error:
         raise ValueError(f"{file}: {error}") from error
+    if weights.keys() == HEAD_TENSORS:
+        raise ValueError(
+            f"{file} holds a classification head, which interop.load_pyreft_classifier reads with "
+            "the interventions; for these alone, say ignore_model_weights=True"
+        )
     if weights:
         raise ValueError(
             f"{file} holds weights of the base model that were trained too: "
