@@ -43,8 +43,9 @@ def test_it_gives_what_transformers_gives_with_the_block_edited(tmp_path, robert
     assert classifier.intervention_parameters == RANK * WIDTH * 2 + RANK
 
     plain, tokenizer = tiny_encoder("roberta")
-    plain.config.num_labels = outputs
-    theirs = RobertaForSequenceClassification(plain.config).eval()
+    config: Any = plain.config
+    config.num_labels = outputs
+    theirs = RobertaForSequenceClassification(config).eval()
     theirs.load_state_dict(plain.state_dict() | head, strict=False)
 
     def edit(module: Any, given: Any, output: Any) -> Any:
@@ -55,9 +56,9 @@ def test_it_gives_what_transformers_gives_with_the_block_edited(tmp_path, robert
 
     handle = theirs.roberta.encoder.layer[1].register_forward_hook(edit)
     for row in ROWS:
-        texts = [row["text_a"], *([row["text_b"]] if "text_b" in row else [])]
+        encoded = tokenizer(row["text_a"], row.get("text_b"), return_tensors="pt")
         with torch.no_grad():
-            expected = theirs(**tokenizer(*texts, return_tensors="pt")).logits
+            expected = theirs(**encoded).logits
             assert_close(classifier([row]), expected, atol=1e-4, rtol=0)
     handle.remove()
     with torch.no_grad():
