@@ -134,13 +134,13 @@ def tiny_that_sees(class_name: str) -> tuple[PreTrainedModel, PreTrainedTokenize
     """
     gemma = class_name.startswith("Gemma3")
     tokenizer = tiny_tokenizer("gemma2" if gemma else "llama")
-    tokens = {
+    tokens: dict[str, Any] = {
         "vocab_size": len(tokenizer),
         "bos_token_id": tokenizer.bos_token_id,
         "eos_token_id": tokenizer.eos_token_id,
         "pad_token_id": tokenizer.pad_token_id,
     }
-    vision = {
+    vision: dict[str, Any] = {
         "hidden_size": 16,
         "intermediate_size": 32,
         "num_hidden_layers": 1,

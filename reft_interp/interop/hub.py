@@ -6,7 +6,7 @@ Next door: `model_card` writes the card, `export` the part that runs without thi
 
 import shutil
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -157,15 +157,30 @@ def from_pretrained(
         if revision is not None:
             raise ValueError(f"revision is for the hub, and {folder} is a local folder")
         return _load(folder, model)
-    with _told(str(name_or_path)):
+    files = [*_OURS, *shared_files({"interventions": True})]
+    return _load(downloaded(str(name_or_path), files, revision=revision, token=token), model)
+
+
+def downloaded(
+    name: str, files: Sequence[str], *, revision: str | None = None, token: str | None = None
+) -> Path:
+    """A local copy of some files of a repository on the hub.
+
+    Args:
+        name: "name/repository".
+        files: their names, or patterns of them.
+        revision: branch, tag or commit.
+        token: of the hub, for a private repository.
+    """
+    with _told(name):
         found = snapshot_download(
-            str(name_or_path),
+            name,
             revision=revision,
             token=token,
-            allow_patterns=[*_OURS, *shared_files({"interventions": True})],
+            allow_patterns=list(files),
             library_name="reft_interp",
         )
-    return _load(Path(str(found)), model)
+    return Path(str(found))
 
 
 def _load(folder: Path, model: TransformerBridge) -> IntervenedModel | Classifier:
@@ -206,7 +221,8 @@ def _told(name: str) -> Iterator[None]:
         ) from error
     except (RepositoryNotFoundError, RevisionNotFoundError) as error:
         raise ValueError(
-            f"the Hugging Face hub has no {name!r} of that revision, or it is private: {error}"
+            f"the Hugging Face hub has no {name!r} of that revision, or it is private (and no such "
+            f"folder is here): {error}"
         ) from error
     except (OfflineModeIsEnabled, LocalEntryNotFoundError) as error:
         raise ConnectionError(_UNREACHABLE.format(name)) from error

@@ -1,8 +1,9 @@
 """Read the folders that pyreft saves: `config.json` and one `intkey_*.bin` an intervention.
 
-Next door: `pyreft_saving` writes them, `pyvene_folder` reads what both pyreft and pyvene write,
-`pyvene_places` knows the places in the model, `pyreft_classes` what the tensors mean. Here:
-which tokens. pyreft itself is not needed. `benchmarks/parity.py` compares with it.
+Next door: `pyreft_saving` writes them, `pyreft_classifier` reads those with a classification head,
+`pyvene_folder` reads what both pyreft and pyvene write, `pyvene_places` knows the places in the
+model, `pyreft_classes` what the tensors mean. Here: which tokens. pyreft itself is not needed.
+`benchmarks/parity.py` compares with it.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,7 +13,13 @@ from pathlib import Path
 from transformer_lens.model_bridge import TransformerBridge
 
 from reft_interp.interop.pyreft_classes import CLASSES, convert, part_of_loreft
-from reft_interp.interop.pyvene_folder import find_file, read_config, read_tensors
+from reft_interp.interop.pyvene_folder import (
+    MODEL_WEIGHTS,
+    find_file,
+    local_folder,
+    read_config,
+    read_tensors,
+)
 from reft_interp.interop.pyvene_places import site_of
 from reft_interp.interventions import Intervention
 from reft_interp.models import identify
@@ -20,10 +27,14 @@ from reft_interp.positions import FirstLast, PositionSelector, parse_positions
 from reft_interp.runtime import IntervenedModel, Placement
 from reft_interp.sites import Site
 
-_MODEL_WEIGHTS = "pytorch_model.bin"
 # pyreft's notebook on composition defines it, and those who compose copy it: it is LoReFT on some
 # of its rows, which every example names.
 _COMPOSED = "SubloreftIntervention"
+
+HEAD_TENSORS = {
+    f"classifier.{layer}.{part}" for layer in ("dense", "out_proj") for part in ("weight", "bias")
+}
+"""What pyreft saves of RoBERTa's classification head, where it is trained too."""
 
 Subspaces = Sequence[int] | Mapping[str, Sequence[int]]
 
@@ -43,7 +54,8 @@ def load_pyreft(
     records neither the positions nor the activation function, so both are arguments.
 
     Args:
-        folder: with `config.json` and the `intkey_*.bin` files.
+        folder: with `config.json` and the `intkey_*.bin` files; or "name/repository" on the Hugging
+            Face hub, where there is no such folder.
         model: the model that they were trained on.
         on: the tokens, as they were in training. "f3+l3" and its like are rounded as pyreft
             does: ⌊n/2⌋ tokens of a prompt at most on either side. pyreft's ReftSupervisedDataset,
@@ -67,9 +79,12 @@ def load_pyreft(
         FileNotFoundError: `config.json` or the file of an intervention is missing.
         ValueError: the folder is not pyreft's, is damaged or tries to execute something; a class
             or component that cannot be read (the message lists those that can); it was trained
-            on a model of another depth or width; `on`, `act_fn` or `subspaces` does not fit it.
+            on a model of another depth or width; `on`, `act_fn` or `subspaces` does not fit it; the
+            hub has no such repository.
+        ConnectionError: the hub cannot be reached, and its local cache has no copy.
+        PermissionError: the hub does not let this account read it.
     """
-    folder = Path(folder)
+    folder = local_folder(folder)
     saved = read_config(folder, "pyreft", CLASSES, copied=[_COMPOSED])
     for number, entry in enumerate(saved):
         if entry.link is not None:
@@ -160,13 +175,18 @@ def _read_interventions(
 
 
 def _check_model_weights(folder: Path, ignore: bool) -> None:
-    file = folder / _MODEL_WEIGHTS
+    file = folder / MODEL_WEIGHTS
     if ignore or not file.is_file():
         return
     try:
         weights = read_tensors(file)
     except ValueError as error:
         raise ValueError(f"{file}: {error}") from error
+    if weights.keys() == HEAD_TENSORS:
+        raise ValueError(
+            f"{file} holds a classification head, which interop.load_pyreft_classifier reads with "
+            "the interventions; for these alone, say ignore_model_weights=True"
+        )
     if weights:
         raise ValueError(
             f"{file} holds weights of the base model that were trained too: "

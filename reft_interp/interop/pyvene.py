@@ -1,4 +1,4 @@
-"""Read the interchange interventions that pyvene saves: DAS, boundless DAS and masks.
+"""Read the interventions that pyvene saves: DAS, boundless DAS, masks, and constants.
 
 By pyvene 0.1.8, `models/interventions.py`; with R a rotation and m a mask they compute
 
@@ -8,6 +8,11 @@ By pyvene 0.1.8, `models/interventions.py`; with R a rotation and m a mask they 
     BoundlessRotatedSpaceIntervention      h + Rᵀ(m ⊙ (Rs − Rh)), m a soft boundary
     SigmoidMaskRotatedSpaceIntervention    the same, m = σ(logits / temperature)
     SigmoidMaskIntervention                the same with R = I
+    AdditionIntervention                   h + s, s saved with it
+    SubtractionIntervention                h − s, s saved with it
+    ZeroIntervention                       0
+
+each, where some coordinates are chosen, in those alone; s of VanillaIntervention may be saved too.
 
 Next door: `pyvene_folder` reads files and configuration, `pyvene_places` knows the places in the
 model, `pyreft_classes` how a rotation is saved. pyvene itself is not needed.
@@ -31,16 +36,20 @@ from reft_interp.interop.pyreft_classes import checked_coordinates, orthonormal_
 from reft_interp.interop.pyvene_folder import (
     SavedIntervention,
     find_file,
+    local_folder,
     read_config,
     read_tensors,
 )
 from reft_interp.interop.pyvene_places import site_of
 from reft_interp.interventions import (
     BoundlessInterchange,
+    Clamp,
     DistributedInterchange,
     Interchange,
     Intervention,
     MaskedInterchange,
+    VectorAddition,
+    ZeroAblation,
 )
 from reft_interp.models import identify
 from reft_interp.positions import PositionSelector, parse_positions
@@ -50,6 +59,7 @@ from reft_interp.subspace import Subspace
 
 _ROTATION = "rotate_layer.parametrizations.weight"
 _ROTATED = {f"{_ROTATION}.original", f"{_ROTATION}.0.base"}
+_CONSTANT = frozenset({"source_representation"})
 _SIZES = {"embed_dim", "interchange_dim"}  # not saved by early versions
 # A mask that is further than this from 0 and 1 computes something else once it is hard.
 _SOFT = 0.01
@@ -71,22 +81,26 @@ def load_pyvene(
     is: pyvene swaps at most half of it, σ(0), and here it is swapped.)
 
     Args:
-        folder: with `config.json` and the `intkey_*.bin` files.
+        folder: with `config.json` and the `intkey_*.bin` files; or "name/repository" on the Hugging
+            Face hub, where there is no such folder.
         model: the model that they were trained on.
         on: the tokens, for all interventions or for each in the folder's order.
         subspaces: what was given to pyvene under that name: numbers of parts of the
             `subspace_partition`, or of coordinates where there is none. `[0, 1]` is for all
             interventions, `[[0], [1]]` has a list for each in the folder's order (None: all).
             All by default. (pyvene takes such a list for every intervention and example.)
-        sources: which source each intervention reads, by name; by default all read the same.
+        sources: which source each intervention reads, by name; by default all read the same. What
+            is named for one whose source is a constant is not used.
 
     Raises:
         FileNotFoundError: `config.json` or the file of an intervention is missing.
         ValueError: the folder is not pyvene's, is damaged or tries to execute something; a class
             or component that cannot be read; another model's width or depth; `on`, `subspaces`
-            or `sources` do not fit it.
+            or `sources` do not fit it; the hub has no such repository.
+        ConnectionError: the hub cannot be reached, and its local cache has no copy.
+        PermissionError: the hub does not let this account read it.
     """
-    folder = Path(folder)
+    folder = local_folder(folder)
     saved = read_config(folder, "pyvene", CLASSES)
     one = isinstance(on, str | PositionSelector)
     selectors = [parse_positions(s) for s in ([on] * len(saved) if one else on)]
@@ -103,18 +117,15 @@ def load_pyvene(
     for entry, where, source, swapped in zip(saved, selectors, names, parts, strict=True):
         site = site_of(entry, model)
         width = site.width(model)
-        if entry.units != 1 or entry.source_is_constant:
-            raise ValueError(
-                f"{folder}, {entry.kind} at {site}: several tokens as one activation, and sources "
-                "that are constants, cannot be read"
-            )
+        _check_reads(f"{folder}, {entry.kind} at {site}", entry)
         tensors: dict[str, Tensor] = {}
-        names_saved = CLASSES[entry.kind].tensors
+        names_saved = _tensors_of(entry)
         file = find_file(folder, entry.files) if names_saved else folder
         if names_saved:
             tensors = read_tensors(file)
-            _check(file, entry.kind, width, tensors)
-            if next((len(t) for t in tensors.values() if t.ndim == 2), width) != width:
+            _check(file, entry, tensors)
+            rotations = [t for name, t in tensors.items() if name.startswith(_ROTATION)]
+            if rotations and len(rotations[0]) != width:
                 raise ValueError(
                     f"{file} holds an intervention of another width than {site} of "
                     f"{identify(model).name}, which is {width} wide. Was it trained on another "
@@ -124,7 +135,8 @@ def load_pyvene(
             edit = CLASSES[entry.kind].build(_Given(tensors, width, entry, swapped))
         except ValueError as error:
             raise ValueError(f"{file}, {entry.kind}: {error}") from error
-        placements.append(Placement(edit, site, where, source=source))
+        read = source if edit.needs_source else SOURCE
+        placements.append(Placement(edit, site, where, source=read))
     return IntervenedModel(model, placements)
 
 
@@ -161,8 +173,22 @@ def _check_links(
             )
 
 
-def _check(file: Path, kind: str, width: int, tensors: Mapping[str, Tensor]) -> None:
-    expected = CLASSES[kind].tensors
+def _check_reads(where: str, entry: SavedIntervention) -> None:
+    if entry.units != 1:
+        raise ValueError(f"{where}: several tokens as one activation cannot be read")
+    constant = CLASSES[entry.kind].constant
+    if constant is not None and constant != entry.source_is_constant:
+        reads = "a constant" if entry.source_is_constant else "another run"
+        raise ValueError(f"{where}: with {reads} as its source it cannot be read")
+
+
+def _tensors_of(entry: SavedIntervention) -> frozenset[str]:
+    saved = CLASSES[entry.kind]
+    return _CONSTANT if saved.constant is None and entry.source_is_constant else saved.tensors
+
+
+def _check(file: Path, entry: SavedIntervention, tensors: Mapping[str, Tensor]) -> None:
+    kind, expected = entry.kind, _tensors_of(entry)
     missing = sorted(expected - tensors.keys())
     unknown = sorted(tensors.keys() - expected - _SIZES)
     if missing or unknown:
@@ -185,11 +211,35 @@ class _Given:
     subspaces: Sequence[int] | None
 
 
+def _source(given: _Given) -> Float[Tensor, "d"]:
+    """The constant that is saved as a source."""
+    saved = given.tensors["source_representation"].float().flatten()
+    if len(saved) != given.width:
+        raise ValueError(f"its source holds {len(saved)} numbers, the site {given.width}")
+    return saved
+
+
 def _vanilla(given: _Given) -> Intervention:
     chosen = _chosen(given.width, given.entry.interchange_dim, given)
+    if given.entry.source_is_constant:
+        return Clamp(Subspace(torch.eye(given.width)[chosen]), _source(given)[chosen])
     if sorted(chosen) == list(range(given.width)):
         return Interchange(given.width)
     return DistributedInterchange(Subspace(torch.eye(given.width)[chosen]))
+
+
+def _zero(given: _Given) -> Intervention:
+    chosen = _chosen(given.width, given.entry.interchange_dim, given)
+    return ZeroAblation(Subspace(torch.eye(given.width)[chosen]))
+
+
+def _added(given: _Given) -> Intervention:
+    chosen = _chosen(given.width, given.entry.interchange_dim, given)
+    source = _source(given)
+    vector = torch.zeros_like(source)
+    vector[chosen] = source[chosen]
+    strength = 1.0 if given.entry.kind == "AdditionIntervention" else -1.0
+    return VectorAddition(vector, strength=strength)
 
 
 def _rotated(given: _Given) -> Intervention:
@@ -241,10 +291,12 @@ class _Class:
     build: Callable[[_Given], Intervention]
     tensors: frozenset[str]
     """What it saves; there is no file for a class that saves nothing."""
+    constant: bool | None = False
+    """Whether its source is a constant; None where it may be, and is then what is saved."""
 
 
 CLASSES: Mapping[str, _Class] = {
-    "VanillaIntervention": _Class(_vanilla, frozenset()),
+    "VanillaIntervention": _Class(_vanilla, frozenset(), constant=None),
     "RotatedSpaceIntervention": _Class(_rotated, frozenset(_ROTATED)),
     "LowRankRotatedSpaceIntervention": _Class(_low_rank, frozenset(_ROTATED)),
     "BoundlessRotatedSpaceIntervention": _Class(
@@ -255,6 +307,9 @@ CLASSES: Mapping[str, _Class] = {
     "SigmoidMaskRotatedSpaceIntervention": _Class(
         _masked, frozenset(_ROTATED | {"masks", "temperature"})
     ),
+    "AdditionIntervention": _Class(_added, _CONSTANT, constant=True),
+    "SubtractionIntervention": _Class(_added, _CONSTANT, constant=True),
+    "ZeroIntervention": _Class(_zero, frozenset(), constant=True),
 }
 """The classes that can be read, by name."""
 

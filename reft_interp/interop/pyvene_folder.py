@@ -16,12 +16,27 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from reft_interp.interop.hub import downloaded
+
 CONFIG = "config.json"
 # pyvene's RepresentationConfig, a tuple that is saved as a list; later fields do not matter here.
 _FIELDS = (
     "layer component unit max_number_of_units low_rank_dimension intervention_type intervention "
     "subspace_partition group_key intervention_link_key moe_key"
 ).split()
+
+
+MODEL_WEIGHTS = "pytorch_model.bin"
+_ON_THE_HUB = re.compile(r"[\w.-]+/[\w.-]+")
+
+
+def local_folder(folder: str | Path) -> Path:
+    """A folder as it is given, or, where there is none and it may be a name on the hub, a copy of
+    what these libraries put there."""
+    local = Path(folder)
+    if local.exists() or isinstance(folder, Path) or not _ON_THE_HUB.fullmatch(folder):
+        return local
+    return downloaded(folder, [CONFIG, "intkey_*.bin", MODEL_WEIGHTS])
 
 
 @dataclass(frozen=True)
@@ -71,6 +86,11 @@ def read_config(
         raise FileNotFoundError(f"there is no {CONFIG} in {folder}. {hint}")
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
+        if "intervenable_representations" in config:
+            raise ValueError(
+                "this is the layout of pyvene 0.0.1 to 0.0.6, which is not read: load it with that "
+                "version, put the tensors into an IntervenableModel of 0.1 or later, and save that"
+            )
         kinds, representations = config["intervention_types"], config["representations"]
         entries = [_as_mapping(representation) for representation in representations]
         if not entries or len(entries) != len(kinds):

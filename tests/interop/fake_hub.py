@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
 from typing import Any
+from urllib.parse import unquote
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 TOKEN = "hf_of_the_owner"
@@ -80,7 +81,7 @@ def serve() -> Iterator[tuple[str, FakeHub]]:
             )
 
         def do_GET(self) -> None:
-            path = self.path.partition("?")[0]
+            path = unquote(self.path.partition("?")[0])
             model = re.fullmatch(r"/api/models/([^/]+/[^/]+?)(/revision/[^/]+|/tree/[^/]+)?", path)
             file = re.fullmatch(r"/([^/]+/[^/]+)/resolve/[^/]+/(.+)", path)
             name = (model or file or {1: ""})[1]

@@ -168,7 +168,11 @@ def test_an_untied_reft_is_written_in_the_order_that_pyreft_expects(tmp_path, ti
     assert len(layers) == len(placements) == 4
     weights = [tensors["weight"] for tensors in read(tmp_path)]
     for layer, where, weight in zip(layers, locations, weights, strict=True):
-        (ours,) = [p for p in placements if (p.intervention.value.weight == weight).all()]
+        (ours,) = [
+            p
+            for p in placements
+            if torch.equal(p.intervention.state_dict()["value.weight"], weight)
+        ]
         assert ours.site.layer == layer and ours.on(batch).columns.tolist() == where
     again = load_pyreft(tmp_path, model, on="f3+l2")
     assert_close(again.logits(PROMPTS), intervened.logits(PROMPTS), atol=1e-5, rtol=0)

@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from fake_hub import serve
+from test_hub import use
 from test_pyreft import PROMPTS, Saved, rotation, rotation_of
 from torch.testing import assert_close
 
@@ -14,14 +16,20 @@ from reft_interp.interop import load_pyvene
 from reft_interp.interop.pyvene import CLASSES
 from reft_interp.interventions import (
     BoundlessInterchange,
+    Clamp,
     DistributedInterchange,
     Interchange,
     MaskedInterchange,
+    VectorAddition,
+    ZeroAblation,
 )
 from reft_interp.runtime import IntervenedModel
 
 WIDTH = 32
 SOURCES = ["The keys near the door is on the", "No,", "The authors was"]
+
+
+CONSTANT = ["AdditionIntervention", "SubtractionIntervention"]
 
 
 def saved(kind: str, *, temperature: float = 0.01) -> Saved:
@@ -32,8 +40,12 @@ def saved(kind: str, *, temperature: float = 0.01) -> Saved:
     heat = {"temperature": torch.tensor(temperature)}
     logits = torch.randn(WIDTH)
     logits += logits.sign()  # none is near zero, where a mask is soft at any temperature
+    constant = sizes | {"source_representation": torch.randn(WIDTH)}
     return {
         "VanillaIntervention": {},
+        "ZeroIntervention": {},
+        "AdditionIntervention": constant,
+        "SubtractionIntervention": constant,
         "RotatedSpaceIntervention": sizes | state,
         "LowRankRotatedSpaceIntervention": sizes | state,
         "BoundlessRotatedSpaceIntervention": {"intervention_boundaries": torch.tensor([0.3])}
@@ -53,7 +65,7 @@ def write(folder: Path, kind: str, tensors: Saved, **fields: Any) -> Path:
         torch.save(tensors, folder / f"intkey_{key}.bin")
     partition, dimension = fields.pop("partition", None), fields.pop("dimension", WIDTH)
     config = {
-        "intervention_constant_sources": [False],
+        "intervention_constant_sources": [kind in [*CONSTANT, "ZeroIntervention"]],
         "intervention_dimensions": [dimension],
         "intervention_types": [f"<class 'pyvene.models.interventions.{kind}'>"],
         "mode": "parallel",
@@ -68,7 +80,15 @@ def write(folder: Path, kind: str, tensors: Saved, **fields: Any) -> Path:
 
 def formula(kind: str, tensors: Saved, h, s, chosen: Any):
     """pyvene's forward, in float64; its masks at a temperature near zero."""
-    if kind == "VanillaIntervention":
+    if "source_representation" in tensors:
+        s = tensors["source_representation"].double().view(-1).expand_as(h)
+    elif kind == "ZeroIntervention":
+        s = torch.zeros_like(h)
+    if kind in CONSTANT:
+        out = h.clone()
+        out[:, chosen] += s[:, chosen] if kind == "AdditionIntervention" else -s[:, chosen]
+        return out
+    if kind in ("VanillaIntervention", "ZeroIntervention"):
         out = h.clone()
         out[:, chosen] = s[:, chosen]
         return out
@@ -98,6 +118,9 @@ EXPECTED = {
     "BoundlessRotatedSpaceIntervention": BoundlessInterchange,
     "SigmoidMaskIntervention": MaskedInterchange,
     "SigmoidMaskRotatedSpaceIntervention": MaskedInterchange,
+    "AdditionIntervention": VectorAddition,
+    "SubtractionIntervention": VectorAddition,
+    "ZeroIntervention": ZeroAblation,
 }
 
 
@@ -109,8 +132,9 @@ def test_each_class_computes_its_formula(tmp_path, tiny, kind):
     (edit,) = found.interventions
     assert type(edit) is EXPECTED[kind]
     h, s = torch.randn(2, 5, WIDTH)
+    edited = edit(h, s) if edit.needs_source else edit(h)
     expected = formula(kind, tensors, h.double(), s.double(), slice(None))
-    assert_close(edit(h, s).double(), expected, atol=5e-6, rtol=0)  # float32
+    assert_close(edited.double(), expected, atol=5e-6, rtol=0)  # float32
     assert (expected - h).abs().max() > 0.1
     assert str(found.placements[0].site) == "blocks.0.hook_resid_post"
 
@@ -176,6 +200,47 @@ def test_a_soft_mask_is_told(tmp_path, tiny, kind):
         load_pyvene(folder, tiny("llama"), on="last")
 
 
+def test_a_constant_that_is_swapped_in_is_a_clamp(tmp_path, tiny):
+    torch.manual_seed(0)
+    tensors = {"source_representation": torch.randn(1, WIDTH)}
+    constant: dict[str, Any] = {"intervention_constant_sources": [True]}
+    folder = write(tmp_path, "VanillaIntervention", tensors, **constant)
+    h = torch.randn(5, WIDTH)
+    for subspaces, chosen in ((None, slice(None)), ([3, 1], [1, 3])):
+        found = load_pyvene(
+            folder, tiny("llama"), on="last", subspaces=subspaces, sources=["not read"]
+        )
+        (edit,) = found.interventions
+        assert type(edit) is Clamp
+        expected = formula("VanillaIntervention", tensors, h.double(), None, chosen)
+        assert_close(edit(h).double(), expected, atol=5e-6, rtol=0)  # float32
+    write(tmp_path, "VanillaIntervention", {"source_representation": torch.randn(9)}, **constant)
+    with pytest.raises(ValueError, match="its source holds 9 numbers, the site 32"):
+        load_pyvene(folder, tiny("llama"), on="last")
+
+
+def test_a_name_on_the_hub_is_downloaded(tmp_path, tiny, monkeypatch):
+    kind = "LowRankRotatedSpaceIntervention"
+    folder = write(tmp_path / "made", kind, saved(kind))
+    monkeypatch.chdir(tmp_path)
+    with serve() as (address, hub):
+        use(monkeypatch, address, tmp_path / "cache")
+        hub.repositories["somebody/theirs"] = {
+            path.name: path.read_bytes() for path in folder.iterdir()
+        } | {"other.bin": b"not asked for"}
+        found = load_pyvene("somebody/theirs", tiny("llama"), on="last")
+        ours = load_pyvene(folder, tiny("llama"), on="last")
+        h, s = torch.randn(2, 5, WIDTH)
+        assert_close(found.interventions[0](h, s), ours.interventions[0](h, s))
+        assert not list((tmp_path / "cache").rglob("other.bin"))
+        with pytest.raises(ValueError, match="the Hugging Face hub has no 'somebody/else'"):
+            load_pyvene("somebody/else", tiny("llama"), on="last")
+        # A path is a folder, and nothing is asked.
+        with pytest.raises(FileNotFoundError, match=r"no config\.json"):
+            load_pyvene(Path("somebody/theirs"), tiny("llama"), on="last")
+        assert hub.unknown == []
+
+
 @pytest.mark.parametrize("kind", [k for k in CLASSES if "Mask" in k])
 def test_a_temperature_that_was_trained_below_zero_turns_the_mask_around(tmp_path, tiny, kind):
     tensors = saved(kind, temperature=-0.002)
@@ -205,7 +270,24 @@ def test_what_was_read_runs_and_can_be_saved_as_ours(tmp_path, tiny):
         ("CollectIntervention", {}, {}, "the known classes of pyvene are VanillaIntervention"),
         ("VanillaIntervention", {"dimension": 99}, {}, "between 1 and 32, got 99"),
         ("VanillaIntervention", {"dimension": [3]}, {}, r"got \[3\]"),
-        ("VanillaIntervention", {"intervention_constant_sources": [True]}, {}, "constants"),
+        (
+            "LowRankRotatedSpaceIntervention",
+            {"intervention_constant_sources": [True]},
+            {},
+            "with a constant as its source",
+        ),
+        (
+            "AdditionIntervention",
+            {"intervention_constant_sources": [False]},
+            {},
+            "with another run as its source it cannot",
+        ),
+        (
+            "VanillaIntervention",
+            {"intervenable_representations": []},
+            {},
+            r"the layout of pyvene 0\.0\.1 to 0\.0\.6",
+        ),
         ("LowRankRotatedSpaceIntervention", {}, {"subspaces": [4]}, "of its 4 coordinates"),
         (
             "LowRankRotatedSpaceIntervention",
