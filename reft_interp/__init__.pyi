@@ -47,6 +47,7 @@ from .interop import export_to_transformers as export_to_transformers
 from .interop import fold_into_weights as fold_into_weights
 from .interop import from_pretrained as from_pretrained
 from .interop import load_pyreft as load_pyreft
+from .interop import load_pyreft_classifier as load_pyreft_classifier
 from .interop import load_pyvene as load_pyvene
 from .interop import load_sae as load_sae
 from .interop import push_to_hub as push_to_hub
