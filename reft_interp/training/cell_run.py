@@ -43,16 +43,16 @@ class CellRun:
     def active(self) -> bool:
         return not self.stopped and len(self.losses) < self.cell.steps
 
-    def nextshare_of(self) -> Share:
+    def next_share(self) -> Share:
         step = len(self.losses) % self.cell.steps_per_epoch
         self.cell.intervened.anneal(len(self.losses) / self.cell.steps)
         if step == 0:
             self._order = list(self._sampler)
         size = self.cell.batch_size
         self._chosen = self._order[step * size :][:size]
-        return self.lastshare_of()
+        return self.last_share()
 
-    def lastshare_of(self) -> Share:
+    def last_share(self) -> Share:
         """The rows of the last step once more."""
         return share_of(self.cell.intervened, self.cell.rows, self._chosen)
 

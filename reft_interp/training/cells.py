@@ -90,7 +90,7 @@ def _train_together(runs: Sequence[CellRun], bar: "tqdm[Any]") -> None:
     try:
         while active := [run for run in runs if run.active]:
             bar.update(len(active))
-            active, losses = _with_directions(active, [run.nextshare_of() for run in active])
+            active, losses = _with_directions(active, [run.next_share() for run in active])
             if not active:
                 continue
             for run in active:
@@ -166,7 +166,7 @@ def _look_once_more(runs: Sequence[CellRun]) -> None:
     if not runs:
         return
     with torch.no_grad():
-        whole, losses = _with_directions(runs, [run.lastshare_of() for run in runs])
+        whole, losses = _with_directions(runs, [run.last_share() for run in runs])
     for run, loss in zip(whole, losses, strict=True):
         if not torch.isfinite(loss):
             run.fail(f"its last step led to a loss that is no number ({float(loss)})")
