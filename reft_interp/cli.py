@@ -64,6 +64,7 @@ def demo(
 
 @app.command()
 def das(
+    context: typer.Context,
     layer: Annotated[int | None, typer.Option(min=0, help="Where to look, counted from 0.")] = None,
     on: Annotated[
         str, typer.Option(help='Which tokens: a span of the pairs, "last", "f3+l3", ...')
@@ -122,6 +123,12 @@ def das(
             "give --layer, or --variable for each of several variables"
             + ("" if layer is None else ", not both")
         )
+    for name in ("on", "rank", "pairs"):
+        source = context.get_parameter_source(name)
+        if variable and source is not None and source.name == "COMMANDLINE":
+            raise typer.BadParameter(
+                f"--{name} is of one variable; beside --variable it would do nothing"
+            )
     told: dict[str, Any] = {
         "model": model,
         "component": component,

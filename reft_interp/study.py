@@ -203,7 +203,8 @@ class Study:
         in the sweep's folder.
 
         Raises:
-            ValueError: as `cells`, and `screen_cells`; or the folder holds another sweep.
+            ValueError: as `cells`, and `screen_cells`; or the folder holds another sweep,
+                or another screening.
         """
         cells = self.cells(model)
         if self.screen == 1:

@@ -79,6 +79,9 @@ def test_a_folder_is_screened_once_and_only_for_its_own_sweep(tmp_path, monkeypa
     monkeypatch.setattr("reft_interp.sweeps.screened.screen_cells", near_tie)
     assert study.screened_cells(planting.model, pairs, tmp_path / "s") == some
     assert study.screened_cells(planting.model, pairs, tmp_path / "new") != some
+    # So is a folder of before there was a screening in it: its sweep says what is searched.
+    (tmp_path / "s" / "screening.json").unlink()
+    assert study.screened_cells(planting.model, pairs, tmp_path / "s") == some
     wider = replace(study, screen=0.5)
     with pytest.raises(ValueError, match="holds another screening: screen differ"):
         wider.screened_cells(planting.model, pairs, tmp_path / "s")

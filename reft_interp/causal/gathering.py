@@ -113,10 +113,10 @@ def gather_evidence(
         TypeError: `pairs` are no `Counterfactuals`, `site` no Site, `method` no method, or a `DAS`
             with part of an epoch; a number of searches or draws, or a seed, that is not whole.
         ValueError: no seeds, negative resamples, no random subspaces, a negative seed; pairs with
-            several sources
-            (for `gather_joint_evidence`), or of which the model gets too few bases right; a method
-            that is itself one of the controls, or whose map is free (`NonlinearAlignment`);
-            settings of DAS beside a method; nothing found; as the method's `fit`.
+            several sources (for `gather_joint_evidence`), or of which the model gets too few bases
+            right; a method that is itself one of the controls, or whose map is free
+            (`NonlinearAlignment`); settings of DAS beside a method; nothing found; as the method's
+            `fit`.
     """
     check_counterfactuals(pairs)
     check_site(site)

@@ -5,6 +5,7 @@ Above: `counterfactuals`, which checks what comes out of here.
 
 import json
 from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
 from typing import Any, cast
 
 import numpy as np
@@ -12,7 +13,7 @@ from datasets import Dataset
 from transformer_lens.model_bridge import TransformerBridge
 
 from reft_interp.causal.rows import Pairs, check_pair, check_pairs, check_source_names
-from reft_interp.causal.variable_values import names_in
+from reft_interp.causal.variable_values import SIDES, names_in
 from reft_interp.evaluation import Accuracy, answers_correctly
 from reft_interp.evaluation.minimum_accuracy import check_accuracy
 
@@ -122,16 +123,20 @@ def _checked(where: str, row: Any) -> dict[str, Any]:
 
 
 def _check_known(rows: Sequence[Mapping[str, Any]], variable: str) -> None:
-    """Raise where rows have values of variables, and this one is none of them."""
+    """Raise where a variable is written nearly as one that rows have values of, and as none.
+
+    Rows without any values of it are fine, whatever other columns they have: DAS reads none.
+    """
     columns = {column for row in rows for column in row}
-    named = {column.removeprefix("base_") for column in columns if column.startswith("base_")}
-    known = [name for name in sorted(named - _OF_A_SIDE) if f"source_{name}" in columns]
-    missing = [name for name in names_in(variable, rows) if name not in known]
-    if known and missing:
-        raise ValueError(
-            f"variable must be one that the rows have values of (base_<variable> and "
-            f"source_<variable>), which are {', '.join(known)}; got {missing[0]!r}"
-        )
+    parted = [column.partition("_") for column in columns]
+    known = {name for side, _, name in parted if side in SIDES} - _OF_A_SIDE
+    for name in names_in(variable, rows):
+        near = [] if name in known else get_close_matches(name, sorted(known), n=1)
+        if near:
+            raise ValueError(
+                f"variable must be one that the rows have values of (base_<variable> and "
+                f"source_<variable>), or none of them: got {name!r}; did you mean {near[0]!r}?"
+            )
 
 
 def _check_varies(rows: Sequence[Mapping[str, Any]], variable: str) -> None:

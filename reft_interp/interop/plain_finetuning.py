@@ -222,8 +222,8 @@ class PlainMethod(FinetuningMethod):
 
 def copy_to_train(model: TransformerBridge) -> PreTrainedModel:
     """The plain copy that is trained: of a decoder the whole, of an encoder all but the output
-    layer, which no classifier reads. The model's own dropout is off, as it is in the bridge."""
-    plain = plain_copy(model, dropout=False)
+    layer, which no classifier reads."""
+    plain = plain_copy(model)
     return plain if is_causal(model) else cast("PreTrainedModel", plain.base_model)
 
 

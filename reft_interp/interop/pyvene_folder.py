@@ -27,14 +27,15 @@ _FIELDS = (
 
 
 MODEL_WEIGHTS = "pytorch_model.bin"
-_ON_THE_HUB = re.compile(r"[\w.-]+/[\w.-]+")
+_ON_THE_HUB = re.compile(r"\w[\w.-]*/[\w.-]+")
 
 
 def local_folder(folder: str | Path) -> Path:
     """A folder as it is given, or, where there is none and it may be a name on the hub, a copy of
     what these libraries put there."""
     local = Path(folder)
-    if local.exists() or isinstance(folder, Path) or not _ON_THE_HUB.fullmatch(folder):
+    named = isinstance(folder, str) and _ON_THE_HUB.fullmatch(folder)
+    if local.exists() or not named or local.parent.is_dir():
         return local
     return downloaded(folder, [CONFIG, "intkey_*.bin", MODEL_WEIGHTS])
 

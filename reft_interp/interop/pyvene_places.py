@@ -64,8 +64,9 @@ def site_of(entry: SavedIntervention, model: TransformerBridge) -> Site:
 
 def _is_end(written: str, name: str) -> bool:
     """Whether a path is a module's, or what is left of it in a part of the model: an encoder of
-    images has layers too."""
-    return f".{name}".endswith(f".{written}")
+    images has layers too. LLaVA's were once in `language_model.model`, now in the reverse."""
+    reordered = sorted(written.split(".")) == sorted(name.split("."))
+    return f".{name}".endswith(f".{written}") or reordered
 
 
 def is_same_place(model: TransformerBridge, site: Site) -> bool:

@@ -15,15 +15,15 @@ _WRAPPED = "._original_component"
 """What the bridge adds to the names of the modules that it wraps."""
 
 
-def plain_copy(model: TransformerBridge, *, dropout: bool = True) -> PreTrainedModel:
+def plain_copy(model: TransformerBridge) -> PreTrainedModel:
     """A transformers model without hooks that computes what the bridge computes.
 
     Its parameters are the bridge's own tensors, so that it takes no memory: what is trained in it
-    must be new (adapters), or be cloned first.
+    must be new (adapters), or be cloned first. It has no dropout of its own, as the bridge has none
+    when it is trained in.
 
     Args:
         model: the bridge, which is left as it is.
-        dropout: whether it has the dropout of its configuration when it is trained.
 
     Returns:
         The model, in eval mode, its parameters frozen, with the bridge's settings for generation;
@@ -36,11 +36,11 @@ def plain_copy(model: TransformerBridge, *, dropout: bool = True) -> PreTrainedM
     check_plain(model)
     hooked = cast("PreTrainedModel", model.original_model)
     config = copy.deepcopy(hooked.config)
-    if not dropout:
-        for name, value in vars(config).items():
+    for part in {id(one): one for one in (config, config.get_text_config())}.values():
+        for name, value in vars(part).items():
             # "dropout", gpt2's "attn_pdrop", opt's "layerdrop", which leaves out whole layers.
             if "drop" in name and isinstance(value, float):
-                setattr(config, name, 0.0)
+                setattr(part, name, 0.0)
     with init_empty_weights(include_buffers=False):
         plain = _make(type(hooked), config)
     # How it generates, and where it stops, was loaded from a file of its own; encoders have none.

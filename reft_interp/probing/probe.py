@@ -59,8 +59,8 @@ def probe(
         variable: what linear probes read at the tokens of `against`: the column `base_<variable>`
             of `data`. By default the base's answer, by its place among the choices; that is the
             variable only where each of its values has one place.
-        draws: random subspaces for each comparison that runs the model; linear probes, which do
-            not, have 20.
+        draws: random subspaces for each comparison; linear probes, which do not run the model, have
+            20 at least.
         seed: of the random subspaces, the folds and the shuffles.
         progress: show a progress bar.
 
@@ -155,6 +155,7 @@ class _Questions:
         seed: int,
     ):
         self.model, self.against, self.draws, self.seed = model, against, draws, seed
+        self.read_draws = max(draws, DRAWS)
         # Once: a result computes its subspace anew whenever it is asked for it.
         self.sought = against.subspace
         self.data = data
@@ -204,6 +205,7 @@ class _Questions:
                     of["labels"],
                     one.subspace,
                     groups=of.get("groups"),
+                    draws=self.read_draws,
                     at_random=self._at_random.setdefault((one.site, read), {}),
                     seed=seed,
                 )
@@ -255,7 +257,7 @@ class _Questions:
                 name: _said(intervened.placements, settings),
                 "pairs": len(self.data),
                 "task rows": len(self.task["rows"]),
-                "random subspaces": f"{self.draws}, beside linear probes {DRAWS}",
+                "random subspaces": f"{self.draws}, beside linear probes {self.read_draws}",
                 "seed": seed,
             },
         )
@@ -362,7 +364,7 @@ def _no_better_than_controls(label: str, read: str, frame: pd.DataFrame) -> list
             "there."
         ]
     if inside <= (best := of.at["random subspace", "high"]):
-        return [f"{begin} the best of {DRAWS} random subspaces ({best:.2f})."]
+        return [f"{begin} the best of its random subspaces ({best:.2f})."]
     return []
 
 

@@ -56,7 +56,8 @@ def truncate_answers(model: TransformerBridge, rows: Rows, max_length: int) -> l
         max_length: tokens of prompt and answer together, special tokens included.
 
     Raises:
-        ValueError: a prompt that leaves no room for its answer (the message gives the row).
+        ValueError: a row without an answer, or a prompt that leaves no room for it (the message
+            gives the row).
     """
     tokenizer = model.tokenizer
 
@@ -66,6 +67,8 @@ def truncate_answers(model: TransformerBridge, rows: Rows, max_length: int) -> l
 
     cut = []
     for i, row in enumerate(as_list(rows)):
+        if not isinstance(row.get("answer"), str):
+            raise ValueError(f"rows: row {i} has no 'answer' to learn, only {sorted(row)}")
         [of_prompt], *_ = prompt_tokens(tokenizer, [row["prompt"]])
         kept = _kept(counted, row["answer"], max_length - len(of_prompt), "right")
         if kept is None:

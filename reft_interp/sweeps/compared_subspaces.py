@@ -80,8 +80,8 @@ def compare_subspaces(
             variable, whose prompts have the positions that the ReFTs edit.
         epochs: of DAS.
         learning_rate: of DAS.
-        draws: random subspaces for each comparison that runs the model; probes, which do not, have
-            20.
+        draws: random subspaces for each comparison; probes, which do not run the model, have 20 at
+            least.
         seed: of pairs, DAS, probes and random subspaces.
 
     Raises:
@@ -119,7 +119,7 @@ def compare_subspaces(
     between, apart = overlaps.between_tasks(found, comparison.suite, theirs, for_both)
     near_das = overlaps.with_das({**found, **read}, by_das)
     asked = {**found, **read, **({("DAS", seed): by_das} if by_das else {})}
-    encoded, promoted = find_encoded(model, held, asked, seed=seed)
+    encoded, promoted = find_encoded(model, held, asked, draws=draws, seed=seed)
     notes = [one for one in (unasked, held.unread, *alone, *apart) if one is not None]
     if comparison.suite_hash not in (None, suite.hash):
         notes.append(

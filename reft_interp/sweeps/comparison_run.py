@@ -33,7 +33,8 @@ from reft_interp.training.hyperparameters import check_warmup_and_decay
 from reft_interp.training.labelled_rows import texts_of
 from reft_interp.whole_numbers import whole_number
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+"""Of 1, adapters on decoders were trained under the model's own dropout."""
 _PATIENCE = 0.5
 """Seconds between looks at what other processes have finished."""
 _GREEDY = {"do_sample": False, "num_beams": 1, "repetition_penalty": 1.0, "no_repeat_ngram_size": 0}

@@ -104,7 +104,7 @@ def hold_rows(
 
 
 def find_encoded(
-    model: TransformerBridge, held: HeldRows, found: AtPlaces, *, seed: int
+    model: TransformerBridge, held: HeldRows, found: AtPlaces, *, draws: int, seed: int
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Ask what subspaces hold of rows.
 
@@ -112,23 +112,25 @@ def find_encoded(
         model: the untouched model.
         held: what it holds of them, at all places of the subspaces.
         found: the subspaces.
+        draws: random subspaces for each place and rank, at least `DRAWS`.
         seed: of the folds, the shuffle and the random subspaces.
 
     Returns:
         `SubspaceComparison.encoded` and `promoted` (empty for an encoder, which has no logit
         readout).
     """
+    draws = max(draws, DRAWS)
     encoded: list[dict[str, Any]] = []
     promoted: list[pd.DataFrame] = []
     for place, h in held.states.items():
         here = [(name, of, at[place]) for (name, of), at in found.items() if place in at]
         controls = {
-            subspace.rank: control_subspaces(subspace.width, subspace.rank, DRAWS, seed=seed)
+            subspace.rank: control_subspaces(subspace.width, subspace.rank, draws, seed=seed)
             for _, _, subspace in here
         }
         varies = {rank: [variance_inside(one, h) for one in controls[rank]] for rank in controls}
         subspaces = [subspace for _, _, subspace in here]
-        read = _read(h, held, subspaces, seed=seed)
+        read = _read(h, held, subspaces, draws=draws, seed=seed)
         for (name, of, subspace), label in zip(here, read, strict=True):
             by_chance = varies[subspace.rank]
             encoded.append(
@@ -159,6 +161,7 @@ def _read(
     held: HeldRows,
     subspaces: Sequence[Subspace],
     *,
+    draws: int,
     seed: int,
 ) -> Sequence[Mapping[Any, Any]]:
     """What `read_inside` says of each subspace; nothing where there is no label."""
@@ -169,6 +172,7 @@ def _read(
         [row["answer"] for row in held.rows],
         subspaces,
         groups=_groups(held.rows),
+        draws=draws,
         seed=seed,
     ).to_dict("records")
 

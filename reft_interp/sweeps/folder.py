@@ -10,9 +10,8 @@ from filelock import FileLock, Timeout
 
 from reft_interp.whole_files import write_whole
 
-_LATER = ("weights", "start")
-"""Entries that the descriptions of older folders, or of their methods, lack: such a folder is taken
-without them."""
+_LATER = ("weights",)
+"""Entries that the descriptions of older folders lack: such a folder is taken without them."""
 
 
 def claim(folder: Path, description: Mapping[str, Any], kind: str) -> None:

@@ -156,7 +156,7 @@ def _note(what: str, had_seeds: bool) -> str:
 
 
 def _started(what: str) -> str:
-    return _not_compared(what, "it began where a start that was given says, whatever the seed")
+    return _not_compared(what, "it begins where its template stands, whatever the seed")
 
 
 def _not_compared(what: str, why: str) -> str:

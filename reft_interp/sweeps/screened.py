@@ -43,7 +43,12 @@ def screened_cells(
     with FileLock(folder / "screening.lock"):
         check_holds(folder, described, "screening")
         if not file.is_file():
-            some = screen_cells(model, pairs.train, cells, share)
-            kept = [i for i, cell in enumerate(cells) if cell in some]
+            begun = folder / "sweep.json"
+            if begun.is_file():  # by a version that kept no screening
+                searched = read_json(begun)["cells"]
+                kept = [i for i, cell in enumerate(described["cells"]) if cell in searched]
+            else:
+                some = screen_cells(model, pairs.train, cells, share)
+                kept = [i for i, cell in enumerate(cells) if cell in some]
             write_json(file, {**described, "kept": kept})
     return [cells[i] for i in read_json(file)["kept"]]

@@ -152,6 +152,8 @@ def fit_classifier(
             labels that are not finite, or of which nobody can say whether they are classes or
             scores, validation rows beside a suite, settings that no training can have, checkpoints
             of another training: all before the first step.
+        ImportError: an optimiser whose package is missing.
+        RuntimeError: a package to report to is missing.
         TrainingStopped: the loss became NaN or infinite. It names the rows; the classifier, its
             `trained`, holds the last good weights.
     """

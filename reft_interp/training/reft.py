@@ -148,7 +148,8 @@ def fit_reft(
         on: which tokens of the prompt are edited.
         shared: one module for all sites, rather than one for each.
         max_length: rows are cut until prompt and answer have this many tokens together, and a
-            warning counts them; without it a row that the model cannot read as a whole is an error.
+            warning counts them (not those of a stream); without it a row that the model cannot read
+            as a whole is an error.
         truncate: "prompt" cuts prompts and never an answer, as `truncate_prompts` does to rows
             that are scored; "answer" cuts the ends of answers and never a prompt, which is what
             the paper's code does: its `max_length` (see `Recipe`) is meant with it.
@@ -174,6 +175,8 @@ def fit_reft(
             seed that are no whole number.
         ValueError: a site that the model lacks, a row without answer, positions that a row
             does not have, arguments that transformers refuses: all before the first step.
+        ImportError: an optimiser whose package is missing.
+        RuntimeError: a package to report to is missing.
         TrainingStopped: the loss or the weights became NaN or infinite, as in `train`.
         OSError: a checkpoint could not be written; those before it are whole.
         torch.OutOfMemoryError: with the number of rows a step that would fit.
@@ -188,6 +191,8 @@ def fit_reft(
     )
     if truncate not in ("prompt", "answer"):
         raise ValueError(f'truncate must be "prompt" or "answer", got {truncate!r}')
+    if truncate == "answer" and max_length is None:
+        raise ValueError('truncate="answer" cuts at max_length, which is not given')
     if truncate == "answer" and truncation_side != "right":
         raise ValueError(
             f'truncate="answer" cuts the ends of answers and no prompt, so truncation_side must be '

@@ -191,7 +191,8 @@ class ReFT(FinetuningMethod):
 
 
 def _start(template: Intervention) -> dict[str, str]:
-    """A hash of what every training begins with; nothing where each seed draws its own."""
+    """A hash of what every training begins with, also where that was drawn for a width alone;
+    nothing where each seed draws its own."""
     if template.width is None:
         return {}
     found = sha256()

@@ -54,6 +54,7 @@ def test_places_are_layer_tokens_and_rank():
         (["das", "--variable", "a=x,last,1"], "got 'a=x,last,1'"),
         (["das", "--variable", "a=0,last,1", "--variable", "a=1,last,1"], "'a' is there twice"),
         (WORDS, "folder must be one written by"),
+        ([*WORDS, "--rank", "4"], "--rank is of one variable"),
     ],
     ids=lambda told: told if isinstance(told, str) else "",
 )

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from tiny_models import tiny_that_sees
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import orthogonal
 from torch.testing import assert_close
@@ -20,8 +21,10 @@ from torch.testing import assert_close
 from reft_interp.interop import load_pyreft
 from reft_interp.interop.pyreft_classes import CLASSES, convert, orthonormal_columns
 from reft_interp.interventions import LoReFT, NoReFT
+from reft_interp.models import wrap_model
 from reft_interp.positions import every, last
 from reft_interp.runtime import IntervenedModel
+from reft_interp.sites import Site
 
 WIDTH, RANK = 32, 3
 AFFINE = ["LoreftIntervention", "NoreftIntervention", "DireftIntervention", "NodireftIntervention"]
@@ -353,6 +356,15 @@ def test_components_are_the_same_places(
     reft = load_pyreft(write(tmp_path, entry, component=component), tiny(architecture), on="f2+l2")
     places = [(module, is_output, edit_of(*entry), pyreft_positions(2, 2))]
     assert_same_logits(reft, hooked_logits(tiny_parts(architecture), places))
+
+
+@pytest.mark.parametrize("blocks", ["model.language_model", "language_model.model"])
+def test_llava_has_one_text_model_by_its_names_of_now_and_before(tmp_path, blocks):
+    model = wrap_model(*tiny_that_sees("LlavaForConditionalGeneration"), name="tiny")
+    entry = ("NodireftIntervention", saved("NodireftIntervention"))
+    folder = write(tmp_path, entry, component=f"{blocks}.layers[1].output")
+    (placement,) = load_pyreft(folder, model, on="last").placements
+    assert placement.site == Site("resid_post", 1)
 
 
 @pytest.mark.parametrize("component", ["block_output", "model.layers[1].output"])

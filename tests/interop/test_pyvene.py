@@ -238,6 +238,10 @@ def test_a_name_on_the_hub_is_downloaded(tmp_path, tiny, monkeypatch):
         # A path is a folder, and nothing is asked.
         with pytest.raises(FileNotFoundError, match=r"no config\.json"):
             load_pyvene(Path("somebody/theirs"), tiny("llama"), on="last")
+        # So is a name in a folder that is there, which was mistyped.
+        for mistyped in ("made/other", "./theirs"):
+            with pytest.raises(FileNotFoundError, match=r"no config\.json"):
+                load_pyvene(mistyped, tiny("llama"), on="last")
         assert hub.unknown == []
 
 

@@ -113,6 +113,8 @@ def test_a_prompt_that_leaves_no_room_for_its_answer_is_named(tiny):
         truncate_answers(model, rows, of_prompt)
     _, cut = truncate_answers(model, rows, of_prompt + 1)
     assert tokens(model, cut) == of_prompt + 1
+    with pytest.raises(ValueError, match=r"row 1 has no 'answer' to learn, only \['prompt'\]"):
+        truncate_answers(model, [ROWS[0], {"prompt": SENTENCE}], of_prompt + 1)
     # What the message says to do leaves what fits.
     left = [row for row in rows if len(model.tokenizer(row["prompt"])["input_ids"]) < of_prompt]
     assert truncate_answers(model, left, of_prompt) == [ROWS[0]]
@@ -135,7 +137,8 @@ def test_a_training_cuts_the_answers_where_that_is_asked(tiny, monkeypatch):
 
     def fit(**asked: Any):
         site = Site("resid_post", 0)
-        return fit_reft(model, rows, LoReFT(2), site, "l1", progress=False, **options, **asked)
+        given = options | asked
+        return fit_reft(model, rows, LoReFT(2), site, "l1", progress=False, **given)
 
     with pytest.warns(
         UserWarning, match=r"rows: max_length=\d+ cut the end of 2 of 2 prompts\. No"
@@ -153,6 +156,8 @@ def test_a_training_cuts_the_answers_where_that_is_asked(tiny, monkeypatch):
     assert found.settings["truncate"] == "answer"
     with pytest.raises(ValueError, match="so truncation_side must be left out, got 'left'"):
         fit(truncate="answer", truncation_side="left")
+    with pytest.raises(ValueError, match="cuts at max_length, which is not given"):
+        fit(truncate="answer", max_length=None)
 
 
 @pytest.mark.usefixtures("no_type_checks")

@@ -179,13 +179,6 @@ def test_a_reft_that_starts_elsewhere_is_another_comparison(tiny, tmp_path, besi
     assert list(whole.frame["error"]) == [None, None] and str(go(0)) == str(whole)
     with pytest.raises(ValueError, match="holds another comparison: methods differ"):
         go(7)
-    # A folder that is too old to say where it started.
-    path = tmp_path / "comparison.json"
-    older = json.loads(path.read_text())
-    described = older["methods"][1]
-    del (described["reft"] if beside else described)["start"]
-    path.write_text(json.dumps(older))
-    assert str(go(0)) == str(whole)
 
 
 def test_no_method_tries_more_values_than_another(tiny, tmp_path):

@@ -203,6 +203,9 @@ def _row(task: str, where: str, record: Record, *, trained_on: bool = False) -> 
         ours: next((name for name in theirs if name in record), theirs[0])
         for ours, theirs in names.items()
     }
+    of_texts = [columns[ours] for ours in ("text_a", "text_b") if ours in columns]
+    if trained_on and any(name in record and record[name] is None for name in of_texts):
+        return None
     texts = check_record(where, record, list(columns.values()))
     for column in ("text_a", "text_b"):
         if column in columns and not texts[columns[column]].strip():

@@ -203,6 +203,15 @@ def test_training_rows_without_one_of_their_texts_are_left_out_and_counted(tmp_p
     assert suite.train is not None
     assert suite.train["text_a"] == [f"What is {i}?" for i in range(10)]
     assert suite.notes[-1] == "left out: 1 training rows without one of their texts"
+    (tmp_path / "qqp.train.tsv").unlink()
+    (tmp_path / "qqp.dev.tsv").unlink()
+    rows = [{"question1": f"What is {i}?", "question2": f"{i}?", "label": i % 2} for i in range(20)]
+    write("qqp.train.json", [{**rows[0], "question2": None}, *rows[:10]])
+    write("qqp.dev.json", rows[10:])
+    assert glue("qqp", tmp_path).notes[-1] == suite.notes[-1]
+    (tmp_path / "qqp.train.json").unlink()
+    (tmp_path / "qqp.dev.json").unlink()
+    write("qqp.train.tsv", header + "".join(lines[:10]))
     write("qqp.dev.tsv", header + "".join([*lines[10:], alone]))
     with pytest.raises(ValueError, match=r"qqp\.dev\.tsv row 10: question2 must not be empty"):
         glue("qqp", tmp_path)
