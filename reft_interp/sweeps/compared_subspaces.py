@@ -86,7 +86,8 @@ def compare_subspaces(
 
     Raises:
         ValueError: no ReFT in the comparison was trained; it was run on another suite; one of the
-            others is of the same suite or of another model; counterfactuals for an encoder.
+            others is of the same suite or of another model; counterfactuals for an encoder; as
+            `hold_rows`.
     """
     if not is_causal(model) and isinstance(pairs, Counterfactuals):
         raise ValueError(
