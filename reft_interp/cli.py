@@ -64,12 +64,16 @@ def demo(
 
 @app.command()
 def das(
-    context: typer.Context,
     layer: Annotated[int | None, typer.Option(min=0, help="Where to look, counted from 0.")] = None,
     on: Annotated[
-        str, typer.Option(help='Which tokens: a span of the pairs, "last", "f3+l3", ...')
-    ] = "subject",
-    rank: Annotated[int, typer.Option(min=1, help="How many directions.")] = 1,
+        str | None,
+        typer.Option(
+            help='Which tokens: a span of the pairs, "last", "f3+l3", ...', show_default="subject"
+        ),
+    ] = None,
+    rank: Annotated[
+        int | None, typer.Option(min=1, help="How many directions.", show_default="1")
+    ] = None,
     variable: Annotated[
         list[str] | None,
         typer.Option(
@@ -84,8 +88,9 @@ def das(
         typer.Option(help='A folder of pairs (Counterfactuals.save), or "number agreement".'),
     ] = "number agreement",
     pairs: Annotated[
-        int, typer.Option(min=1, help="How many are made, where they are made.")
-    ] = 600,
+        int | None,
+        typer.Option(min=1, help="How many are made, where they are made.", show_default="600"),
+    ] = None,
     epochs: Annotated[int, typer.Option(min=1, help="Passes over the pairs.")] = 3,
     learning_rate: Annotated[float, typer.Option(help="Of AdamW.")] = 5e-3,
     batch_size: Annotated[int, typer.Option(min=1, help="Pairs a step.")] = 16,
@@ -123,9 +128,8 @@ def das(
             "give --layer, or --variable for each of several variables"
             + ("" if layer is None else ", not both")
         )
-    for name in ("on", "rank", "pairs"):
-        source = context.get_parameter_source(name)
-        if variable and source is not None and source.name == "COMMANDLINE":
+    for name, given in (("on", on), ("rank", rank), ("pairs", pairs)):
+        if variable and given is not None:
             raise typer.BadParameter(
                 f"--{name} is of one variable; beside --variable it would do nothing"
             )
@@ -143,7 +147,8 @@ def das(
     if layer is None:
         _or_exit(lambda: run_joint_das(out, places=variable or (), **told))
     else:
-        _or_exit(lambda: run_das(out, layer=layer, on=on, rank=rank, pairs=pairs, **told))
+        told |= {"on": on or "subject", "rank": rank or 1, "pairs": pairs or 600}
+        _or_exit(lambda: run_das(out, layer=layer, **told))
 
 
 @app.command()

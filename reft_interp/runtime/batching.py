@@ -274,8 +274,8 @@ def _check_lengths(
     quoted = repr(batch.prompts[row][:40])
     raise ValueError(
         f"{argument}: row {row} has {int(lengths[row])} tokens{of_answer}, and "
-        f"{model.cfg.model_name} can read {most} ({quoted} ...). Cut prompts with max_length= of fit_reft, or "
-        "truncate_prompts(model, rows, max_length)"
+        f"{model.cfg.model_name} can read {most} ({quoted} ...). Cut prompts with max_length= of "
+        "fit_reft, or truncate_prompts(model, rows, max_length)"
     )
 
 
