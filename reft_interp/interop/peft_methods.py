@@ -73,10 +73,11 @@ class PEFT(PlainMethod):
         with warnings.catch_warnings():
             # gpt2's matrices lie the other way round, which peft sees and sets right.
             warnings.filterwarnings("ignore", "fan_in_fan_out is set to False")
-            shared = own(plain.parameters()) if begins_in_weights(config) else []
+            before = list(plain.parameters())
+            shared = own(before) if begins_in_weights(config) else []
             adapted = _peft().get_peft_model(plain, config)
         share_unchanged(shared)
-        own_trained(adapted, model)
+        own_trained(adapted, before)
         return PlainFinetuned(
             model,
             adapted,

@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformer_lens.model_bridge import TransformerBridge
 
 # Initialisations of LoRA that leave the weights which it adapts as they are.
 _LEAVES_WEIGHTS = ("gaussian", "orthogonal", "eva")
@@ -43,17 +42,15 @@ def share_unchanged(shared: Iterable[tuple[nn.Parameter, Tensor]]) -> None:
             parameter.data = before
 
 
-def own_trained(adapted: nn.Module, bridge: TransformerBridge) -> None:
-    """Clone the parameters that are trained and are the bridge's.
+def own_trained(adapted: nn.Module, before: Iterable[nn.Parameter]) -> None:
+    """Clone the parameters that are trained and were there before peft, which are the bridge's.
 
     Args:
         adapted: a plain copy of the bridge's model in peft's.
-        bridge: whose weights stay as they are.
+        before: the parameters of the copy.
     """
-    hooked: Any = bridge.original_model
-    theirs = {weight.untyped_storage().data_ptr() for weight in hooked.parameters()}
-    trained = (weight for weight in adapted.parameters() if weight.requires_grad)
-    own(weight for weight in trained if weight.untyped_storage().data_ptr() in theirs)
+    theirs = {id(weight) for weight in before}
+    own(one for one in adapted.parameters() if one.requires_grad and id(one) in theirs)
 
 
 def own_read(plain: nn.Module, folder: str | Path) -> None:

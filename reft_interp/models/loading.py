@@ -7,6 +7,8 @@ comparison that every loaded model has to pass. Not here: what can be done on a 
 
 import logging
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, cast
@@ -19,6 +21,7 @@ from transformer_lens.model_bridge import TransformerBridge
 from transformer_lens.model_bridge.sources.transformers import (
     determine_architecture_from_hf_config,
     get_hf_model_class_for_architecture,
+    helpers,
 )
 from transformers import (
     AutoConfig,
@@ -183,7 +186,7 @@ def wrap_model(
     given = tokenizer.init_kwargs
     tokenizer.init_kwargs = {"name_or_path": "", **given, "add_bos_token": True}
     try:
-        with quiet():
+        with quiet(), _without_installing():
             model = TransformerBridge.boot_transformers(
                 name, hf_model=hf_model, tokenizer=tokenizer, device=str(hf_model.device)
             )
@@ -193,6 +196,22 @@ def wrap_model(
     set_identity(model, name, revision)
     _compare_cached_with_uncached(model)
     return model
+
+
+@contextmanager
+def _without_installing() -> Iterator[None]:
+    """Leave the environment as it is: of models that read images too the bridge wants a processor,
+    and for that would install torchvision by pip, and with it another torch under this process."""
+    wanted = "_ensure_torchvision"
+    installs = getattr(helpers, wanted, None)
+    setattr(helpers, wanted, lambda: False)
+    try:
+        yield
+    finally:
+        if installs is None:
+            delattr(helpers, wanted)
+        else:
+            setattr(helpers, wanted, installs)
 
 
 def _give_padding(hf_model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:

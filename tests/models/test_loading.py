@@ -8,7 +8,9 @@ import pytest
 import torch
 import transformers
 from gguf import GGUFWriter
+from tiny_models import tiny_that_sees
 from torch.testing import assert_close
+from transformer_lens.model_bridge.sources.transformers import helpers
 from transformers import AutoTokenizer
 
 from reft_interp.models import identify, load_model, wrap_model
@@ -291,3 +293,14 @@ class TestNames:
         model = load_model("org/tiny", device="cpu")
         assert identify(model).name == "org/tiny"
         assert identify(model).revision == commit
+
+
+def test_nothing_is_installed_for_a_model_that_sees_images(monkeypatch):
+    """The bridge would install torchvision, and another torch with it, under this process."""
+    ran = []
+    monkeypatch.setattr(helpers, "_ensure_torchvision", lambda: ran.append(1))
+    bridge = wrap_model(*tiny_that_sees("LlavaForConditionalGeneration"), name="tiny")
+    assert not ran
+    assert bridge.cfg.n_layers == 2
+    helpers._ensure_torchvision()
+    assert ran  # it is as it was
