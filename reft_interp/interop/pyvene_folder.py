@@ -34,8 +34,9 @@ def local_folder(folder: str | Path) -> Path:
     """A folder as it is given, or, where there is none and it may be a name on the hub, a copy of
     what these libraries put there."""
     local = Path(folder)
-    named = isinstance(folder, str) and _ON_THE_HUB.fullmatch(folder)
-    if local.exists() or not named or local.parent.is_dir():
+    if isinstance(folder, Path) or not _ON_THE_HUB.fullmatch(folder):
+        return local
+    if local.exists() or local.parent.is_dir():
         return local
     return downloaded(folder, [CONFIG, "intkey_*.bin", MODEL_WEIGHTS])
 
