@@ -60,7 +60,7 @@ def test_what_began_in_a_start_that_was_given_is_not_compared():
     }
     rows, notes = among_themselves(found, {"a", "b"})
     assert {row["question"] for row in rows} == {"c: two seeds", "a and c", "b and c"}
-    why = "was not compared: it began where a start that was given says, whatever the seed"
+    why = "was not compared: it begins where its template stands, whatever the seed"
     assert notes == [f"What {what} write {why}" for what in ("seeds of a", "seeds of b", "a and b")]
     rows, notes = between_tasks(found, "sst2", {"rte": found}, {"rte": {"a", "b"}})
     assert {row["question"] for row in rows} == {"c: sst2 and rte"}
@@ -82,7 +82,7 @@ def test_a_start_that_a_comparison_was_given_is_told_of(tiny, tmp_path):
     found = compare_subspaces(made, model, known, pairs=1, draws=1)
     asked = set(found.overlaps["question"])
     assert asked == {"drawn: two seeds", "given and drawn", "drawn and beside"}
-    assert sum("began where a start that was given" in note for note in found.notes) == 3
+    assert sum("begins where its template stands" in note for note in found.notes) == 3
 
 
 def test_tasks_are_compared_by_method_and_different_seeds():
