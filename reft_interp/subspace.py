@@ -210,7 +210,7 @@ class Subspace:
         """Rh: the coordinates of h in this basis, computed in float32 at least.
 
         Raises:
-            TypeError: h of whole numbers.
+            TypeError: h is no tensor, or of whole numbers.
             ValueError: h of another width.
         """
         return self._coordinates(h).to(h.dtype)
@@ -219,7 +219,7 @@ class Subspace:
         """RᵀRh: the part of h inside the subspace, computed in float32 at least.
 
         Raises:
-            TypeError: h of whole numbers.
+            TypeError: h is no tensor, or of whole numbers.
             ValueError: h of another width.
         """
         return self._projected(h).to(h.dtype)
@@ -228,7 +228,7 @@ class Subspace:
         """h − RᵀRh: the part of h outside the subspace, computed in float32 at least.
 
         Raises:
-            TypeError: h of whole numbers.
+            TypeError: h is no tensor, or of whole numbers.
             ValueError: h of another width.
         """
         return (h - self._projected(h)).to(h.dtype)
@@ -312,6 +312,10 @@ class Subspace:
             return cls(tensors["basis"])
 
     def _coordinates(self, h: Tensor) -> Tensor:
+        if not isinstance(h, Tensor):
+            raise TypeError(
+                f"activations must be a tensor, as torch.as_tensor gives, got {type(h).__name__}"
+            )
         self._check_width(h)
         if not h.is_floating_point():
             raise TypeError(f"activations must be floating point numbers, got {h.dtype}")

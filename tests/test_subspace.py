@@ -543,3 +543,13 @@ def test_moving_keeps_the_values():
     moved = subspace.to("cpu")
     assert_close(moved.basis, subspace.basis, rtol=0, atol=0)
     assert in_float64(subspace.basis.float()).dtype == torch.float64
+
+
+@pytest.mark.usefixtures("no_type_checks")
+@pytest.mark.parametrize("read", ["coordinates", "project", "remove"])
+def test_what_is_read_is_a_tensor_of_floating_point_numbers(read):
+    subspace, wrong = Subspace(torch.eye(2)), "activations must be"
+    with pytest.raises(TypeError, match=f"{wrong} a tensor, as torch.as_tensor gives, got list"):
+        getattr(subspace, read)([1.0, 2.0])
+    with pytest.raises(TypeError, match=f"{wrong} floating point numbers, got torch.int64"):
+        getattr(subspace, read)(torch.tensor([1, 2]))
