@@ -103,7 +103,10 @@ def das(
     minimum_accuracy: Annotated[
         float,
         typer.Option(
-            min=0, max=1, help="Share of prompts that the model must get right; else it stops."
+            min=0,
+            max=1,
+            help="Share of prompts that the model must get right; else it stops. Pairs that a task "
+            "made without a model are not asked for it.",
         ),
     ] = 0.7,
     out: Annotated[Path, typer.Option(help="Folder for the report; made if needed.")] = Path("das"),

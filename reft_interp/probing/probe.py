@@ -20,7 +20,7 @@ from reft_interp.models import identify
 from reft_interp.positions import PositionSelector, Span, indices
 from reft_interp.probing.effects import InterchangeInside, Removal
 from reft_interp.probing.geometry import angles_between, overlap_beside_chance, random_angles
-from reft_interp.probing.linear import DRAWS, linear_probes
+from reft_interp.probing.linear import DRAWS, lacking_for_folds, linear_probes
 from reft_interp.probing.probe_report import ProbeReport
 from reft_interp.probing.probed import Probed, subspaces_of
 from reft_interp.probing.tokens import principal_axes, promoted_tokens
@@ -54,8 +54,8 @@ def probe(
         data: held-out counterfactual rows of that variable, with `base_answer`. Where they
             say their noun (`base_subject`), as those of `NumberAgreement` do, the probes' folds
             keep nouns apart; else they keep apart what `against` selects.
-        task: held-out rows of the task that the ReFT was trained on; their `subject`, where
-            there is one, keeps folds apart.
+        task: held-out rows of the task that the ReFT was trained on. Probes read their answers, so
+            that five rows must have each; their `subject`, where there is one, keeps folds apart.
         variable: what linear probes read at the tokens of `against`: the column `base_<variable>`
             of `data`. By default the base's answer, by its place among the choices; that is the
             variable only where each of its values has one place.
@@ -68,7 +68,8 @@ def probe(
         TypeError: `reft` or `against` are neither what `fit_reft` and `fit_das` give nor, of the
             first, an IntervenedModel; rows that are none.
         ValueError: a placement of another width than the DAS subspace; `data` without a column for
-            `variable`, or in which it never varies.
+            `variable`, or in which it never varies; fewer rows of a value, or of an answer of
+            `task`, than probes need.
     """
     (report,) = probe_each(
         [reft],
@@ -166,6 +167,9 @@ class _Questions:
             "labels": [row["answer"] for row in task],
             "groups": [str(row.get("subject") or row["prompt"]) for row in task],
         }
+        for name, of in (("data", self.examples), ("task", self.task)):
+            if lacking := lacking_for_folds(of["labels"], of["groups"]):
+                raise ValueError(f"{name}: {lacking}")
         self.inside = InterchangeInside(model, data, against.on, draws=draws, seed=seed)
         self.removal = Removal(model, task, draws=draws, seed=seed)
         self._held: dict[Site, tuple[Tensor, Tensor]] = {}

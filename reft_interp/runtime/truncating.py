@@ -94,8 +94,9 @@ def _truncate(
     kept = _kept(counted, prompt, room, side)
     if kept is None:
         raise ValueError(
-            f"{name}: max_length is {most}, of which the answer and special tokens leave no "
-            "room for the prompt"
+            f"{name}: max_length is {most}, of which the answer ({most - room} tokens) and special "
+            "tokens leave no room for the prompt; fit_reft cuts answers instead with "
+            'truncate="answer"'
         )
     start, end = kept
     if kept == (0, len(prompt)):

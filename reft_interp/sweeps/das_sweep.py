@@ -205,7 +205,7 @@ class Sweep:
         ]
         errors: Any = self.frame[self.frame["error"].notna()]
         lines += [
-            f"{one['method']} at {one['site']}, {one['tokens']}: {one['error']}"
+            f"{_called(one)} at {one['site']}, {one['tokens']}: {one['error']}"
             for _, one in errors.head(_ERRORS).iterrows()
         ]
         if count > _ERRORS:
@@ -311,3 +311,10 @@ def _check_trained_alike(rows: Any) -> None:
                 f"cells differ in {name} ({', '.join(f'{one:g}' for one in sorted(values))}), over "
                 f"which no mean is drawn: choose one, as by plot(**{{{name!r}: {max(values):g}}})"
             )
+
+
+def _called(row: Any) -> str:
+    """A search by its rank and seed; the whole vector has neither."""
+    if row["method"] != "DAS":
+        return row["method"]
+    return f"DAS (rank {row['rank']}, seed {row['seed']})"

@@ -151,6 +151,14 @@ def test_says_where_a_probe_is_not_above_its_controls(shuffled, best, said):
         assert why in note
 
 
+def test_says_of_which_rows_there_are_too_few(fitted, pairs):
+    reft, das, task = fitted
+    with pytest.raises(ValueError, match="task: labels: probes are read out in 5 folds"):
+        ri.probe(reft, against=das, data=pairs, task=list(task)[:4], progress=False)
+    with pytest.raises(ValueError, match="data: labels: probes are read out in 5 folds"):
+        ri.probe(reft, against=das, data=list(pairs)[:4], task=task, progress=False)
+
+
 def test_interchange_inside_is_that_of_the_subspace(report, fitted, pairs):
     reft, das, _ = fitted
     model = reft.intervened.model

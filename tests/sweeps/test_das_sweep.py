@@ -157,7 +157,9 @@ def test_a_cell_that_fails_is_recorded_and_the_others_go_on(planted, pairs, tmp_
     assert "5 failed" in str(found)
     # The first errors are printed, and how many more there are.
     told = str(found).splitlines()
-    assert f"DAS at blocks.7.hook_resid_post, last: {frame['error'].iloc[0]}" in told
+    first = frame.iloc[0]
+    called = f"DAS (rank {first['rank']}, seed {first['seed']})"
+    assert f"{called} at blocks.7.hook_resid_post, last: {first['error']}" in told
     assert told[-1] == "and 2 more, in the column error"
 
 
