@@ -6,7 +6,7 @@ Imports are inside the commands, so that `--help` answers at once.
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -124,7 +124,7 @@ def das(
     Of several variables (pairs made with `own_sources=True`):
     reft-interp das --counterfactuals pairs --variable left=0,a,8 --variable right=0,b,8
     """
-    from reft_interp.evidence_report import run_das, run_joint_das
+    from reft_interp.evidence_report import run_das
 
     if (layer is None) == (not variable):
         raise typer.BadParameter(
@@ -136,22 +136,25 @@ def das(
             raise typer.BadParameter(
                 f"--{name} is of one variable; beside --variable it would do nothing"
             )
-    told: dict[str, Any] = {
-        "model": model,
-        "component": component,
-        "counterfactuals": counterfactuals,
-        "seed": seed,
-        "seeds": seeds,
-        "epochs": epochs,
-        "learning_rate": learning_rate,
-        "batch_size": batch_size,
-        "minimum_accuracy": minimum_accuracy,
-    }
-    if layer is None:
-        _or_exit(lambda: run_joint_das(out, places=variable or (), **told))
-    else:
-        told |= {"on": on or "subject", "rank": rank or 1, "pairs": pairs or 600}
-        _or_exit(lambda: run_das(out, layer=layer, **told))
+    _or_exit(
+        lambda: run_das(
+            out,
+            model=model,
+            component=component,
+            layer=layer,
+            on=on or "subject",
+            rank=rank or 1,
+            counterfactuals=counterfactuals,
+            pairs=pairs or 600,
+            seed=seed,
+            variables=variable or (),
+            seeds=seeds,
+            epochs=epochs,
+            learning_rate=learning_rate,
+            batch_size=batch_size,
+            minimum_accuracy=minimum_accuracy,
+        )
+    )
 
 
 @app.command()

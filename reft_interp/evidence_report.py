@@ -28,31 +28,35 @@ def run_das(
     *,
     model: str,
     component: Any,
-    layer: int,
+    layer: int | None,
     on: str,
     rank: int,
     counterfactuals: str,
     pairs: int,
     seed: int,
+    variables: Sequence[str] = (),
     seeds: int = 3,
     epochs: int = 3,
     learning_rate: float = 5e-3,
     batch_size: int = 16,
     minimum_accuracy: float = 0.7,
     console: Console | None = None,
-) -> Evidence:
+) -> Evidence | JointEvidence:
     """Gather evidence, and write `report.html`, `evidence.json` and the interchange.
 
     Args:
         out: folder for the report; made if needed.
         model: what `load_model` takes.
         component: where in the model, as in "resid_post".
-        layer: likewise.
-        on: which tokens.
-        rank: of the subspace.
-        counterfactuals: "number agreement", or a folder that `Counterfactuals.save` wrote.
+        layer: likewise; None beside `variables`, which have their own.
+        on: which tokens, of one variable.
+        rank: of the subspace of one variable.
+        counterfactuals: "number agreement", or a folder that `Counterfactuals.save` wrote; for
+            `variables` of pairs with a source for each.
         pairs: how many are made, where they are made.
         seed: of the pairs, and of the first search.
+        variables: several that are searched together, each with its layer, tokens and rank, as in
+            "left=0,a,8".
         seeds: how many searches, with the true labels and with each control's.
         epochs: passes over the pairs.
         learning_rate: of AdamW.
@@ -62,22 +66,28 @@ def run_das(
         console: where the result is printed.
 
     Raises:
-        ValueError: an unknown component, a folder without pairs, a number of searches, epochs or
-            pairs a step below 1, a learning rate that is none; as `gather_evidence`.
+        ValueError: an unknown component, variables that cannot be read, a folder without pairs, a
+            number of searches, epochs or pairs a step below 1, a learning rate that is none; as
+            `gather_evidence` or `gather_joint_evidence`.
     """
     console = console or Console()
-    _check_component(component)
+    if component not in get_args(Component):
+        raise ValueError(
+            f"component must be one of {', '.join(get_args(Component))}, got {component!r}"
+        )
+    places = read_places(variables, component)
     check_arguments(epochs, {}, learning_rate=learning_rate, batch_size=batch_size, seed=seed)
     if seeds < 1:
         raise ValueError(f"seeds must be at least 1, got {seeds}")
-    site = Site(component, layer)
+    site = None if layer is None else Site(component, layer)
     # Before minutes of work: a folder that cannot be written, pairs that cannot be read.
     check_writable(out)
     given = None
-    if counterfactuals != NumberAgreement.name:
+    if site is None or counterfactuals != NumberAgreement.name:
         given = Counterfactuals.load(counterfactuals)
     bridge = load_model(model)
-    site.check(bridge)
+    if site is not None:
+        site.check(bridge)
     if given is None:
         # Before minutes of work, again: tokens that no pair would have.
         parse_positions(on)(encode(bridge, [NumberAgreement().example()]))
@@ -85,78 +95,22 @@ def run_das(
         bridge, n=pairs, seed=seed, minimum_accuracy=minimum_accuracy
     )
     console.print(str(data), highlight=False)
-    evidence = gather_evidence(
-        bridge,
-        data,
-        site,
-        on,
-        rank=rank,
-        seeds=seeds,
-        epochs=epochs,
-        learning_rate=learning_rate,
-        batch_size=batch_size,
-        seed=seed,
-        minimum_accuracy=minimum_accuracy,
-    )
-    _show(evidence, out, data, console)
-    return evidence
-
-
-def run_joint_das(
-    out: Path,
-    *,
-    model: str,
-    component: Any,
-    places: Sequence[str],
-    counterfactuals: str,
-    seed: int,
-    seeds: int = 3,
-    epochs: int = 3,
-    learning_rate: float = 5e-3,
-    batch_size: int = 16,
-    minimum_accuracy: float = 0.7,
-    console: Console | None = None,
-) -> JointEvidence:
-    """Gather evidence for several variables at once, and write what `run_das` writes for one.
-
-    Args:
-        out: folder for the report; made if needed.
-        model: what `load_model` takes.
-        component: where in the model, as in "resid_post".
-        places: of each variable its layer, tokens and rank, as in "left=0,a,8".
-        counterfactuals: a folder that `Counterfactuals.save` wrote, of pairs with a source for each
-            variable.
-        seed: of the first search.
-        seeds: how many searches, with the true labels and with each control's.
-        epochs: passes over the pairs.
-        learning_rate: of AdamW.
-        batch_size: pairs a step.
-        minimum_accuracy: share of prompts that the model must get right without an intervention.
-        console: where the result is printed.
-
-    Raises:
-        ValueError: an unknown component, places that cannot be read, a folder without pairs; as
-            `gather_joint_evidence`.
-    """
-    console = console or Console()
-    _check_component(component)
-    where = read_places(places, component)
-    check_writable(out)
-    data = Counterfactuals.load(counterfactuals)
-    bridge = load_model(model)
-    console.print(str(data), highlight=False)
-    evidence = gather_joint_evidence(
-        bridge,
-        data,
-        where,
-        seeds=seeds,
-        epochs=epochs,
-        learning_rate=learning_rate,
-        batch_size=batch_size,
-        seed=seed,
-        minimum_accuracy=minimum_accuracy,
-    )
-    _show(evidence, out, data, console)
+    told: dict[str, Any] = {
+        "seeds": seeds,
+        "epochs": epochs,
+        "learning_rate": learning_rate,
+        "batch_size": batch_size,
+        "seed": seed,
+        "minimum_accuracy": minimum_accuracy,
+    }
+    if site is None:
+        evidence = gather_joint_evidence(bridge, data, places, **told)
+    else:
+        evidence = gather_evidence(bridge, data, site, on, rank=rank, **told)
+    console.print(str(evidence), highlight=False)
+    console.print(f"\n{evidence.summary()}", highlight=False)
+    page = evidence.save(out, data)
+    console.print(f"\nThe report is in {page}")
     return evidence
 
 
@@ -186,20 +140,3 @@ def read_places(texts: Sequence[str], component: Component) -> dict[str, tuple[S
             Site(component, int(numbers[0])), tokens.strip(), int(numbers[1]),
         )  # fmt: skip
     return places
-
-
-def _check_component(component: str) -> None:
-    if component not in get_args(Component):
-        raise ValueError(
-            f"component must be one of {', '.join(get_args(Component))}, got {component!r}"
-        )
-
-
-def _show(
-    evidence: Evidence | JointEvidence, out: Path, data: Counterfactuals, console: Console
-) -> None:
-    """Print what was found, and write the report."""
-    console.print(str(evidence), highlight=False)
-    console.print(f"\n{evidence.summary()}", highlight=False)
-    page = evidence.save(out, data)
-    console.print(f"\nThe report is in {page}")
